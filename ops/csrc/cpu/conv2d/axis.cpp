@@ -1,0 +1,79 @@
+#include "cpu/conv2d/axis.h"
+
+#include <algorithm>
+
+namespace mbu {
+namespace {
+
+// Output o reads input o * stride - padding + k * dilation.
+void plan_conv(const AxisParams& p, AxisPhase& phase) {
+  phase.step = p.stride;
+  phase.outputs = p.output;
+  phase.out_base = 0;
+  phase.out_step = 1;
+  for (int64_t k = 0; k < p.kernel; ++k) phase.taps.push_back({k * p.dilation - p.padding, k});
+}
+
+// Input i adds to output i * stride - padding + k * dilation. Seen from output o = remainder + j * stride:
+// i = j + (remainder + padding - k * dilation) / stride, for the k where that division is exact.
+void plan_transposed(const AxisParams& p, int64_t remainder, AxisPhase& phase) {
+  phase.step = 1;
+  phase.outputs = (p.output - remainder + p.stride - 1) / p.stride;
+  phase.out_base = remainder;
+  phase.out_step = p.stride;
+  for (int64_t k = 0; k < p.kernel; ++k) {
+    const int64_t distance = remainder + p.padding - k * p.dilation;
+    if (distance % p.stride == 0) phase.taps.push_back({distance / p.stride, k});
+  }
+}
+
+void classify(const AxisParams& p, AxisPhase& phase) {
+  const size_t taps = phase.taps.size();
+  phase.first = phase.last = taps ? phase.taps[0].offset : 0;
+  for (const AxisTap& tap : phase.taps) {
+    phase.first = std::min(phase.first, tap.offset);
+    phase.last = std::max(phase.last, tap.offset);
+  }
+  phase.border.assign(static_cast<size_t>(phase.outputs), 0);
+  phase.missing.assign(taps, 0);  // class 0: nothing missing
+  phase.classes = 1;
+  if (!p.zero_padding) return;  // a ring of -1 is what the layer means: nothing to correct
+  int32_t current = 0;
+  for (int64_t o = 0; o < phase.outputs; ++o) {
+    auto outside = [&](size_t t) {
+      const int64_t i = o * phase.step + phase.taps[t].offset;
+      return i < 0 || i >= p.input;
+    };
+    auto matches = [&](int32_t c) {
+      for (size_t t = 0; t < taps; ++t)
+        if (phase.missing_tap(c, t) != outside(t)) return false;
+      return true;
+    };
+    if (!matches(current)) {
+      for (current = 0; current < phase.classes && !matches(current);) ++current;
+      if (current == phase.classes) {
+        for (size_t t = 0; t < taps; ++t) phase.missing.push_back(outside(t));
+        ++phase.classes;
+      }
+    }
+    phase.border[static_cast<size_t>(o)] = current;
+  }
+}
+
+}  // namespace
+
+void Axis::plan(const AxisParams& params) {
+  count = params.transposed ? std::min(params.stride, params.output) : 1;
+  if (static_cast<int64_t>(phases.size()) < count) phases.resize(static_cast<size_t>(count));
+  for (int64_t i = 0; i < count; ++i) {
+    AxisPhase& phase = phases[static_cast<size_t>(i)];
+    phase.taps.clear();
+    if (params.transposed)
+      plan_transposed(params, i, phase);
+    else
+      plan_conv(params, phase);
+    classify(params, phase);
+  }
+}
+
+}  // namespace mbu

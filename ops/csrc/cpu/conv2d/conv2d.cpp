@@ -1,0 +1,260 @@
+// Drives the conv2d microkernels: plans the passes, fills the epilogue table, cuts the work into bands.
+//
+// A pass is one phase of each axis (axis.h): 1 pass for a convolution, stride_h * stride_w for a transposed one.
+// A band is some rows of one pass of one image. Where taps can fall outside the input, the band's input is first
+// copied into scratch with a ring of zero bits around it. Bits are small, so that copy costs about 1 % of the
+// arithmetic, and the microkernel needs no border case. A zero bit means -1; where the layer pads with exact
+// zeros, the sum is put right per border class:
+//
+//   dot = dot_with_ring + sum over the missing taps of (sum of the tap's weights)
+//
+// which the epilogue table holds, so the correction is free for every pixel.
+#include <algorithm>
+#include <cstring>
+
+#include "cpu/conv2d/axis.h"
+#include "cpu/kernels.h"
+#include "mbu/parallel.h"
+#include "mbu/scratch.h"
+
+namespace mbu {
+namespace {
+
+// Pixels of a band: enough to spread the cost of the lists, few enough that input rows, lists and one weight
+// tile share a first-level cache. 512 to 1024 measured equal, 256 and 4096 some per cent slower.
+constexpr int64_t kBandPixels = 768;
+// Tile-words (32 channels x 1 word x 1 pixel, about a nanosecond) below which a second thread does not pay.
+constexpr int64_t kGrain = 20000;
+
+struct Pass {
+  const AxisPhase *y, *x;
+  int64_t table;  // where the pass starts in the epilogue table
+  bool ring;
+  int64_t ring_stride;           // words of a scratch row
+  int64_t band_rows, bands;      // rows of a band, bands per image
+  int64_t first_item;
+  size_t first_tap;              // in Plan::tap_source and tap_weight
+};
+
+// Everything the threads share. Kept by the calling thread between calls, so that it stops allocating.
+struct Plan {
+  Axis y, x;
+  std::vector<Pass> passes;
+  std::vector<int64_t> tap_source, tap_weight;
+  Scratch table_memory, flip_memory;
+  int32_t* table;
+  Word* flip;
+  int64_t tiles, splits, items;
+};
+
+// What a thread keeps for the band it works on.
+struct BandMemory {
+  Scratch ring, source, target, border;
+};
+
+// table[class, plane, channel]: the correction-included nnz for sums; for bits, the largest count whose dot
+// product reaches the threshold: nnz - 2 * count >= threshold  <=>  count <= floor((nnz - threshold) / 2).
+void fill_table(const Conv2dParams& p, const Pass& pass, int32_t* table) {
+  const AxisPhase &y = *pass.y, &x = *pass.x;
+  const int64_t padded = p.weight.padded_channels(), planes = p.sums ? 1 : p.planes;
+  // |dot| <= reach, so a threshold beyond it may be brought to reach + 1 without changing any bit; the
+  // differences below then stay far inside 32 bits.
+  const int32_t reach = static_cast<int32_t>(p.weight.taps() * p.input.words * kWordBits);
+  auto add = [&](const int32_t* per_tap, size_t i, size_t j, int32_t* row) {
+    const int32_t* source = per_tap + (y.taps[i].kernel * p.kernel.w + x.taps[j].kernel) * padded;
+    for (int64_t c = 0; c < padded; ++c) row[c] += source[c];
+  };
+  for (int32_t cy = 0; cy < y.classes; ++cy) {
+    for (int32_t cx = 0; cx < x.classes; ++cx, table += planes * padded) {
+      int32_t* nnz = table + (planes - 1) * padded;  // the last plane's row, overwritten last
+      std::fill(nnz, nnz + padded, 0);
+      for (size_t i = 0; i < y.taps.size(); ++i) {
+        for (size_t j = 0; j < x.taps.size(); ++j) {
+          add(p.weight.nnz(), i, j, nnz);
+          if (y.missing_tap(cy, i) || x.missing_tap(cx, j)) add(p.weight.weight_sum(), i, j, nnz);
+        }
+      }
+      if (p.sums) continue;
+      for (int64_t plane = 0; plane < planes; ++plane) {
+        int32_t* limit = table + plane * padded;
+        const int32_t* threshold = p.threshold + plane * p.out_channels;
+        for (int64_t c = 0; c < p.out_channels; ++c)
+          limit[c] = (nnz[c] - std::clamp(threshold[c], -reach - 1, reach + 1)) >> 1;
+        for (int64_t c = p.out_channels; c < padded; ++c) limit[c] = -1;  // tail bits stay 0
+      }
+    }
+  }
+}
+
+bool reads_outside(const AxisPhase& phase, int64_t input) {
+  return phase.input_begin(0) < 0 || phase.input_end(phase.outputs - 1) > input;
+}
+
+void plan_pass(const Conv2dParams& p, Pass& pass, Plan& plan) {
+  const AxisPhase &y = *pass.y, &x = *pass.x;
+  const PackedImage& in = p.input;
+  const bool taps = !y.taps.empty() && !x.taps.empty();
+  pass.ring = taps && (reads_outside(y, in.height) || reads_outside(x, in.width));
+  pass.ring_stride = (x.input_end(x.outputs - 1) - x.input_begin(0)) * in.words;
+  const int64_t stride_h = pass.ring ? pass.ring_stride : in.stride_h;
+  const int64_t stride_w = pass.ring ? in.words : in.stride_w;
+  pass.first_tap = plan.tap_source.size();
+  for (const AxisTap& ty : y.taps) {
+    for (const AxisTap& tx : x.taps) {
+      plan.tap_source.push_back((ty.offset - y.first) * stride_h + (tx.offset - x.first) * stride_w);
+      plan.tap_weight.push_back((ty.kernel * p.kernel.w + tx.kernel) * in.words * 2 * kTileChannels);
+    }
+  }
+  pass.band_rows = std::clamp<int64_t>(kBandPixels / x.outputs, 1, y.outputs);
+  pass.bands = (y.outputs + pass.band_rows - 1) / pass.band_rows;
+  pass.band_rows = (y.outputs + pass.bands - 1) / pass.bands;
+  pass.bands = (y.outputs + pass.band_rows - 1) / pass.band_rows;
+}
+
+void make_plan(const Conv2dParams& p, Plan& plan) {
+  plan.y.plan({p.input.height, p.output.h, p.kernel.h, p.stride.h, p.padding.h, p.dilation.h, p.transposed,
+               p.zero_padding});
+  plan.x.plan({p.input.width, p.output.w, p.kernel.w, p.stride.w, p.padding.w, p.dilation.w, p.transposed,
+               p.zero_padding});
+  const int64_t padded = p.weight.padded_channels(), planes = p.sums ? 1 : p.planes;
+  plan.tiles = padded / kTileChannels;
+  plan.passes.clear();
+  plan.tap_source.clear();
+  plan.tap_weight.clear();
+  int64_t table = 0, bands = 0;
+  for (int64_t i = 0; i < plan.y.count; ++i) {
+    for (int64_t j = 0; j < plan.x.count; ++j) {
+      Pass pass{};
+      pass.y = &plan.y.phases[static_cast<size_t>(i)];
+      pass.x = &plan.x.phases[static_cast<size_t>(j)];
+      pass.table = table;
+      table += int64_t{pass.y->classes} * pass.x->classes * planes * padded;
+      plan_pass(p, pass, plan);
+      bands += pass.bands * p.input.batch;
+      plan.passes.push_back(pass);
+    }
+  }
+  // Few bands and many threads: let several threads share a band, each with its own channel tiles.
+  const int64_t wanted = num_threads() == 1 ? 1 : 4 * num_threads();
+  plan.splits = std::clamp<int64_t>((wanted + bands - 1) / bands, 1, plan.tiles);
+  plan.items = 0;
+  for (Pass& pass : plan.passes) {
+    pass.first_item = plan.items;
+    plan.items += pass.bands * p.input.batch * plan.splits;
+  }
+  plan.table = plan.table_memory.get<int32_t>(table);
+  for (const Pass& pass : plan.passes) fill_table(p, pass, plan.table + pass.table);
+  if (p.bits) {
+    plan.flip = plan.flip_memory.get<Word>(planes * plan.tiles);
+    for (int64_t i = 0; i < planes * plan.tiles; ++i)
+      plan.flip[i] = p.flip[i] & valid_bits(i % plan.tiles, p.out_channels);
+  }
+}
+
+// Rows [y0, y1) and columns [x0, x1) of an image, zero bits where they lie outside it.
+void copy_with_ring(const PackedImage& in, int64_t n, int64_t y0, int64_t y1, int64_t x0, int64_t x1, Word* to) {
+  const int64_t left = std::clamp<int64_t>(-x0, 0, x1 - x0), begin = std::max<int64_t>(x0, 0);
+  const int64_t inside = std::max<int64_t>(std::min(x1, in.width) - begin, 0);
+  const int64_t right = x1 - x0 - left - inside;
+  const size_t pixel = static_cast<size_t>(in.words) * sizeof(Word);
+  for (int64_t y = y0; y < y1; ++y, to += (x1 - x0) * in.words) {
+    if (y < 0 || y >= in.height || inside == 0) {
+      std::memset(to, 0, static_cast<size_t>(x1 - x0) * pixel);
+      continue;
+    }
+    const Word* from = in.data + n * in.stride_n + y * in.stride_h + begin * in.stride_w;
+    std::memset(to, 0, static_cast<size_t>(left) * pixel);
+    Word* row = to + left * in.words;
+    if (in.stride_w == in.words)
+      std::memcpy(row, from, static_cast<size_t>(inside) * pixel);
+    else
+      for (int64_t x = 0; x < inside; ++x) std::memcpy(row + x * in.words, from + x * in.stride_w, pixel);
+    std::memset(row + inside * in.words, 0, static_cast<size_t>(right) * pixel);
+  }
+}
+
+void run_item(const Conv2dParams& p, const Plan& plan, int64_t item) {
+  static thread_local BandMemory memory;
+  size_t index = plan.passes.size() - 1;
+  while (plan.passes[index].first_item > item) --index;
+  const Pass& pass = plan.passes[index];
+  const AxisPhase &y = *pass.y, &x = *pass.x;
+  const PackedImage& in = p.input;
+
+  item -= pass.first_item;
+  const int64_t split = item % plan.splits, band = item / plan.splits % pass.bands;
+  const int64_t n = item / plan.splits / pass.bands;
+  const int64_t row0 = band * pass.band_rows, row1 = std::min(row0 + pass.band_rows, y.outputs);
+
+  const int64_t y0 = y.input_begin(row0), x0 = x.input_begin(0);
+  const Word* origin;  // the input of output (row0, 0) at the first tap
+  int64_t step_h, step_w;
+  if (pass.ring) {
+    const int64_t y1 = y.input_end(row1 - 1);
+    Word* ring = memory.ring.get<Word>((y1 - y0) * pass.ring_stride);
+    copy_with_ring(in, n, y0, y1, x0, x.input_end(x.outputs - 1), ring);
+    origin = ring;
+    step_h = y.step * pass.ring_stride;
+    step_w = x.step * in.words;
+  } else {
+    origin = in.data + n * in.stride_n + y0 * in.stride_h + x0 * in.stride_w;
+    step_h = y.step * in.stride_h;
+    step_w = x.step * in.stride_w;
+  }
+
+  const int64_t pixels = (row1 - row0) * x.outputs;
+  auto* source = memory.source.get<const Word*>(pixels);
+  auto* target = memory.target.get<int64_t>(pixels);
+  auto* border = memory.border.get<int32_t>(pixels);
+  const int64_t planes = p.sums ? 1 : p.planes, padded = p.weight.padded_channels();
+  const int64_t out_pixel = p.sums ? p.out_channels : planes * plan.tiles;
+  int64_t i = 0;
+  for (int64_t row = row0; row < row1; ++row) {
+    const Word* from = origin + (row - row0) * step_h;
+    const int64_t out_row = (n * p.output.h + y.out_base + row * y.out_step) * p.output.w + x.out_base;
+    const int32_t border_row = y.border[static_cast<size_t>(row)] * x.classes;
+    for (int64_t column = 0; column < x.outputs; ++column, ++i, from += step_w) {
+      source[i] = from;
+      target[i] = (out_row + column * x.out_step) * out_pixel;
+      border[i] = static_cast<int32_t>((border_row + x.border[static_cast<size_t>(column)]) * planes * padded);
+    }
+  }
+
+  Conv2dTile tile{};
+  tile.pixels = pixels;
+  tile.source = source;
+  tile.target = target;
+  tile.border = border;
+  tile.taps = static_cast<int64_t>(y.taps.size() * x.taps.size());
+  tile.tap_source = plan.tap_source.data() + pass.first_tap;
+  tile.tap_weight = plan.tap_weight.data() + pass.first_tap;
+  tile.words = in.words;
+  tile.weight = p.weight.tiles();
+  tile.weight_stride = p.weight.taps() * in.words * 2 * kTileChannels;
+  tile.tile_begin = plan.tiles * split / plan.splits;
+  tile.tile_end = plan.tiles * (split + 1) / plan.splits;
+  tile.table = plan.table + pass.table;
+  tile.channels = p.out_channels;
+  tile.channels_padded = padded;
+  tile.sums = p.sums;
+  tile.bits = p.bits;
+  tile.planes = planes;
+  tile.out_words = plan.tiles;
+  tile.flip = plan.flip;
+  cpu_kernel().conv2d(tile);
+}
+
+}  // namespace
+
+void conv2d(const Conv2dParams& p) {
+  if (p.input.batch == 0 || p.output.h == 0 || p.output.w == 0 || p.out_channels == 0) return;
+  static thread_local Plan plan;
+  make_plan(p, plan);
+  const Plan& shared = plan;  // the calling thread's: `plan` itself would name each worker's own
+  const int64_t work = p.input.batch * p.output.h * p.output.w * plan.tiles * p.weight.taps() * p.input.words /
+                       (p.transposed ? p.stride.h * p.stride.w : 1);
+  const int64_t grain = std::max<int64_t>(1, kGrain * plan.items / std::max<int64_t>(work, 1));
+  parallel_for(plan.items, grain, [&](int64_t item) { run_item(p, shared, item); });
+}
+
+}  // namespace mbu

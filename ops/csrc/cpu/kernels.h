@@ -1,0 +1,70 @@
+// What a CPU kernel is, and the operations as csrc/torch calls them.
+#pragma once
+#include <cstdint>
+
+#include "mbu/params.h"
+
+namespace mbu {
+
+// One call of a conv2d microkernel: `pixels` output pixels times the channel tiles [tile_begin, tile_end).
+// Pixels are a list, not a rectangle: a tile of pixels is full whatever the width of the image.
+struct Conv2dTile {
+  int64_t pixels;
+  const Word* const* source;  // [pixels] the pixel's top left input word
+  const int64_t* target;      // [pixels] the pixel's first element in the output
+  const int32_t* border;      // [pixels] where the pixel's border class starts in `table`
+  int64_t taps;
+  const int64_t* tap_source;  // [taps] words from a pixel's source to the tap's input
+  const int64_t* tap_weight;  // [taps] words from a tile's start to the tap's weights
+  int64_t words;              // channel words
+  const Word* weight;         // tiles, see types.h
+  int64_t weight_stride;      // words from one tile to the next
+  int64_t tile_begin, tile_end;
+  // Epilogue. With `sums`: sums[target + oc] = table[border + oc] - 2 * count.
+  // With `bits`: bits[target + t * out_words + tile] has bit (count <= table[border + t * channels_padded + oc]),
+  // xor flip[t * out_words + tile].
+  const int32_t* table;
+  int64_t channels, channels_padded;
+  float* sums;
+  Word* bits;
+  int64_t planes, out_words;
+  const Word* flip;
+};
+
+// One row of pixels.
+struct PackRow {
+  const void* input;  // channel 0 of pixel 0
+  FloatType type;
+  int64_t channels, pixels, stride_c, stride_w;
+  const float* threshold;  // [words_of(channels) * 32]
+  const Word* flip;        // [words_of(channels)], no bit above the last channel
+  Word* output;            // [pixels, words_of(channels)]
+};
+
+struct UnpackRow {
+  const Word* input;
+  int64_t channels, pixels, stride_w;
+  float* output;  // [pixels, channels]
+};
+
+struct CpuKernel {
+  const char* name;
+  const char* isa;
+  bool (*available)();
+  void (*conv2d)(const Conv2dTile&);
+  void (*pack)(const PackRow&);
+  void (*unpack)(const UnpackRow&);
+  // row[i] = a | b | ..: the words of `rows` input rows, each `count` words long
+  void (*or_rows)(const Word* const* rows, int64_t row_count, int64_t count, Word* row);
+};
+
+// The kernel in use: the best one this processor runs, unless MBU_CPU_KERNEL or force_cpu_kernel names another.
+const CpuKernel& cpu_kernel();
+
+void tile_weight(const Word* planes, int64_t out_channels, Extent kernel, int64_t words, int32_t* tiled);
+void conv2d(const Conv2dParams& params);
+void pack(const PackParams& params);
+void unpack(const UnpackParams& params);
+void max_pool2d(const MaxPool2dParams& params);
+
+}  // namespace mbu

@@ -1,0 +1,75 @@
+// Max pooling of packed activations. The largest of some values in {-1, +1} is +1 where any of them is: OR.
+// A window is a product of rows and columns, so the rows are combined first, as whole rows of words, and the
+// columns after, once per output pixel. Padding never wins a maximum: windows are cut to the input.
+#include <algorithm>
+#include <cstring>
+
+#include "cpu/kernels.h"
+#include "mbu/parallel.h"
+#include "mbu/scratch.h"
+
+namespace mbu {
+namespace {
+
+// Input words (about 0.2 ns each) below which a second thread does not pay.
+constexpr int64_t kGrain = 100000;
+
+struct RowMemory {
+  Scratch pointers, gathered, combined;
+};
+
+// out[pixel] = OR over the columns of the pixel's window. kWords: compile-time channel words, 0: run-time.
+template <int64_t kWords>
+void combine_columns(const MaxPool2dParams& p, const Word* row, Word* out) {
+  const int64_t words = kWords ? kWords : p.input.words;
+  for (int64_t x = 0; x < p.output.w; ++x, out += words) {
+    for (int64_t k = 0; k < words; ++k) out[k] = 0;
+    for (int64_t j = 0, column = x * p.stride.w - p.padding.w; j < p.kernel.w; ++j, column += p.dilation.w) {
+      if (column < 0 || column >= p.input.width) continue;
+      const Word* source = row + column * words;
+      for (int64_t k = 0; k < words; ++k) out[k] |= source[k];
+    }
+  }
+}
+
+void pool_row(const MaxPool2dParams& p, int64_t n, int64_t y) {
+  static thread_local RowMemory memory;
+  const PackedImage& in = p.input;
+  const int64_t count = in.width * in.words;
+  auto* rows = memory.pointers.get<const Word*>(p.kernel.h);
+  int64_t row_count = 0;
+  for (int64_t i = 0, line = y * p.stride.h - p.padding.h; i < p.kernel.h; ++i, line += p.dilation.h)
+    if (line >= 0 && line < in.height) rows[row_count++] = in.data + n * in.stride_n + line * in.stride_h;
+
+  if (in.stride_w != in.words) {  // a slice of a wider tensor: bring its words together first
+    Word* gathered = memory.gathered.get<Word>(row_count * count);
+    for (int64_t i = 0; i < row_count; ++i, gathered += count) {
+      for (int64_t x = 0; x < in.width; ++x)
+        std::copy_n(rows[i] + x * in.stride_w, in.words, gathered + x * in.words);
+      rows[i] = gathered;
+    }
+  }
+  Word* row = memory.combined.get<Word>(count);
+  cpu_kernel().or_rows(rows, row_count, count, row);
+
+  Word* out = p.bits + (n * p.output.h + y) * p.output.w * in.words;
+  switch (in.words) {
+    case 1: return combine_columns<1>(p, row, out);
+    case 2: return combine_columns<2>(p, row, out);
+    case 4: return combine_columns<4>(p, row, out);
+    case 8: return combine_columns<8>(p, row, out);
+    case 16: return combine_columns<16>(p, row, out);
+    default: return combine_columns<0>(p, row, out);
+  }
+}
+
+}  // namespace
+
+void max_pool2d(const MaxPool2dParams& p) {
+  const int64_t rows = p.input.batch * p.output.h, work = p.input.width * p.input.words * p.kernel.h;
+  if (rows * p.output.w * p.input.words == 0) return;
+  parallel_for(rows, std::max<int64_t>(1, kGrain / std::max<int64_t>(work, 1)),
+               [&](int64_t row) { pool_row(p, row / p.output.h, row % p.output.h); });
+}
+
+}  // namespace mbu

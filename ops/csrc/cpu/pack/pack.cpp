@@ -1,0 +1,86 @@
+// Drives pack and unpack: prepares padded thresholds and flips, then one call per run of pixels.
+#include <algorithm>
+#include <cstring>
+
+#include "cpu/kernels.h"
+#include "mbu/parallel.h"
+#include "mbu/scratch.h"
+
+namespace mbu {
+namespace {
+
+constexpr int64_t kPixelsPerCall = 4096;
+// Input elements (about 0.1 ns each) below which a second thread does not pay.
+constexpr int64_t kGrain = 200000;
+
+struct Constants {
+  Scratch threshold, flip;
+};
+
+int64_t element_size(FloatType type) { return type == FloatType::f32 ? 4 : 2; }
+
+// A plane of H x W pixels as rows: one long row where the rows follow one another in memory, then cut into
+// pieces that are small enough to share among threads.
+struct Rows {
+  int64_t rows, pixels, pieces;
+
+  Rows(int64_t height, int64_t width, bool joined) {
+    rows = joined ? 1 : height;
+    pixels = joined ? height * width : width;
+    pieces = (pixels + kPixelsPerCall - 1) / kPixelsPerCall;
+  }
+};
+
+}  // namespace
+
+void pack(const PackParams& p) {
+  const int64_t words = words_of(p.channels);
+  if (p.batch * p.height * p.width * words == 0) return;
+  static thread_local Constants constants;
+  float* threshold = constants.threshold.get<float>(words * kWordBits);
+  Word* flip = constants.flip.get<Word>(words);
+  std::fill(threshold, threshold + words * kWordBits, 0.0f);
+  if (p.threshold) std::copy(p.threshold, p.threshold + p.channels, threshold);
+  for (int64_t k = 0; k < words; ++k) flip[k] = p.flip ? p.flip[k] & valid_bits(k, p.channels) : 0;
+
+  const Rows rows(p.height, p.width, p.stride_h == p.width * p.stride_w);
+  const int64_t items = p.batch * rows.rows * rows.pieces;
+  const int64_t grain = std::max<int64_t>(1, kGrain / (std::min(rows.pixels, kPixelsPerCall) * p.channels));
+  parallel_for(items, grain, [&](int64_t item) {
+    const int64_t piece = item % rows.pieces, row = item / rows.pieces % rows.rows;
+    const int64_t n = item / rows.pieces / rows.rows, first = piece * kPixelsPerCall;
+    const int64_t offset = n * p.stride_n + row * p.stride_h + first * p.stride_w;
+    PackRow job{};
+    job.input = static_cast<const char*>(p.input) + offset * element_size(p.type);
+    job.type = p.type;
+    job.channels = p.channels;
+    job.pixels = std::min(kPixelsPerCall, rows.pixels - first);
+    job.stride_c = p.stride_c;
+    job.stride_w = p.stride_w;
+    job.threshold = threshold;
+    job.flip = flip;
+    job.output = p.output + ((n * rows.rows + row) * rows.pixels + first) * words;
+    cpu_kernel().pack(job);
+  });
+}
+
+void unpack(const UnpackParams& p) {
+  const PackedImage& in = p.input;
+  if (in.batch * in.height * in.width * p.channels == 0) return;
+  const Rows rows(in.height, in.width, in.stride_h == in.width * in.stride_w);
+  const int64_t items = in.batch * rows.rows * rows.pieces;
+  const int64_t grain = std::max<int64_t>(1, kGrain / (std::min(rows.pixels, kPixelsPerCall) * p.channels));
+  parallel_for(items, grain, [&](int64_t item) {
+    const int64_t piece = item % rows.pieces, row = item / rows.pieces % rows.rows;
+    const int64_t n = item / rows.pieces / rows.rows, first = piece * kPixelsPerCall;
+    UnpackRow job{};
+    job.input = in.data + n * in.stride_n + row * in.stride_h + first * in.stride_w;
+    job.channels = p.channels;
+    job.pixels = std::min(kPixelsPerCall, rows.pixels - first);
+    job.stride_w = in.stride_w;
+    job.output = p.output + ((n * rows.rows + row) * rows.pixels + first) * p.channels;
+    cpu_kernel().unpack(job);
+  });
+}
+
+}  // namespace mbu

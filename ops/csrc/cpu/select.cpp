@@ -1,0 +1,117 @@
+// Chooses the kernel. A kernel runs only where cpuid and the operating system both say that it can: an
+// instruction the processor lacks would end the process with SIGILL.
+#include <atomic>
+#include <cstdlib>
+#include <cstring>
+#include <stdexcept>
+#include <string>
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
+#include "cpu/kernels.h"
+
+namespace mbu {
+
+#define MBU_CPU_KERNEL(name, isa, predicate, conv, row) \
+  void conv2d_##conv(const Conv2dTile&);                \
+  void pack__##row(const PackRow&);                      \
+  void unpack__##row(const UnpackRow&);                  \
+  void or_rows__##row(const Word* const*, int64_t, int64_t, Word*);
+#include "cpu/kernels.inc"
+#undef MBU_CPU_KERNEL
+
+namespace {
+
+[[maybe_unused]] bool has_always() { return true; }
+
+#if defined(__x86_64__)
+bool has_avx512vpopcnt() {
+  unsigned a, b, c, d;
+  if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & bit_OSXSAVE)) return false;
+  unsigned low, high;
+  __asm__("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+  constexpr unsigned kStates = 0xe6;  // xmm, ymm, opmask, upper zmm, zmm16-31: saved by the operating system
+  if ((low & kStates) != kStates) return false;
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
+  constexpr unsigned kB = bit_AVX512F | bit_AVX512BW | bit_AVX512VL | bit_AVX512DQ | bit_BMI2;
+  return (b & kB) == kB && (c & bit_AVX512VPOPCNTDQ);
+}
+#endif
+
+const CpuKernel kKernels[] = {
+#define MBU_CPU_KERNEL(name, isa, predicate, conv, row) \
+  {#name, isa, predicate, conv2d_##conv, pack__##row, unpack__##row, or_rows__##row},
+#include "cpu/kernels.inc"
+#undef MBU_CPU_KERNEL
+};
+
+std::atomic<const CpuKernel*> selected{nullptr};
+
+const CpuKernel* find(const char* name) {
+  std::string known;
+  for (const CpuKernel& kernel : kKernels) {
+    if (!std::strcmp(kernel.name, name)) {
+      if (kernel.available()) return &kernel;
+      throw std::runtime_error(std::string("CPU kernel '") + name + "' needs " + kernel.isa +
+                               ", which this processor or operating system does not offer; unset "
+                               "MBU_CPU_KERNEL to let the best available kernel run");
+    }
+    known += (known.empty() ? "" : ", ") + std::string(kernel.name);
+  }
+  throw std::runtime_error(std::string("unknown CPU kernel '") + name + "'; this library has: " + known);
+}
+
+const CpuKernel* choose() {
+  const char* wanted = std::getenv("MBU_CPU_KERNEL");
+  if (wanted && *wanted) return find(wanted);
+  for (const CpuKernel& kernel : kKernels)
+    if (kernel.available()) return &kernel;
+  return nullptr;  // not reached: the portable kernel is always available
+}
+
+}  // namespace
+
+const CpuKernel& cpu_kernel() {
+  const CpuKernel* kernel = selected.load(std::memory_order_acquire);
+  if (!kernel) {
+    kernel = choose();
+    selected.store(kernel, std::memory_order_release);
+  }
+  return *kernel;
+}
+
+}  // namespace mbu
+
+// Read by mbu_ops/backends.py through ctypes.
+#define MBU_EXPORT extern "C" __attribute__((visibility("default")))
+
+MBU_EXPORT int mbu_cpu_kernel_count() {
+  return static_cast<int>(sizeof(mbu::kKernels) / sizeof(mbu::kKernels[0]));
+}
+MBU_EXPORT const char* mbu_cpu_kernel_name(int i) { return mbu::kKernels[i].name; }
+MBU_EXPORT const char* mbu_cpu_kernel_isa(int i) { return mbu::kKernels[i].isa; }
+MBU_EXPORT int mbu_cpu_kernel_available(int i) { return mbu::kKernels[i].available(); }
+
+// The name of the kernel in use, or null with the reason in `message` (at most `size` bytes).
+MBU_EXPORT const char* mbu_cpu_kernel_selected(char* message, int size) {
+  try {
+    return mbu::cpu_kernel().name;
+  } catch (const std::exception& error) {
+    std::strncpy(message, error.what(), static_cast<size_t>(size) - 1);
+    message[size - 1] = 0;
+    return nullptr;
+  }
+}
+
+// Uses kernel `name` from now on; an empty name returns to the automatic choice. 0, or 1 with `message` set.
+MBU_EXPORT int mbu_cpu_kernel_force(const char* name, char* message, int size) {
+  try {
+    mbu::selected.store(*name ? mbu::find(name) : nullptr, std::memory_order_release);
+    return 0;
+  } catch (const std::exception& error) {
+    std::strncpy(message, error.what(), static_cast<size_t>(size) - 1);
+    message[size - 1] = 0;
+    return 1;
+  }
+}

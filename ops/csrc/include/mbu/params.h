@@ -1,0 +1,59 @@
+// What an operation needs to know, in pointers and numbers. csrc/torch fills these after checking;
+// csrc/cpu and csrc/cuda read them. Sizes are in elements, strides in elements of the pointed-to type.
+#pragma once
+#include <cstdint>
+
+#include "mbu/types.h"
+
+namespace mbu {
+
+struct Extent {
+  int64_t h, w;
+};
+
+struct PackedImage {
+  const Word* data;
+  int64_t batch, height, width, words;
+  int64_t stride_n, stride_h, stride_w;  // the words of a pixel are contiguous
+};
+
+struct Conv2dParams {
+  PackedImage input;
+  TiledWeight weight;
+  int64_t out_channels;
+  Extent kernel, stride, padding, dilation, output;
+  bool transposed;
+  bool zero_padding;  // a padded tap contributes nothing; otherwise a padded activation is -1
+  // Exactly one of the two outputs is set.
+  float* sums;  // [N, OH, OW, OC]
+  Word* bits;   // [N, OH, OW, planes * OCw]
+  int64_t planes;
+  const int32_t* threshold;  // [planes, OC]
+  const Word* flip;          // [planes, OCw]
+};
+
+enum class FloatType { f32, bf16, f16 };
+
+struct PackParams {
+  const void* input;  // [N, C, H, W]
+  FloatType type;
+  int64_t batch, channels, height, width;
+  int64_t stride_n, stride_c, stride_h, stride_w;
+  const float* threshold;  // [C] or null: 0
+  const Word* flip;        // [Cw] or null: 0
+  Word* output;            // [N, H, W, Cw]
+};
+
+struct UnpackParams {
+  PackedImage input;
+  int64_t channels;
+  float* output;  // [N, H, W, C]
+};
+
+struct MaxPool2dParams {
+  PackedImage input;
+  Extent kernel, stride, padding, dilation, output;
+  Word* bits;  // [N, OH, OW, Cw]
+};
+
+}  // namespace mbu

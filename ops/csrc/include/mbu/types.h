@@ -1,0 +1,60 @@
+// The meaning of a bit and the layout of a tiled weight. Everything else follows from this page.
+//
+// Activations: int32 [N, H, W, ceil(C/32)]; channel c is bit c%32 of word c/32; bit 1 is +1, bit 0 is -1;
+//              the bits above the last channel are 0.
+// Weights:     two planes, sign and mask. mask 0: the weight is 0. mask 1: it is +1 (sign 1) or -1 (sign 0).
+//              sign is a subset of mask; channels above the last have mask 0, so they never count.
+//
+//   dot = nnz - 2 * popc(mask & (a ^ sign))         nnz = popc(mask): products that are not zero
+#pragma once
+#include <cstdint>
+
+namespace mbu {
+
+using Word = uint32_t;
+constexpr int64_t kWordBits = 32;
+// Output channels of one weight tile: two 512-bit registers of 32-bit counters, and one output word.
+constexpr int64_t kTileChannels = 32;
+
+constexpr int64_t words_of(int64_t channels) {
+  return (channels + kWordBits - 1) / kWordBits;
+}
+
+// The bits of word `word` that belong to one of `channels` channels.
+constexpr Word valid_bits(int64_t word, int64_t channels) {
+  const int64_t left = channels - word * kWordBits;
+  return left >= kWordBits ? ~Word{0} : left <= 0 ? Word{0} : (Word{1} << left) - 1;
+}
+
+// Head of the result of tile_weight, which is a flat array of 32-bit words:
+//   header | weight_sum [taps][OCp] | nnz [taps][OCp] | tiles [OCp/32][taps][Cw][sign 32 | mask 32]
+// OCp is OC rounded up to 32; the added channels have mask 0. weight_sum is the sum of a tap's weights.
+struct TiledWeightHeader {
+  static constexpr int32_t kMagic = 0x3155424d;  // "MBU1": changes with the layout
+  int32_t magic;
+  int32_t out_channels;
+  int32_t kernel_h;
+  int32_t kernel_w;
+  int32_t words;
+  int32_t reserved[11];
+};
+static_assert(sizeof(TiledWeightHeader) == 64, "tiles stay aligned to cache lines");
+
+struct TiledWeight {
+  const int32_t* data;
+
+  const TiledWeightHeader& header() const { return *reinterpret_cast<const TiledWeightHeader*>(data); }
+  int64_t taps() const { return int64_t{header().kernel_h} * header().kernel_w; }
+  int64_t padded_channels() const { return words_of(header().out_channels) * kTileChannels; }
+  const int32_t* weight_sum() const { return data + sizeof(TiledWeightHeader) / sizeof(int32_t); }
+  const int32_t* nnz() const { return weight_sum() + taps() * padded_channels(); }
+  const Word* tiles() const { return reinterpret_cast<const Word*>(nnz() + taps() * padded_channels()); }
+
+  static int64_t size(int64_t out_channels, int64_t taps, int64_t words) {
+    const int64_t padded = words_of(out_channels) * kTileChannels;
+    return static_cast<int64_t>(sizeof(TiledWeightHeader) / sizeof(int32_t)) + 2 * taps * padded +
+           2 * taps * words * padded;
+  }
+};
+
+}  // namespace mbu

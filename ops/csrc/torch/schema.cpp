@@ -1,0 +1,24 @@
+// Every operation of torch.ops.mbu on one screen. What they compute is written in mbu_ops/functional.py.
+#include "torch/ops.h"
+
+STABLE_TORCH_LIBRARY(mbu, m) {
+  m.def("pack(Tensor x, Tensor? threshold=None, Tensor? flip=None) -> Tensor");
+  m.def("unpack(Tensor bits, int channels) -> Tensor");
+  m.def("tile_weight(Tensor planes) -> Tensor");
+  m.def(
+      "conv2d(Tensor bits, Tensor weight, int out_channels, int[2] kernel_size, int[2] stride, "
+      "int[2] padding, int[2] dilation, int pad_value=0) -> Tensor");
+  m.def(
+      "conv2d_threshold(Tensor bits, Tensor weight, Tensor threshold, Tensor flip, int out_channels, "
+      "int[2] kernel_size, int[2] stride, int[2] padding, int[2] dilation, int pad_value=0) -> Tensor");
+  m.def(
+      "conv_transpose2d(Tensor bits, Tensor weight, int out_channels, int[2] kernel_size, int[2] stride, "
+      "int[2] padding, int[2] output_padding, int[2] dilation) -> Tensor");
+  m.def(
+      "conv_transpose2d_threshold(Tensor bits, Tensor weight, Tensor threshold, Tensor flip, "
+      "int out_channels, int[2] kernel_size, int[2] stride, int[2] padding, int[2] output_padding, "
+      "int[2] dilation) -> Tensor");
+  m.def(
+      "max_pool2d(Tensor bits, int[2] kernel_size, int[2] stride, int[2] padding, int[2] dilation, "
+      "bool ceil_mode) -> Tensor");
+}

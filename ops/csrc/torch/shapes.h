@@ -1,0 +1,146 @@
+// Argument checks and output sizes. The fakes in mbu_ops/fakes.py compute the same sizes on symbols.
+#pragma once
+#include <initializer_list>
+#include <limits>
+#include <vector>
+
+#include "mbu/params.h"
+#include "torch/check.h"
+#include "torch/ops.h"
+
+namespace mbu {
+
+using torch::headeronly::ScalarType;
+
+inline void check_cpu(const char* op, const char* name, const Tensor& tensor) {
+  MBU_CHECK(tensor.is_cpu(), op, ": ", name, " is not on the CPU; every tensor of a call must be on one device ",
+            "(", name, ".cpu())");
+}
+
+inline void check_bits(const char* op, const Tensor& bits) {
+  check_cpu(op, "bits", bits);
+  MBU_CHECK(bits.scalar_type() == ScalarType::Int, op, ": bits is ",
+            torch::headeronly::toString(bits.scalar_type()),
+            "; packed activations are int32 (see mbu_ops.functional.pack)");
+  MBU_CHECK(bits.dim() == 4, op, ": bits has ", bits.dim(), " dimensions; it must be [N, H, W, ceil(C/32)]");
+  MBU_CHECK(bits.stride(3) == 1 || bits.size(3) <= 1, op, ": the words of a pixel must be contiguous, but the ",
+            "last stride of bits is ", bits.stride(3), " (bits.contiguous())");
+}
+
+inline Extent pair(const char* op, const char* name, Pair values, int64_t smallest) {
+  constexpr int64_t kLargest = std::numeric_limits<int32_t>::max();
+  MBU_CHECK(values.size() == 2, op, ": ", name, " has ", values.size(), " values; it must be [height, width]");
+  for (int64_t value : values)
+    MBU_CHECK(value >= smallest && value <= kLargest, op, ": ", name, "=[", values[0], ", ", values[1],
+              "]; each value must be in ", smallest, "..", kLargest);
+  return {values[0], values[1]};
+}
+
+inline void read_layer(const char* op, Pair kernel_size, Pair stride, Pair padding, Pair dilation,
+                       Extent& kernel, Extent& step, Extent& pad, Extent& spread) {
+  kernel = pair(op, "kernel_size", kernel_size, 1);
+  step = pair(op, "stride", stride, 1);
+  pad = pair(op, "padding", padding, 0);
+  spread = pair(op, "dilation", dilation, 1);
+}
+
+// Every factor is below 2^31, so these sums of single products stay inside 64 bits.
+inline int64_t conv_size(const char* op, const char* axis, int64_t input, int64_t kernel, int64_t stride,
+                         int64_t padding, int64_t dilation) {
+  const int64_t padded = checked_add(input, 2 * padding, op), reach = dilation * (kernel - 1) + 1;
+  MBU_CHECK(padded >= reach, op, ": the kernel spans ", reach, " in ", axis, " but the padded input has ", padded,
+            "; use a larger image, more padding or less dilation");
+  return (padded - reach) / stride + 1;
+}
+
+inline int64_t transposed_size(const char* op, const char* axis, int64_t input, int64_t kernel, int64_t stride,
+                               int64_t padding, int64_t output_padding, int64_t dilation) {
+  MBU_CHECK(output_padding < stride || output_padding < dilation, op, ": output_padding=", output_padding, " in ",
+            axis, " must be smaller than stride=", stride, " or dilation=", dilation);
+  const int64_t spread = checked_mul(input - 1, stride, op);
+  const int64_t size = checked_add(spread, dilation * (kernel - 1) + 1 - 2 * padding + output_padding, op);
+  MBU_CHECK(size >= 1, op, ": the output would have ", size, " pixels in ", axis,
+            "; use a larger image or less padding");
+  return size;
+}
+
+// The rule of torch.nn.MaxPool2d: with ceil_mode the last window may run over the end, if it starts inside the
+// input or the padding before it.
+inline int64_t pool_size(const char* axis, int64_t input, int64_t kernel, int64_t stride, int64_t padding,
+                         int64_t dilation, bool ceil_mode) {
+  const char* op = "max_pool2d";
+  const int64_t reach = dilation * (kernel - 1) + 1;
+  MBU_CHECK(2 * padding <= reach, op, ": padding=", padding, " in ", axis, " is more than half of the window (",
+            reach, "); a window must not lie in the padding alone");
+  const int64_t room = checked_add(input, 2 * padding - reach, op);
+  MBU_CHECK(room >= 0, op, ": the window spans ", reach, " in ", axis, " but the padded input has ",
+            input + 2 * padding, "; use a larger image or a smaller window");
+  int64_t size = (room + (ceil_mode ? stride - 1 : 0)) / stride + 1;
+  if (ceil_mode && (size - 1) * stride >= input + padding) --size;
+  return size;
+}
+
+inline void check_planes(const Tensor& planes) {
+  const char* op = "tile_weight";
+  check_cpu(op, "planes", planes);
+  MBU_CHECK(planes.scalar_type() == ScalarType::Int, op, ": planes is ",
+            torch::headeronly::toString(planes.scalar_type()),
+            "; weight planes are int32 (see mbu_ops.packing.pack_weight)");
+  MBU_CHECK(planes.dim() == 5 && planes.size(0) == 2, op, ": planes has ", planes.dim(), " dimensions and ",
+            planes.dim() ? planes.size(0) : 0, " planes; it must be [2, OC, KH, KW, ceil(C/32)]: sign, mask");
+  const int64_t taps = checked_mul(planes.size(2), planes.size(3), op);
+  const int64_t span = checked_mul(taps, checked_mul(planes.size(4), kWordBits, op), op);
+  MBU_CHECK(taps > 0 && planes.size(4) > 0, op, ": kernel ", planes.size(2), "x", planes.size(3), " with ",
+            planes.size(4), " channel words is empty; a layer needs at least one weight");
+  // Counters are 32 bits wide, and an exact dot product must fit the 24 bits of a float32.
+  MBU_CHECK(span <= int64_t{1} << 24, op, ": one output sums ", span, " products; at most ", int64_t{1} << 24,
+            " are supported");
+  checked_mul(span, checked_add(planes.size(1), kTileChannels, op), op);
+  MBU_CHECK(planes.size(1) <= std::numeric_limits<int32_t>::max(), op, ": ", planes.size(1),
+            " output channels do not fit 32 bits");
+}
+
+inline TiledWeight tiled_weight(const char* op, const Tensor& weight, int64_t out_channels, Extent kernel,
+                                int64_t words) {
+  check_cpu(op, "weight", weight);
+  MBU_CHECK(weight.scalar_type() == ScalarType::Int && weight.dim() == 1 && weight.is_contiguous(), op,
+            ": weight is ", torch::headeronly::toString(weight.scalar_type()), " with ", weight.dim(),
+            " dimensions; pass the contiguous 1-d result of mbu_ops.functional.tile_weight");
+  constexpr int64_t kHeader = sizeof(TiledWeightHeader) / sizeof(int32_t);
+  const TiledWeight tiled{static_cast<const int32_t*>(weight.const_data_ptr())};
+  MBU_CHECK(weight.numel() >= kHeader && tiled.header().magic == TiledWeightHeader::kMagic, op,
+            ": weight does not start with the header of a tiled weight; pass the result of "
+            "mbu_ops.functional.tile_weight (tile again from the weight planes after loading)");
+  const TiledWeightHeader& h = tiled.header();
+  MBU_CHECK(h.out_channels == out_channels, op, ": out_channels=", out_channels, " but weight was tiled for ",
+            h.out_channels);
+  MBU_CHECK(h.kernel_h == kernel.h && h.kernel_w == kernel.w, op, ": kernel_size=[", kernel.h, ", ", kernel.w,
+            "] but weight was tiled for [", h.kernel_h, ", ", h.kernel_w, "]");
+  MBU_CHECK(h.words == words, op, ": bits has ", words, " channel words but weight was tiled for ", h.words,
+            "; input channels and weight must be packed with the same segments");
+  MBU_CHECK(weight.numel() == TiledWeight::size(out_channels, kernel.h * kernel.w, words), op, ": weight has ",
+            weight.numel(), " words but its header asks for ",
+            TiledWeight::size(out_channels, kernel.h * kernel.w, words), "; it is cut short or damaged");
+  return tiled;
+}
+
+// A small parameter tensor, checked and made contiguous (a copy only where it is not).
+inline Tensor dense(const char* op, const char* name, const Tensor& tensor, ScalarType type,
+                    std::initializer_list<int64_t> shape, const char* meaning) {
+  check_cpu(op, name, tensor);
+  MBU_CHECK(tensor.scalar_type() == type, op, ": ", name, " is ",
+            torch::headeronly::toString(tensor.scalar_type()), "; it must be ",
+            type == ScalarType::Int ? "int32" : "float32");
+  bool same = tensor.dim() == static_cast<int64_t>(shape.size());
+  std::ostringstream wanted, found;
+  for (size_t i = 0; i < shape.size(); ++i) {
+    same = same && tensor.size(static_cast<int64_t>(i)) == shape.begin()[i];
+    wanted << (i ? ", " : "") << shape.begin()[i];
+  }
+  for (int64_t i = 0; i < tensor.dim(); ++i) found << (i ? ", " : "") << tensor.size(i);
+  MBU_CHECK(same, op, ": ", name, " has shape [", found.str(), "]; it must be ", meaning, " = [", wanted.str(),
+            "]");
+  return tensor.is_contiguous() ? tensor : torch::stable::contiguous(tensor);
+}
+
+}  // namespace mbu

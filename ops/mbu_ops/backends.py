@@ -1,0 +1,97 @@
+"""Which kernels the compiled library holds, which of them this machine runs, and which one is in use.
+
+The environment variable ``MBU_CPU_KERNEL`` names a kernel to use instead of the best available one.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from . import _library
+
+_MESSAGE_BYTES = 512
+
+
+@dataclass(frozen=True)
+class CpuKernel:
+    """One line of ``csrc/cpu/kernels.inc``.
+
+    Attributes:
+        name: the name that ``MBU_CPU_KERNEL`` and :func:`use_cpu_kernel` take.
+        isa: instruction sets it needs.
+        available: whether processor and operating system offer them.
+        selected: whether calls use it now.
+    """
+
+    name: str
+    isa: str
+    available: bool
+    selected: bool
+
+
+def library_path() -> Path:
+    """Path of the compiled library.
+
+    Raises:
+        RuntimeError: if this install has no kernels.
+    """
+    return Path(str(_library.require().__file__))
+
+
+@functools.cache
+def _library_functions() -> ctypes.CDLL:
+    library = ctypes.CDLL(str(library_path()))
+    library.mbu_cpu_kernel_name.restype = ctypes.c_char_p
+    library.mbu_cpu_kernel_isa.restype = ctypes.c_char_p
+    library.mbu_cpu_kernel_selected.restype = ctypes.c_char_p
+    return library
+
+
+def _selected_name() -> str:
+    message = ctypes.create_string_buffer(_MESSAGE_BYTES)
+    name = _library_functions().mbu_cpu_kernel_selected(message, _MESSAGE_BYTES)
+    if name is None:
+        raise RuntimeError(message.value.decode())
+    return name.decode()
+
+
+def _force(name: str) -> None:
+    message = ctypes.create_string_buffer(_MESSAGE_BYTES)
+    if _library_functions().mbu_cpu_kernel_force(name.encode(), message, _MESSAGE_BYTES):
+        raise RuntimeError(message.value.decode())
+
+
+def cpu_kernels() -> list[CpuKernel]:
+    """Every CPU kernel in the library, best first.
+
+    Raises:
+        RuntimeError: if this install has no kernels, or ``MBU_CPU_KERNEL`` names one that cannot run.
+    """
+    library = _library_functions()
+    selected = _selected_name()
+    kernels = []
+    for i in range(library.mbu_cpu_kernel_count()):
+        name = library.mbu_cpu_kernel_name(i).decode()
+        isa = library.mbu_cpu_kernel_isa(i).decode()
+        kernels.append(CpuKernel(name, isa, bool(library.mbu_cpu_kernel_available(i)), name == selected))
+    return kernels
+
+
+@contextmanager
+def use_cpu_kernel(name: str) -> Iterator[None]:
+    """Uses kernel ``name`` inside the block, in every thread. For tests and benchmarks.
+
+    Raises:
+        RuntimeError: if the library has no such kernel or this machine cannot run it.
+    """
+    before = _selected_name()
+    _force(name)
+    try:
+        yield
+    finally:
+        _force(before)

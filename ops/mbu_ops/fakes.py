@@ -1,0 +1,131 @@
+"""Shapes, dtypes and memory formats of the operations, for torch.compile and torch.export (symbols allowed)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from . import _library
+from .packing import WORD_BITS, words_of
+
+_HEADER_WORDS = 16  # sizeof(TiledWeightHeader) / 4, csrc/include/mbu/types.h
+
+
+def conv_size(size: int, kernel: int, stride: int, padding: int, dilation: int) -> int:
+    """Output pixels of a convolution along one axis."""
+    return (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
+
+
+def transposed_size(
+    size: int, kernel: int, stride: int, padding: int, output_padding: int, dilation: int
+) -> int:
+    """Output pixels of a transposed convolution along one axis."""
+    return (size - 1) * stride - 2 * padding + dilation * (kernel - 1) + output_padding + 1
+
+
+def pool_size(size: int, kernel: int, stride: int, padding: int, dilation: int, ceil_mode: bool) -> int:
+    """Output pixels of a max pool along one axis, the rule of ``torch.nn.MaxPool2d``."""
+    room = size + 2 * padding - dilation * (kernel - 1) - 1
+    if not ceil_mode:
+        return room // stride + 1
+    pixels = (room + stride - 1) // stride + 1
+    # The last window must start inside the input or the padding before it.
+    return pixels - 1 if (pixels - 1) * stride >= size + padding else pixels
+
+
+def _sums(bits: Tensor, channels: int, height: int, width: int) -> Tensor:
+    return torch.empty(
+        (bits.shape[0], channels, height, width),
+        dtype=torch.float32,
+        device=bits.device,
+        memory_format=torch.channels_last,
+    )
+
+
+def _words(bits: Tensor, height: int, width: int, words: int) -> Tensor:
+    return bits.new_empty((bits.shape[0], height, width, words), dtype=torch.int32)
+
+
+def _pack(x: Tensor, threshold: Tensor | None = None, flip: Tensor | None = None) -> Tensor:
+    n, channels, height, width = x.shape
+    return x.new_empty((n, height, width, words_of(channels)), dtype=torch.int32)
+
+
+def _unpack(bits: Tensor, channels: int) -> Tensor:
+    return _sums(bits, channels, bits.shape[1], bits.shape[2])
+
+
+def _tile_weight(planes: Tensor) -> Tensor:
+    _, out_channels, kernel_h, kernel_w, words = planes.shape
+    padded, taps = words_of(out_channels) * WORD_BITS, kernel_h * kernel_w
+    return planes.new_empty(_HEADER_WORDS + 2 * taps * padded + 2 * taps * words * padded)
+
+
+def _conv_shape(
+    bits: Tensor, kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int]
+) -> list[int]:
+    return [conv_size(bits.shape[1 + i], kernel[i], stride[i], padding[i], dilation[i]) for i in range(2)]
+
+
+def _transposed_shape(
+    bits: Tensor,
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    output_padding: Sequence[int],
+    dilation: Sequence[int],
+) -> list[int]:
+    return [
+        transposed_size(bits.shape[1 + i], kernel[i], stride[i], padding[i], output_padding[i], dilation[i])
+        for i in range(2)
+    ]
+
+
+def _conv2d(bits, weight, out_channels, kernel_size, stride, padding, dilation, pad_value=0):
+    return _sums(bits, out_channels, *_conv_shape(bits, kernel_size, stride, padding, dilation))
+
+
+def _conv2d_threshold(
+    bits, weight, threshold, flip, out_channels, kernel_size, stride, padding, dilation, pad_value=0
+):
+    words = threshold.shape[0] * words_of(out_channels)
+    return _words(bits, *_conv_shape(bits, kernel_size, stride, padding, dilation), words)
+
+
+def _conv_transpose2d(bits, weight, out_channels, kernel_size, stride, padding, output_padding, dilation):
+    shape = _transposed_shape(bits, kernel_size, stride, padding, output_padding, dilation)
+    return _sums(bits, out_channels, *shape)
+
+
+def _conv_transpose2d_threshold(
+    bits, weight, threshold, flip, out_channels, kernel_size, stride, padding, output_padding, dilation
+):
+    words = threshold.shape[0] * words_of(out_channels)
+    shape = _transposed_shape(bits, kernel_size, stride, padding, output_padding, dilation)
+    return _words(bits, *shape, words)
+
+
+def _max_pool2d(bits, kernel_size, stride, padding, dilation, ceil_mode):
+    height, width = (
+        pool_size(bits.shape[1 + i], kernel_size[i], stride[i], padding[i], dilation[i], ceil_mode)
+        for i in range(2)
+    )
+    return _words(bits, height, width, bits.shape[3])
+
+
+FAKES: dict[str, Callable[..., Tensor]] = {
+    "pack": _pack,
+    "unpack": _unpack,
+    "tile_weight": _tile_weight,
+    "conv2d": _conv2d,
+    "conv2d_threshold": _conv2d_threshold,
+    "conv_transpose2d": _conv_transpose2d,
+    "conv_transpose2d_threshold": _conv_transpose2d_threshold,
+    "max_pool2d": _max_pool2d,
+}
+
+if _library.AVAILABLE:
+    for _name, _fake in FAKES.items():
+        torch.library.register_fake(f"mbu::{_name}", _fake)

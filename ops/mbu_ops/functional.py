@@ -1,0 +1,203 @@
+"""The operations of ``torch.ops.mbu`` with documentation, defaults and ``int`` or pair arguments.
+
+Packed activations are int32 ``[N, H, W, ceil(C/32)]``, bit 1 = +1. Views of a wider word dimension (slices) are
+accepted as they are. Every function works under ``torch.compile`` with static or dynamic shapes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from . import _library
+
+IntPair = int | Sequence[int]
+
+
+def _pair(value: IntPair) -> list[int]:
+    return [value, value] if isinstance(value, int) else list(value)
+
+
+def pack(x: Tensor, threshold: Tensor | None = None, flip: Tensor | None = None) -> Tensor:
+    """Binarizes and packs: ``bit = (x >= threshold) ^ flip``.
+
+    Args:
+        x: float32, bfloat16 or float16 ``[N, C, H, W]``; channels_last and contiguous are the fast layouts.
+        threshold: float32 ``[C]``; ``None`` is 0. Compared in float32; NaN is below every threshold.
+        flip: int32 ``[ceil(C/32)]``; ``None`` is 0.
+
+    Returns:
+        int32 ``[N, H, W, ceil(C/32)]``.
+    """
+    _library.require()
+    return torch.ops.mbu.pack(x, threshold, flip)
+
+
+def unpack(bits: Tensor, channels: int) -> Tensor:
+    """Bits to float32 ``[N, C, H, W]`` with values -1 and +1, in channels_last memory."""
+    _library.require()
+    return torch.ops.mbu.unpack(bits, channels)
+
+
+def tile_weight(planes: Tensor) -> Tensor:
+    """Weight planes to the layout that the CPU kernels read.
+
+    Args:
+        planes: int32 ``[2, OC, KH, KW, Cw]``, see :func:`mbu_ops.packing.pack_weight`.
+
+    Returns:
+        An opaque 1-d int32 tensor. Store the planes, not this: its layout may change between versions.
+    """
+    _library.require()
+    return torch.ops.mbu.tile_weight(planes)
+
+
+def conv2d(
+    bits: Tensor,
+    weight: Tensor,
+    out_channels: int,
+    kernel_size: IntPair,
+    stride: IntPair = 1,
+    padding: IntPair = 0,
+    dilation: IntPair = 1,
+    pad_value: int = 0,
+) -> Tensor:
+    """Masked binary convolution.
+
+    Args:
+        bits: packed activations ``[N, H, W, Cw]``.
+        weight: result of :func:`tile_weight`.
+        out_channels: OC; with ``kernel_size`` and Cw it must agree with ``weight``.
+        kernel_size: taps, as are ``stride``, ``padding``, ``dilation``, in pixels; an int or (height, width).
+        stride: step between outputs.
+        padding: pixels added on each side.
+        dilation: distance between taps.
+        pad_value: 0: a padded tap contributes nothing (exact zero padding); -1: a padded activation is -1.
+
+    Returns:
+        float32 ``[N, OC, OH, OW]`` in channels_last memory: exact integer dot products.
+
+    Raises:
+        RuntimeError: if shapes, dtypes or the weight do not fit together; the message says which and what to do.
+    """
+    _library.require()
+    return torch.ops.mbu.conv2d(
+        bits, weight, out_channels, _pair(kernel_size), _pair(stride), _pair(padding), _pair(dilation), pad_value
+    )
+
+
+def conv2d_threshold(
+    bits: Tensor,
+    weight: Tensor,
+    threshold: Tensor,
+    flip: Tensor,
+    out_channels: int,
+    kernel_size: IntPair,
+    stride: IntPair = 1,
+    padding: IntPair = 0,
+    dilation: IntPair = 1,
+    pad_value: int = 0,
+) -> Tensor:
+    """:func:`conv2d` followed by thresholds: ``bit = (dot >= threshold) ^ flip``, packed.
+
+    Args:
+        threshold: int32 ``[T, OC]``, one row per output plane (T > 1: thermometer code). Any value is valid;
+            the smallest int32 makes a bit always true, the largest always false.
+        flip: int32 ``[T, ceil(OC/32)]``.
+
+    Returns:
+        int32 ``[N, OH, OW, T * ceil(OC/32)]``, plane after plane.
+    """
+    _library.require()
+    return torch.ops.mbu.conv2d_threshold(
+        bits,
+        weight,
+        threshold,
+        flip,
+        out_channels,
+        _pair(kernel_size),
+        _pair(stride),
+        _pair(padding),
+        _pair(dilation),
+        pad_value,
+    )
+
+
+def conv_transpose2d(
+    bits: Tensor,
+    weight: Tensor,
+    out_channels: int,
+    kernel_size: IntPair,
+    stride: IntPair = 1,
+    padding: IntPair = 0,
+    output_padding: IntPair = 0,
+    dilation: IntPair = 1,
+) -> Tensor:
+    """Transposed masked binary convolution, arguments as in ``torch.nn.ConvTranspose2d``.
+
+    Returns:
+        float32 ``[N, OC, OH, OW]`` in channels_last memory: exact integer sums.
+    """
+    _library.require()
+    return torch.ops.mbu.conv_transpose2d(
+        bits,
+        weight,
+        out_channels,
+        _pair(kernel_size),
+        _pair(stride),
+        _pair(padding),
+        _pair(output_padding),
+        _pair(dilation),
+    )
+
+
+def conv_transpose2d_threshold(
+    bits: Tensor,
+    weight: Tensor,
+    threshold: Tensor,
+    flip: Tensor,
+    out_channels: int,
+    kernel_size: IntPair,
+    stride: IntPair = 1,
+    padding: IntPair = 0,
+    output_padding: IntPair = 0,
+    dilation: IntPair = 1,
+) -> Tensor:
+    """:func:`conv_transpose2d` followed by thresholds, as in :func:`conv2d_threshold`."""
+    _library.require()
+    return torch.ops.mbu.conv_transpose2d_threshold(
+        bits,
+        weight,
+        threshold,
+        flip,
+        out_channels,
+        _pair(kernel_size),
+        _pair(stride),
+        _pair(padding),
+        _pair(output_padding),
+        _pair(dilation),
+    )
+
+
+def max_pool2d(
+    bits: Tensor,
+    kernel_size: IntPair,
+    stride: IntPair | None = None,
+    padding: IntPair = 0,
+    dilation: IntPair = 1,
+    ceil_mode: bool = False,
+) -> Tensor:
+    """Max pooling of packed activations (OR of the window); output size as in ``torch.nn.MaxPool2d``.
+
+    Args:
+        stride: ``None`` is ``kernel_size``.
+
+    Returns:
+        int32 ``[N, OH, OW, Cw]``.
+    """
+    _library.require()
+    kernel = _pair(kernel_size)
+    step = kernel if stride is None else _pair(stride)
+    return torch.ops.mbu.max_pool2d(bits, kernel, step, _pair(padding), _pair(dilation), ceil_mode)

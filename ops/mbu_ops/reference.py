@@ -1,0 +1,143 @@
+"""The truth that the kernels are tested against: slow, plain torch, no compiled operation of this package.
+
+Takes weight *planes* (``pack_weight``), not tiled weights; otherwise the arguments of ``mbu_ops.functional``.
+Sums are computed in float64, where every integer below 2**53 is exact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .packing import WORD_BITS, pack_bits, unpack_bits, unpack_weight, words_of
+
+IntPair = int | Sequence[int]
+
+
+def _pair(value: IntPair) -> tuple[int, int]:
+    return (value, value) if isinstance(value, int) else (int(value[0]), int(value[1]))
+
+
+def _channels_last(x: Tensor) -> Tensor:
+    return x.to(torch.float32).contiguous(memory_format=torch.channels_last)
+
+
+def _activations(bits: Tensor) -> Tensor:
+    """All Cw * 32 channels as -1 and +1, float64 ``[N, C, H, W]``; tail channels meet weights that are 0."""
+    signs = unpack_bits(bits, bits.shape[-1] * WORD_BITS).to(torch.float64) * 2 - 1
+    return signs.permute(0, 3, 1, 2)
+
+
+def _weights(planes: Tensor) -> Tensor:
+    return unpack_weight(planes, planes.shape[-1] * WORD_BITS).to(torch.float64)
+
+
+def _threshold(dots: Tensor, threshold: Tensor, flip: Tensor) -> Tensor:
+    channels = dots.shape[1]
+    planes = []
+    for row, flips in zip(threshold, flip, strict=True):
+        bit = dots.permute(0, 2, 3, 1) >= row.to(torch.float64)
+        planes.append(pack_bits(bit ^ unpack_bits(flips, channels)))
+    return torch.cat(planes, dim=-1)
+
+
+def pack(x: Tensor, threshold: Tensor | None = None, flip: Tensor | None = None) -> Tensor:
+    """See :func:`mbu_ops.functional.pack`."""
+    values = x.to(torch.float32).permute(0, 2, 3, 1)
+    bits = values >= (0.0 if threshold is None else threshold)
+    if flip is not None:
+        bits = bits ^ unpack_bits(flip, x.shape[1])
+    return pack_bits(bits)
+
+
+def unpack(bits: Tensor, channels: int) -> Tensor:
+    """See :func:`mbu_ops.functional.unpack`."""
+    if bits.shape[-1] != words_of(channels):
+        raise ValueError(f"unpack: channels={channels} does not fit {bits.shape[-1]} words")
+    return _channels_last((unpack_bits(bits, channels).to(torch.float32) * 2 - 1).permute(0, 3, 1, 2))
+
+
+def conv2d(
+    bits: Tensor,
+    planes: Tensor,
+    stride: IntPair = 1,
+    padding: IntPair = 0,
+    dilation: IntPair = 1,
+    pad_value: int = 0,
+) -> Tensor:
+    """See :func:`mbu_ops.functional.conv2d`."""
+    pad_h, pad_w = _pair(padding)
+    x = F.pad(_activations(bits), (pad_w, pad_w, pad_h, pad_h), value=float(pad_value))
+    return _channels_last(F.conv2d(x, _weights(planes), stride=_pair(stride), dilation=_pair(dilation)))
+
+
+def conv2d_threshold(
+    bits: Tensor,
+    planes: Tensor,
+    threshold: Tensor,
+    flip: Tensor,
+    stride: IntPair = 1,
+    padding: IntPair = 0,
+    dilation: IntPair = 1,
+    pad_value: int = 0,
+) -> Tensor:
+    """See :func:`mbu_ops.functional.conv2d_threshold`."""
+    return _threshold(conv2d(bits, planes, stride, padding, dilation, pad_value), threshold, flip)
+
+
+def conv_transpose2d(
+    bits: Tensor,
+    planes: Tensor,
+    stride: IntPair = 1,
+    padding: IntPair = 0,
+    output_padding: IntPair = 0,
+    dilation: IntPair = 1,
+) -> Tensor:
+    """See :func:`mbu_ops.functional.conv_transpose2d`."""
+    sums = F.conv_transpose2d(
+        _activations(bits),
+        _weights(planes).transpose(0, 1),
+        stride=_pair(stride),
+        padding=_pair(padding),
+        output_padding=_pair(output_padding),
+        dilation=_pair(dilation),
+    )
+    return _channels_last(sums)
+
+
+def conv_transpose2d_threshold(
+    bits: Tensor,
+    planes: Tensor,
+    threshold: Tensor,
+    flip: Tensor,
+    stride: IntPair = 1,
+    padding: IntPair = 0,
+    output_padding: IntPair = 0,
+    dilation: IntPair = 1,
+) -> Tensor:
+    """See :func:`mbu_ops.functional.conv_transpose2d_threshold`."""
+    return _threshold(conv_transpose2d(bits, planes, stride, padding, output_padding, dilation), threshold, flip)
+
+
+def max_pool2d(
+    bits: Tensor,
+    kernel_size: IntPair,
+    stride: IntPair | None = None,
+    padding: IntPair = 0,
+    dilation: IntPair = 1,
+    ceil_mode: bool = False,
+) -> Tensor:
+    """See :func:`mbu_ops.functional.max_pool2d`."""
+    kernel = _pair(kernel_size)
+    pooled = F.max_pool2d(
+        _activations(bits).to(torch.float32),
+        kernel,
+        kernel if stride is None else _pair(stride),
+        _pair(padding),
+        _pair(dilation),
+        ceil_mode,
+    )
+    return pack_bits(pooled.permute(0, 2, 3, 1) >= 0)
