@@ -1,0 +1,14 @@
+"""Masked-binary segmentation networks for PyTorch Lightning.
+
+    model -> make_plan -> prepare -> train (MBUQuantize) -> convert -> verify -> torch.compile
+"""
+
+from .callback import MBUQuantize as MBUQuantize
+from .deploy import convert as convert
+from .deploy import load as load
+from .deploy import save as save
+from .deploy import verify as verify
+from .plan import Plan as Plan
+from .plan import make_plan as make_plan
+from .prepare import prepare as prepare
+from .summary import summary as summary

@@ -1,0 +1,284 @@
+"""MBUQuantize: the callback that turns a network masked-binary while a Trainer trains it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch import Tensor, nn
+
+from .config import preset as find_preset
+from .health import flip_ratio, mask_density, pull_to_one, weight_states
+from .layers import QuantizedConvolution
+from .plan import Plan, make_plan
+from .prepare import prepare, quantized_layers
+from .schedule import PHASES, Phases
+
+_DEFAULT_SIZE = 256  # pixels; costs and roles depend on ratios of sizes, not on the size itself
+
+
+class MBUQuantize(Callback):
+    """Makes a segmentation network masked-binary, layer by layer, during `Trainer.fit`.
+
+    The surgery is done once, in `setup`; phases only move the layers' gates. Settings left at None come from the
+    preset.
+
+    Args:
+        preset: `"default"`, or a paper's own settings: `"mbunet"`, `"bisegunet"`.
+        model: attribute of the LightningModule that holds the network; None finds the one that has convolutions.
+        input_size: height and width in pixels of the plan's example input; None takes `example_input_array` of the
+            LightningModule, or 256x256.
+        plan: path of a plan written as JSON (`mbu plan --json`), instead of making one.
+        float_share, incremental_share: shares of the run in full precision and in switching layers one by one.
+        ramp: share of the run over which a switching layer's gate rises.
+        masked: share of the blocks to mask, cheapest first; `"all"` or `"none"`.
+        order: conversion order: `"forward"`, `"reverse"`, `"cost"` or `"all"`.
+        mask_rule: `"twn"`, `"learned"` or `"sparsity"` (then `sparsity` is the share of zeros).
+        sparsity: share of zeros for `mask_rule="sparsity"`.
+        scale: learn a positive scale per output channel.
+        estimator: straight-through estimator of the activations: `"clipped"`, `"approx_sign"` or `"tanh"`.
+        regularizer: strength of the pull of latent weights to +-1 (BiSegUNet, Eq. 24).
+        min_channels: layers with fewer channels stay float.
+        exclude: names of layers or modules to leave float.
+    """
+
+    def __init__(
+        self,
+        preset: str = "default",
+        model: str | None = None,
+        input_size: tuple[int, int] | None = None,
+        plan: str | None = None,
+        float_share: float | None = None,
+        incremental_share: float | None = None,
+        ramp: float | None = None,
+        masked: float | str | None = None,
+        order: str | None = None,
+        mask_rule: str | None = None,
+        sparsity: float = 0.5,
+        scale: bool | None = None,
+        estimator: str | None = None,
+        regularizer: float | None = None,
+        min_channels: int = 8,
+        exclude: list[str] | None = None,
+    ):
+        super().__init__()
+        base = find_preset(preset)
+
+        def choose(value: Any, default: Any) -> Any:
+            return default if value is None else value
+
+        self.phases = Phases(
+            choose(float_share, base.phases.float_share),
+            choose(incremental_share, base.phases.incremental_share),
+            choose(ramp, base.phases.ramp),
+        )
+        self.model = model
+        self.input_size = input_size
+        self.masked = choose(masked, base.masked)
+        self.order = choose(order, base.order)
+        self.mask_rule = choose(mask_rule, base.mask_rule)
+        self.sparsity = sparsity
+        self.scale = choose(scale, base.scale)
+        self.estimator = choose(estimator, base.estimator)
+        self.regularizer = choose(regularizer, base.regularizer)
+        self.min_channels = min_channels
+        self.exclude = tuple(exclude or ())
+        self.plan: Plan | None = None
+        self._plan_path = plan
+        self._progress = 0.0
+        self._started: set[str] = set()  # layers that have begun to switch: calibrated, never again
+        self._states: dict[str, Tensor] = {}  # quantized weights at the end of the last epoch
+        self._layers: dict[str, QuantizedConvolution] = {}
+
+    # ---- surgery ---------------------------------------------------------------------------------------------
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        strategy = type(trainer.strategy).__name__
+        if any(name in strategy for name in ("FSDP", "DeepSpeed", "ModelParallel")):
+            raise MisconfigurationException(
+                f"MBUQuantize does not support {strategy}: it shards the latent weights that masks are computed from. "
+                'Use strategy="ddp".'
+            )
+        network = self.network(pl_module)
+        if self.plan is None:
+            self.plan = self._load_plan() if self._plan_path else self._make_plan(network, pl_module)
+        prepare(
+            network, self.plan, mask_rule=self.mask_rule, sparsity=self.sparsity, scale=self.scale,
+            estimator=self.estimator,
+        )  # fmt: skip
+        self._layers = dict(quantized_layers(network))
+        if stage == "fit":
+            self._check_length(trainer)
+
+    def network(self, pl_module: LightningModule) -> nn.Module:
+        """The part of `pl_module` that is quantized.
+
+        Raises:
+            MisconfigurationException: `model` names nothing, or it is not given and there is no single candidate.
+        """
+        children = dict(pl_module.named_children())
+        if self.model is not None:
+            if self.model not in dict(pl_module.named_modules()):
+                raise MisconfigurationException(
+                    f"MBUQuantize(model={self.model!r}): {type(pl_module).__name__} has no such module; "
+                    f"it has {', '.join(children) or 'none'}."
+                )
+            return pl_module.get_submodule(self.model)
+        convolutional = [
+            name for name, child in children.items()
+            if any(isinstance(m, nn.Conv2d | nn.ConvTranspose2d) for m in child.modules())
+        ]  # fmt: skip
+        if len(convolutional) != 1:
+            raise MisconfigurationException(
+                f"MBUQuantize found {len(convolutional)} modules with convolutions in {type(pl_module).__name__}"
+                f" ({', '.join(convolutional) or 'no candidates'}) and needs one: keep the network in one attribute,"
+                " such as self.model, and name it with MBUQuantize(model='...') if there are several."
+            )
+        return pl_module.get_submodule(convolutional[0])
+
+    def _make_plan(self, network: nn.Module, pl_module: LightningModule) -> Plan:
+        example = pl_module.example_input_array
+        if self.input_size is not None or not isinstance(example, Tensor):
+            first = next(m for m in network.modules() if isinstance(m, nn.Conv2d))
+            height, width = self.input_size or (_DEFAULT_SIZE, _DEFAULT_SIZE)
+            example = torch.empty(1, first.in_channels, height, width, dtype=first.weight.dtype)
+        return make_plan(
+            network, example, masked=self.masked, order=self.order, min_channels=self.min_channels,
+            exclude=self.exclude,
+        )  # fmt: skip
+
+    def _load_plan(self) -> Plan:
+        assert self._plan_path is not None
+        with open(self._plan_path, encoding="utf-8") as file:
+            return Plan.from_json(file.read())
+
+    # ---- progress, phases and gates --------------------------------------------------------------------------
+
+    @staticmethod
+    def _check_length(trainer: Trainer) -> None:
+        if trainer.max_steps == -1 and trainer.max_epochs in (-1, None):
+            raise MisconfigurationException(
+                "MBUQuantize plans its phases as shares of the run, and this Trainer runs without end "
+                f"(max_epochs={trainer.max_epochs}, max_steps={trainer.max_steps}). Give max_epochs or max_steps."
+            )
+
+    @staticmethod
+    def progress(trainer: Trainer, batch_idx: int) -> float:
+        """Position in the run, in [0, 1]: whichever of max_steps and max_epochs is nearer its end."""
+        shares = []
+        if trainer.max_steps != -1:
+            shares.append(trainer.global_step / max(trainer.max_steps, 1))
+        if trainer.max_epochs not in (-1, None):
+            batches = trainer.num_training_batches
+            inside = batch_idx / batches if batches not in (0, float("inf")) else 0.0
+            shares.append((trainer.current_epoch + inside) / max(trainer.max_epochs, 1))
+        return min(max(shares), 1.0)
+
+    @property
+    def phase(self) -> str:
+        """`"float"`, `"incremental"` or `"quantized"`."""
+        return self.phases.phase(self._progress)
+
+    def _set_gates(self) -> None:
+        assert self.plan is not None
+        for name, position, count in self._positions():
+            self._layers[name].gate.fill_(self.phases.gate(self._progress, position, count))
+
+    def _positions(self) -> list[tuple[str, int, int]]:
+        assert self.plan is not None
+        quantized = self.plan.quantized
+        count = max((layer.position or 0 for layer in quantized), default=0) + 1
+        return [(layer.name, layer.position or 0, count) for layer in quantized]
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._set_gates()
+        self._states = {name: weight_states(layer) for name, layer in self._layers.items()}
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        self._progress = self.progress(trainer, batch_idx)
+        for name, position, count in self._positions():
+            if name not in self._started and self._progress >= self.phases.switch(position, count):
+                self._start(name, trainer)
+        self._set_gates()
+
+    def _start(self, name: str, trainer: Trainer) -> None:
+        """Fits what a layer learns beside its weights to the float network it leaves: scale now, threshold from the
+        first batch that reaches it."""
+        layer = self._layers[name]
+        self._started.add(name)
+        layer.reset_scale()
+        if not layer.learns_threshold:
+            return
+
+        def calibrate(module: nn.Module, args: tuple[Tensor]) -> None:
+            with torch.no_grad():
+                mean = args[0].detach().float().mean((0, 2, 3))
+                layer.threshold.copy_(trainer.strategy.reduce(mean, reduce_op="mean"))
+            handle.remove()
+
+        handle = layer.register_forward_pre_hook(calibrate)
+
+    # ---- regularizer -----------------------------------------------------------------------------------------
+
+    def on_before_optimizer_step(
+        self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        # After AMP has unscaled the gradients and before they are clipped: as if it were part of the loss.
+        if not self.regularizer:
+            return
+        for layer in self._layers.values():
+            if layer.weight.grad is not None:
+                layer.weight.grad.add_(pull_to_one(layer.weight.detach(), self.regularizer) * layer.gate)
+
+    # ---- logging ---------------------------------------------------------------------------------------------
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        states = {name: weight_states(layer) for name, layer in self._layers.items()}
+        weights = {name: value.numel() for name, value in states.items()}
+        total = sum(weights.values())
+        quantized = sum(weights[name] * float(layer.gate) for name, layer in self._layers.items())
+        flips = sum(flip_ratio(self._states[name], states[name]) * weights[name] for name in states)
+        masked = [name for name, layer in self._layers.items() if layer.kind == "masked"]
+        density = sum(mask_density(states[name]) * weights[name] for name in masked)
+        self._states = states
+        # Numbers only: loggers cannot plot a name. 0 float, 1 incremental, 2 quantized.
+        values = {"mbu/phase": float(PHASES.index(self.phase)), "mbu/flip_ratio": flips / total}
+        if masked:
+            values["mbu/mask_density"] = density / sum(weights[name] for name in masked)
+        pl_module.log_dict(values)
+        pl_module.log("mbu/binary_fraction", quantized / total, prog_bar=True)
+
+    # ---- checkpoints -----------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "plan": None if self.plan is None else self.plan.to_json(),
+            "progress": self._progress,
+            "started": sorted(self._started),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        stored = state_dict["plan"] and Plan.from_json(state_dict["plan"])
+        if stored and self.plan is not None and _decisions(stored) != _decisions(self.plan):
+            changed = [
+                f"{new.name}: {old.kind} in the checkpoint, {new.kind} now"
+                for old, new in zip(stored.layers, self.plan.layers, strict=False) if old.kind != new.kind
+            ]  # fmt: skip
+            raise MisconfigurationException(
+                "this checkpoint was trained with another plan ("
+                + ("; ".join(changed[:3]) or "the layers or their thresholds differ")
+                + "). Use the same model, input_size and MBUQuantize settings, or save the old plan with "
+                "Plan.to_json and pass MBUQuantize(plan='plan.json')."
+            )
+        self._progress = state_dict["progress"]
+        self._started = set(state_dict["started"])
+        if self._layers:
+            self._set_gates()
+
+
+def _decisions(plan: Plan) -> list[tuple[str, str, str, str, int | None]]:
+    return [(x.name, x.kind, x.threshold, x.absorbs, x.position) for x in plan.layers]

@@ -1,0 +1,8 @@
+"""From a trained model to packed bits: convert -> verify -> save / load."""
+
+from .convert import convert as convert
+from .files import load as load
+from .files import save as save
+from .packed import PackedModel as PackedModel
+from .verify import Verification as Verification
+from .verify import verify as verify

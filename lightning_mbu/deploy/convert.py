@@ -1,0 +1,189 @@
+"""convert: a trained masked-binary model -> a packed one."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from mbu_ops.modules import PackedConv2d
+from mbu_ops.packing import pack_weight
+from torch import Tensor, nn
+from torch.export import Dim
+from torch.fx import GraphModule
+from torch.fx.graph import CodeGen
+from torch.utils._pytree import tree_unflatten
+
+from ..layers import QuantizedConvolution
+from ..prepare import quantized_layers
+from . import passes
+from .graph import CONVOLUTIONS, is_call, mbu
+from .packed import InputSpec, PackedModel, lay_out_weights
+
+_SMALL_SIZE = (64, 64)  # pixels; the multiple of most networks (32) divides it, and it runs in milliseconds
+
+
+def convert(model: nn.Module, example_input: Tensor, *, fuse: bool = True) -> PackedModel:
+    """Packs the weights and activations of a trained masked-binary model into bits.
+
+    Args:
+        model: trained with `MBUQuantize` or made by `prepare`, all gates at 1. It is copied and left as it is.
+        example_input: float32 `[N, C, H, W]` that the model accepts; the result takes other sizes too.
+        fuse: fold thresholds and move bits instead of floats. False keeps every float operation of the trained
+            network in its place, and packs the convolutions only.
+
+    Returns:
+        The packed model, on the CPU, in evaluation mode.
+
+    Raises:
+        TypeError: `example_input` is not a float32 tensor.
+        ValueError: no quantized layer, a layer that is not fully quantized, NaN or infinite values, or an input
+            that the model does not accept.
+    """
+    layers = _checked_layers(model)
+    if not isinstance(example_input, Tensor) or example_input.dtype != torch.float32:
+        found = example_input.dtype if isinstance(example_input, Tensor) else type(example_input).__name__
+        raise TypeError(f"example_input is {found}; give a float32 tensor [N, C, H, W].")
+    kinds = {name: layer.kind for name, layer in layers.items()}
+    module = _export(pack_layers(model), example_input)
+    _mark(module)
+    passes.clean(module)
+    passes.merge_packs(module)
+    if fuse:
+        passes.lift_packs(module)
+        passes.merge_packs(module)
+        passes.fold_convolution_thresholds(module)
+        passes.fold_activation_thresholds(module)
+        passes.merge_packs(module)
+    packed_layers = lay_out_weights(module, kinds)
+    spec = InputSpec(example_input.shape[1], _size_multiple(module, example_input))
+    return PackedModel(module, packed_layers, spec)
+
+
+def _checked_layers(model: nn.Module) -> dict[str, QuantizedConvolution]:
+    layers = dict(quantized_layers(model))
+    if not layers:
+        raise ValueError(
+            "this model has no masked-binary layers to pack. Train it with MBUQuantize(), "
+            "or apply prepare(model, make_plan(model, example_input)) first."
+        )
+    unfinished = [f"{name} (gate {float(layer.gate):g})" for name, layer in layers.items() if layer.gate != 1]
+    if unfinished:
+        raise ValueError(
+            f"{len(unfinished)} of {len(layers)} layers are not fully quantized yet: {', '.join(unfinished[:3])}. "
+            "Convert after training has reached its last phase, or set the gates: layer.gate.fill_(1)."
+        )
+    for name, tensor in model.state_dict().items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise ValueError(
+                f"{name!r} has NaN or infinite values; no threshold can be found for them. "
+                "Restore the last good checkpoint."
+            )
+    return layers
+
+
+@torch.no_grad()
+def pack_layers(model: nn.Module) -> nn.Module:
+    """A copy of `model`, on the CPU in evaluation mode, with a `PackedConv2d` for each masked-binary layer.
+
+    Right by itself: every other operation stays as it is.
+    """
+    packed = copy.deepcopy(model).cpu().eval()
+    modules = dict(packed.named_modules(remove_duplicate=False))
+    replacements = {id(m): pack_layer(m) for m in modules.values() if isinstance(m, QuantizedConvolution)}
+    if isinstance(packed, QuantizedConvolution):
+        return replacements[id(packed)]
+    for name, module in modules.items():
+        if id(module) in replacements:
+            owner, _, attribute = name.rpartition(".")
+            setattr(packed.get_submodule(owner), attribute, replacements[id(module)])
+    return packed
+
+
+@torch.no_grad()
+def pack_layer(layer: QuantizedConvolution) -> PackedConv2d:
+    """The packed counterpart of one trained layer."""
+    transposed = isinstance(layer, nn.ConvTranspose2d)
+    assert isinstance(layer, nn.Conv2d | nn.ConvTranspose2d)
+    weight = layer.quantized_weight().to(torch.int8)
+    padding = layer.padding
+    if isinstance(padding, str):  # "valid", or "same" with odd extents (a plan leaves others float)
+        extents = [d * (k - 1) for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
+        padding = tuple(e // 2 for e in extents) if padding == "same" else (0, 0)
+    scale = layer.effective_scale()
+    has_threshold = layer.learns_threshold
+    return PackedConv2d(
+        pack_weight(weight.transpose(0, 1) if transposed else weight),
+        layer.in_channels,
+        threshold=layer.threshold.detach().float().clone() if has_threshold else None,
+        scale=None if scale is None else scale.detach().float().clone(),
+        bias=None if layer.bias is None else layer.bias.detach().float().clone(),
+        stride=layer.stride,
+        padding=padding,
+        dilation=layer.dilation,
+        transposed=transposed,
+        output_padding=layer.output_padding,
+    )
+
+
+def _export(model: nn.Module, example_input: Tensor) -> GraphModule:
+    # Batch 2: export would otherwise take a batch of 1 for a constant.
+    example = example_input.detach().cpu()
+    example = torch.cat([example, example])[:2].contiguous() if len(example) else example.new_zeros(2, *example.shape[1:])
+    try:
+        with torch.no_grad():
+            dynamic = {0: Dim.AUTO, 2: Dim.AUTO, 3: Dim.AUTO}
+            program = torch.export.export(model, (example,), dynamic_shapes=(dynamic,))
+            module = program.module()
+    except Exception as error:
+        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ValueError(
+            f"the model cannot be exported with an input of shape {tuple(example_input.shape)}: {first_line} "
+            "Give an input that model(example_input) accepts, and keep Python control flow on tensor values "
+            "out of forward."
+        ) from error
+    assert isinstance(module, GraphModule)
+    return _plain(module)
+
+
+def _plain(module: GraphModule) -> GraphModule:
+    """Without what export wraps around a graph: its own call convention, and a `train` that raises."""
+    output = next(node for node in module.graph.nodes if node.op == "output")
+    specification = module.graph._codegen.pytree_info.out_spec  # type: ignore[attr-defined]
+    output.args = (tree_unflatten(output.args[0], specification),)
+    module.graph.set_codegen(CodeGen())
+    for node in list(module.graph.nodes):
+        if node.op == "call_module":  # `_guards_fn`: shape guards; PackedModel checks its input itself
+            module.graph.erase_node(node)
+    return GraphModule(module, module.graph)
+
+
+def _mark(module: GraphModule) -> None:
+    """Notes on each packed convolution which layer it is, and on each pack how its channels lie in words."""
+    for node in module.graph.nodes:
+        if is_call(node, *CONVOLUTIONS):
+            weight = node.args[1]
+            node.meta["layer"] = str(weight.target).rpartition(".")[0]
+            # From here to `lay_out_weights` the node holds the neutral planes, not a processor's layout.
+            with module.graph.inserting_before(node):
+                planes = module.graph.get_attr(f"{node.meta['layer']}.planes")
+            node.replace_input_with(weight, planes)
+        elif is_call(node, mbu.pack.default):
+            node.meta["segments"] = (int(node.args[0].meta["val"].shape[1]),)
+
+
+def _size_multiple(module: GraphModule, example_input: Tensor) -> int:
+    """The smallest power of two that height and width must be multiples of, found by trying small images."""
+    channels, *size = example_input.shape[1:]
+    for height, width in (_SMALL_SIZE, size):
+        multiple = 1
+        while multiple <= min(height, width):
+            try:
+                with torch.no_grad():
+                    module(torch.zeros(1, channels, height + multiple, width + multiple))
+                return multiple
+            except RuntimeError:
+                multiple *= 2
+    raise ValueError(
+        f"the packed model runs at no size near {size[0]}x{size[1]}. "
+        "Give an example input whose height and width are equal powers of two, such as 256x256."
+    )

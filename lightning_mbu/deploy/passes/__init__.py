@@ -1,0 +1,10 @@
+"""Graph rewrites, each a small function `GraphModule -> bool` (whether it changed anything).
+
+A pattern that no pass knows stays as the trained network computes it: right, only slower.
+"""
+
+from .cleanup import clean as clean
+from .fold_thresholds import fold_activation_thresholds as fold_activation_thresholds
+from .fold_thresholds import fold_convolution_thresholds as fold_convolution_thresholds
+from .lift_packs import lift_packs as lift_packs
+from .lift_packs import merge_packs as merge_packs

@@ -1,0 +1,139 @@
+"""Binarize before data is moved: max-pool, concat, upsampling and ReLU then work on bits, or not at all.
+
+    pack(max_pool(x), t)  = OR-pool(pack(x, t))          sign is monotone, so it commutes with max
+    pack(concat(a, b), t) = concat(pack(a, t_a), pack(b, t_b))
+    pack(nearest(x), t)   = nearest(pack(x, t))          pixels only move
+    pack(relu(x), t)      = pack(x, t) where t > 0; where t <= 0 every value passes: t' = -inf
+
+Each applies only when all readers are packs; otherwise the float tensor is needed anyway.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule, Node
+
+from ..graph import aten, channels_of, finish, is_call, mbu, new_pack, threshold_of
+
+_MAX_POOL = aten.max_pool2d.default
+_NEAREST = (aten.upsample_nearest2d.vec, aten.upsample_nearest2d.default)
+
+
+def lift_packs(module: GraphModule) -> bool:
+    """Lifts every pack as far up as these rules reach; returns whether any moved."""
+    moved = False
+    while _lift_once(module):
+        moved = True
+    if moved:
+        finish(module)
+    return moved
+
+
+def _lift_once(module: GraphModule) -> bool:
+    for node in module.graph.nodes:
+        rule = next((rule for targets, rule in _RULES if is_call(node, *targets)), None)
+        packs = [user for user in node.users if _is_plain_pack(user)]
+        if rule is None or not packs or len(packs) != len(node.users):
+            continue
+        lifted = False
+        for pack in packs:
+            with module.graph.inserting_before(pack):
+                bits = rule(module, node, threshold_of(module, pack))
+            if bits is not None:
+                pack.replace_all_uses_with(bits)
+                module.graph.erase_node(pack)
+                lifted = True
+        if lifted:
+            return True
+    return False
+
+
+def _is_plain_pack(node: Node) -> bool:
+    return is_call(node, mbu.pack.default) and (len(node.args) < 3 or node.args[2] is None)
+
+
+def _through_max_pool(module: GraphModule, pool: Node, threshold: Tensor) -> Node | None:
+    source, kernel, *rest = pool.args
+    assert isinstance(source, Node)
+    stride, padding, dilation, ceil_mode = [*rest, *([], [0, 0], [1, 1], False)[len(rest) :]]
+    kernel, padding, dilation = (_pair(value) for value in (kernel, padding, dilation))
+    bits = new_pack(module, source, threshold)
+    pooled = module.graph.call_function(
+        mbu.max_pool2d.default, (bits, kernel, _pair(stride) or kernel, padding, dilation, ceil_mode)
+    )
+    pooled.meta["segments"] = bits.meta["segments"]
+    return pooled
+
+
+def _pair(value: object) -> list[int]:
+    values = list(value) if isinstance(value, list | tuple) else [value]
+    return values * 2 if len(values) == 1 else values  # type: ignore[return-value]
+
+
+def _through_concat(module: GraphModule, concat: Node, threshold: Tensor) -> Node | None:
+    parts = concat.args[0]
+    dimension = concat.args[1] if len(concat.args) > 1 else 0
+    assert isinstance(parts, list | tuple)
+    if dimension not in (1, -3):
+        return None
+    nodes = [part for part in parts if isinstance(part, Node)]
+    sizes = [channels_of(part) for part in nodes]
+    bits = [
+        new_pack(module, part, piece) for part, piece in zip(nodes, threshold.split(sizes), strict=True)
+    ]
+    joined = module.graph.call_function(aten.cat.default, (bits, 3))
+    joined.meta["segments"] = tuple(sizes)
+    return joined
+
+
+def _through_nearest(module: GraphModule, upsample: Node, threshold: Tensor) -> Node | None:
+    source, *sizes = upsample.args
+    assert isinstance(source, Node)
+    graph = module.graph
+    bits = new_pack(module, source, threshold)
+    # The float kernel moves whole words: same operation, same rounding of pixel positions, no arithmetic on data.
+    words = graph.call_function(aten.permute.default, (bits, [0, 3, 1, 2]))
+    opaque = graph.call_function(aten.view.dtype, (words, torch.float32))
+    moved = graph.call_function(upsample.target, (opaque, *sizes))  # type: ignore[arg-type]
+    words = graph.call_function(aten.view.dtype, (moved, torch.int32))
+    result = graph.call_function(aten.permute.default, (words, [0, 2, 3, 1]))
+    result.meta["segments"] = bits.meta["segments"]
+    return result
+
+
+def _through_relu(module: GraphModule, relu: Node, threshold: Tensor) -> Node | None:
+    source = relu.args[0]
+    assert isinstance(source, Node)
+    return new_pack(module, source, torch.where(threshold > 0, threshold, -torch.inf))
+
+
+_RULES: tuple[tuple[tuple, Callable[[GraphModule, Node, Tensor], Node | None]], ...] = (
+    ((_MAX_POOL,), _through_max_pool),
+    ((aten.cat.default,), _through_concat),
+    (_NEAREST, _through_nearest),
+    ((aten.relu.default,), _through_relu),
+)
+
+
+def merge_packs(module: GraphModule) -> bool:
+    """Packs of one tensor with equal thresholds become one; so do equal pools behind them."""
+    merged = False
+    seen: dict[tuple, Node] = {}
+    for node in list(module.graph.nodes):
+        if _is_plain_pack(node):
+            key = (node.args[0], tuple(threshold_of(module, node).tolist()))
+        elif is_call(node, mbu.max_pool2d.default):
+            key = (node.args[0], repr(node.args[1:]))
+        else:
+            continue
+        first = seen.setdefault(key, node)
+        if first is not node:
+            node.replace_all_uses_with(first)
+            module.graph.erase_node(node)
+            merged = True
+    if merged:
+        finish(module)
+    return merged

@@ -1,0 +1,239 @@
+"""verify: proves, on real images, that the packed network computes the trained one's bits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from mbu_ops.backends import cpu_kernels
+from mbu_ops.packing import unpack_bits
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+from torch.fx import Interpreter, Node
+
+from ..layers import QuantizedConvolution
+from ..prepare import quantized_layers
+from .files import packed_size
+from .packed import PackedLayer, PackedModel
+
+
+@dataclass(frozen=True)
+class LayerCheck:
+    """Comparison of the bits that one layer reads.
+
+    Attributes:
+        name, kind: the layer.
+        bits: activation bits compared.
+        mismatches: bits that differ although the trained network's value is clear of the threshold.
+        at_rounding: bits that differ where the trained network's value lies within one rounding of the threshold.
+        zeros: share of masked weights.
+        bytes: size of its packed weight.
+        output: what leaves the layer: `"bits"`, or `"float"` where something else needs its values.
+    """
+
+    name: str
+    kind: str
+    bits: int
+    mismatches: int
+    at_rounding: int
+    zeros: float
+    bytes: int
+    output: str
+
+
+@dataclass(frozen=True)
+class Verification:
+    """Result of `verify`; print it for a table.
+
+    Attributes:
+        layers: one entry per packed convolution.
+        output_difference: largest |packed - trained| over the model's output.
+        float_bytes: size of the trained model's parameters and buffers.
+        packed_bytes: size of the packed file.
+        kernel: CPU kernel in use.
+    """
+
+    layers: tuple[LayerCheck, ...]
+    output_difference: float
+    float_bytes: int
+    packed_bytes: int
+    kernel: str
+
+    @property
+    def mismatches(self) -> int:
+        """Wrong bits over all layers."""
+        return sum(layer.mismatches for layer in self.layers)
+
+    @property
+    def at_rounding(self) -> int:
+        """Bits that differ within one rounding of a threshold, over all layers."""
+        return sum(layer.at_rounding for layer in self.layers)
+
+    @property
+    def ok(self) -> bool:
+        """No wrong bit."""
+        return self.mismatches == 0
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "ok": self.ok, "mismatches": self.mismatches, "at_rounding": self.at_rounding}
+
+    def __rich__(self) -> Table:
+        total = sum(layer.bits for layer in self.layers)
+        verdict = "bit-exact" if self.ok and not self.at_rounding else ("exact up to rounding" if self.ok else "WRONG")
+        table = Table(
+            title=(
+                f"{verdict}: {self.mismatches} wrong and {self.at_rounding} rounded differently of {total:,} bits; "
+                f"output differs by at most {self.output_difference:.3g}\n"
+                f"{self.float_bytes / 1e6:.2f} MB float -> {self.packed_bytes / 1e6:.3f} MB packed "
+                f"({self.float_bytes / self.packed_bytes:.1f}x smaller), kernel {self.kernel}"
+            ),
+            title_justify="left",
+        )
+        for heading in ("layer", "kind", "bits compared", "wrong", "rounded", "zeros", "bytes", "output"):
+            table.add_column(heading, justify="left" if heading in ("layer", "kind", "output") else "right")
+        for x in self.layers:
+            table.add_row(
+                x.name, x.kind, f"{x.bits:,}", str(x.mismatches), str(x.at_rounding),
+                f"{x.zeros:.0%}" if x.kind == "masked" else "", f"{x.bytes:,}", x.output,
+                style="bold red" if x.mismatches else None,
+            )  # fmt: skip
+        return table
+
+    def __str__(self) -> str:
+        console = Console(width=130, no_color=True)
+        with console.capture() as capture:
+            console.print(self)
+        return capture.get()
+
+
+@torch.no_grad()
+def verify(model: nn.Module, packed: PackedModel, batch: Tensor) -> Verification:
+    """Runs both networks and compares every activation bit that a packed convolution reads.
+
+    Args:
+        model: the trained model that `packed` was converted from; left as it is.
+        packed: result of `convert` or `load`.
+        batch: float32 `[N, C, H, W]`, images as the model sees them.
+
+    Raises:
+        ValueError: `packed` does not come from `model`.
+    """
+    names = {name for name, _ in quantized_layers(model)}
+    missing = sorted({layer.name for layer in packed.layers} ^ names)
+    if missing:
+        raise ValueError(
+            f"trained and packed model differ in their layers: {', '.join(missing[:5])}. "
+            "Verify a packed model against the model it was converted from."
+        )
+    modes = {module: module.training for module in model.modules()}
+    device = next(model.parameters()).device
+    try:
+        model.eval()
+        with _record_inputs(model) as inputs:
+            expected = model(batch.to(device))
+    finally:
+        for module, training in modes.items():
+            module.training = training
+    recorder = _BitRecorder(packed)
+    found = recorder.run(batch)
+    checks = []
+    calls: dict[str, int] = {}
+    modules = dict(quantized_layers(model))
+    for layer, bits in recorder.bits:
+        call = calls[layer.name] = calls.get(layer.name, -1) + 1
+        checks.append(_check(layer, modules[layer.name], bits, inputs[layer.name][call].cpu(), packed))
+    difference = max((a.cpu() - b).abs().max().item() for a, b in zip(_tensors(expected), _tensors(found), strict=True))
+    return Verification(
+        tuple(checks),
+        output_difference=difference,
+        float_bytes=_float_bytes(model),
+        packed_bytes=packed_size(packed),
+        kernel=next(kernel.name for kernel in cpu_kernels() if kernel.selected),
+    )
+
+
+def _float_bytes(model: nn.Module) -> int:
+    """Bytes of the float network: everything that is saved, without what `prepare` added."""
+    added = {
+        id(value)
+        for _, layer in quantized_layers(model)
+        for value in (layer.scale, layer.threshold, *layer.weight_quantizer.parameters())
+    }
+    tensors = (t for t in model.state_dict(keep_vars=True).values() if id(t) not in added)
+    return sum(t.numel() * t.element_size() for t in tensors)
+
+
+def _tensors(output: Any) -> list[Tensor]:
+    return [t for t in torch.utils._pytree.tree_leaves(output) if isinstance(t, Tensor)]
+
+
+@contextmanager
+def _record_inputs(model: nn.Module) -> Iterator[dict[str, list[Tensor]]]:
+    """Keeps what every masked-binary layer reads, call by call."""
+    inputs: dict[str, list[Tensor]] = {}
+    handles = [
+        layer.register_forward_pre_hook(
+            # A later in-place operation may overwrite it.
+            lambda module, args, kept=inputs.setdefault(name, []): kept.append(args[0].clone())
+        )
+        for name, layer in quantized_layers(model)
+    ]
+    try:
+        yield inputs
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+class _BitRecorder(Interpreter):
+    """Runs the packed graph and keeps the bits that every packed convolution reads."""
+
+    def __init__(self, packed: PackedModel):
+        super().__init__(packed.graph_module)
+        self.nodes = packed.convolution_nodes()
+        self.bits: list[tuple[PackedLayer, Tensor]] = []
+
+    def run_node(self, n: Node) -> Any:
+        if n in self.nodes:
+            source = n.args[0]
+            assert isinstance(source, Node)
+            self.bits.append((self.nodes[n], self.env[source]))
+        return super().run_node(n)
+
+
+def _check(
+    layer: PackedLayer, trained: QuantizedConvolution, bits: Tensor, x: Tensor, packed: PackedModel
+) -> LayerCheck:
+    threshold = trained.threshold.detach().cpu().to(x.dtype).view(1, -1, 1, 1)
+    expected = x - threshold >= 0
+    found = unpack_segments(bits, layer.segments).permute(0, 3, 1, 2)
+    wrong = expected != found
+    # One rounding: the spacing of floats at the larger of the two numbers that were compared.
+    spacing = torch.maximum(x.abs(), threshold.abs()) * torch.finfo(x.dtype).eps
+    close = (x - threshold).abs() <= spacing
+    weight = packed.weight(layer)
+    planes = getattr(packed.graph_module, layer.planes)
+    return LayerCheck(
+        name=layer.name,
+        kind=layer.kind,
+        bits=wrong.numel(),
+        mismatches=int((wrong & ~close).sum()),
+        at_rounding=int((wrong & close).sum()),
+        zeros=(weight == 0).float().mean().item(),
+        bytes=planes.numel() * planes.element_size() // (1 if layer.kind == "masked" else 2),
+        output="bits" if layer.fused else "float",
+    )
+
+
+def unpack_segments(bits: Tensor, segments: tuple[int, ...]) -> Tensor:
+    """int32 `[N, H, W, Cw]` -> bool `[N, H, W, C]`, each segment starting at a new word."""
+    parts, start = [], 0
+    for channels in segments:
+        words = -(-channels // 32)
+        parts.append(unpack_bits(bits[..., start : start + words], channels))
+        start += words
+    return torch.cat(parts, dim=-1)

@@ -1,0 +1,3 @@
+"""Networks that the papers describe, as plain float modules; `MBUQuantize` or `prepare` makes them masked-binary."""
+
+from .unet import MBUNet as MBUNet

@@ -1,0 +1,286 @@
+"""Plan: which layer becomes masked-binary, binary or stays float, in which order, and why."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+
+from .activations import read_activations
+from .cost import cost_scores, layer_cost
+from .roles import assign_roles, block_of
+from .trace import Operation, trace
+
+PLAN_VERSION = 1
+ORDERS = ("forward", "reverse", "cost", "all")
+
+
+@dataclass(frozen=True)
+class LayerPlan:
+    """The decision for one convolution.
+
+    Attributes:
+        name: dotted module name.
+        role: stem, encoder, decoder or head.
+        kind: `"masked"`, `"binary"` or `"float"`.
+        reason: why.
+        macs: multiply-adds at the plan's input shape.
+        weights: entries of the weight tensor.
+        cost: score of the layer's block (MBU-Net, Eq. 2); None where it is not ranked.
+        rank: place of the block, 1 = cheapest.
+        position: place in the conversion order, 0 first; None for float layers.
+        threshold: `"learned"` or `"zero"`: activation threshold of the layer's binarizer.
+        absorbs: activation that its binarizer takes the place of.
+    """
+
+    name: str
+    role: str
+    kind: str
+    reason: str
+    macs: int
+    weights: int
+    cost: float | None = None
+    rank: int | None = None
+    position: int | None = None
+    threshold: str = "zero"
+    absorbs: str = "none"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What becomes of each convolution of a model; see `make_plan`.
+
+    Attributes:
+        layers: in executed order.
+        bypassed: activation modules whose only readers are binarizers; these absorb them.
+        input_shape: shape of the example input.
+    """
+
+    layers: tuple[LayerPlan, ...]
+    bypassed: tuple[str, ...]
+    input_shape: tuple[int, ...]
+
+    @property
+    def quantized(self) -> tuple[LayerPlan, ...]:
+        """The layers that become binary or masked, in conversion order."""
+        return tuple(sorted((x for x in self.layers if x.kind != "float"), key=lambda x: x.position or 0))
+
+    @property
+    def one_bit_share(self) -> float:
+        """Share of all convolution multiply-adds that becomes one-bit, in [0, 1]."""
+        total = sum(layer.macs for layer in self.layers)
+        return sum(layer.macs for layer in self.quantized) / total if total else 0.0
+
+    def to_json(self) -> str:
+        return json.dumps({"version": PLAN_VERSION, **asdict(self)})
+
+    @classmethod
+    def from_json(cls, text: str) -> Plan:
+        """Reads `to_json` back.
+
+        Raises:
+            ValueError: not a plan, or one of a newer version.
+        """
+        try:
+            data = json.loads(text)
+            version = data["version"]
+            if version > PLAN_VERSION:
+                raise ValueError(
+                    f"the plan has version {version}; this lightning-mbu reads up to {PLAN_VERSION}. Upgrade it."
+                )
+            known = {field.name for field in fields(LayerPlan)}
+            layers = tuple(LayerPlan(**{k: v for k, v in layer.items() if k in known}) for layer in data["layers"])
+            return cls(layers, tuple(data["bypassed"]), tuple(data["input_shape"]))
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            raise ValueError(f"this is not a plan written by Plan.to_json: {error!r}") from error
+
+    def __rich__(self) -> Table:
+        size = "x".join(str(n) for n in self.input_shape)
+        table = Table(
+            title=f"Plan at input {size}: {self.one_bit_share:.1%} of the multiply-adds become one-bit",
+            title_justify="left",
+        )
+        for heading, justify in (
+            ("layer", "left"), ("role", "left"), ("becomes", "left"), ("order", "right"), ("cost", "right"),
+            ("rank", "right"), ("MMAC", "right"), ("weights", "right"), ("why", "left"),
+        ):  # fmt: skip
+            table.add_column(heading, justify=justify)  # type: ignore[arg-type]
+        for layer in self.layers:
+            table.add_row(
+                layer.name, layer.role, layer.kind, *("" if v is None else str(v) for v in (layer.position,)),
+                "" if layer.cost is None else f"{layer.cost:.3f}", "" if layer.rank is None else str(layer.rank),
+                f"{layer.macs / 1e6:,.1f}", f"{layer.weights:,}", layer.reason,
+                style="dim" if layer.kind == "float" else None,
+            )  # fmt: skip
+        return table
+
+    def __str__(self) -> str:
+        console = Console(width=150, no_color=True)
+        with console.capture() as capture:
+            console.print(self)
+        return capture.get()
+
+
+def make_plan(
+    model: nn.Module,
+    example_input: Tensor,
+    *,
+    masked: float | str = 2 / 3,
+    w_op: float = 0.5,
+    w_param: float = 0.5,
+    order: str = "forward",
+    thresholds: str = "auto",
+    min_channels: int = 8,
+    exclude: Sequence[str] = (),
+) -> Plan:
+    """Decides for each convolution whether it becomes masked-binary, binary or stays float.
+
+    First and last executed layers, heads, grouped and depthwise convolutions, squeeze-excite layers and layers with
+    few channels stay float. Of the blocks that remain, the cheapest are masked (MBU-Net, section 3.1.2); stem layers
+    behind the first convolution are always masked, as in the paper.
+
+    Args:
+        model: any module that takes one tensor.
+        example_input: `[N, C, H, W]`; sets the sizes that the costs refer to.
+        masked: share of the blocks to mask, cheapest first, in [0, 1]; or `"all"` or `"none"`.
+            The default masks 8 of the paper's 12.
+        w_op, w_param: weights of operations and parameters in the cost score (Eq. 2).
+        order: in which order layers become one-bit: `"forward"` (input to output), `"reverse"`, `"cost"`
+            (cheapest block first) or `"all"` (at once).
+        thresholds: `"auto"` learns an activation threshold where the layer's input is not known to be centred,
+            `"learned"` everywhere, `"zero"` nowhere.
+        min_channels: layers with fewer input or output channels stay float.
+        exclude: names of layers, or of modules that contain them, to leave float.
+
+    Raises:
+        ValueError: an option out of range, an excluded name that does not exist, an input that the model does not
+            accept, or a model in which nothing can be quantized.
+    """
+    _check_options(model, masked, order, thresholds, exclude)
+    traced = trace(model, example_input)
+    convolutions = {
+        name: calls
+        for name, calls in traced.convolutions().items()
+        if isinstance(model.get_submodule(name), nn.Conv2d | nn.ConvTranspose2d)
+    }
+    roles = assign_roles(convolutions)
+    layers = []
+    for name, calls in convolutions.items():
+        module = model.get_submodule(name)
+        assert isinstance(module, nn.Conv2d | nn.ConvTranspose2d)
+        cost = layer_cost(name, calls, module.weight.numel())
+        reason = _why_float(name, module, calls, roles, convolutions, min_channels, exclude)
+        layers.append(LayerPlan(name, roles[name], "float", reason, cost.macs, cost.weights))
+    candidates = [layer.name for layer in layers if not layer.reason]
+    if not candidates:
+        raise ValueError(
+            "this model has nothing to quantize: "
+            + ("; ".join(f"{x.name}: {x.reason}" for x in layers) if layers else "it has no convolutions")
+            + ". Lower min_channels or shorten `exclude` if one of these should be one-bit."
+        )
+    ranked = [name for name in candidates if roles[name] != "stem"]
+    scores = cost_scores(
+        [layer_cost(name, convolutions[name], model.get_submodule(name).weight.numel()) for name in ranked],  # type: ignore[operator,union-attr]
+        w_op, w_param,
+    )  # fmt: skip
+    share = {"all": 1.0, "none": 0.0}.get(masked, masked) if isinstance(masked, str) else masked
+    blocks = list(scores)
+    masked_blocks = set(blocks[: round(float(share) * len(blocks))])
+    activations = read_activations(traced, model, set(candidates))
+    positions = _positions(candidates, {name: scores.get(block_of(name), 0.0) for name in candidates}, order)
+
+    decided = []
+    for layer in layers:
+        if layer.reason:
+            decided.append(layer)
+            continue
+        block = block_of(layer.name)
+        source = activations.layers[layer.name]
+        in_mask = layer.role == "stem" or block in masked_blocks
+        if layer.role == "stem":
+            reason = "stem: always masked"
+        else:
+            reason = f"{'among' if in_mask else 'beyond'} the {len(masked_blocks)} cheapest blocks"
+        if share in (0.0, 1.0) and layer.role != "stem":
+            reason = "every block is masked" if share else "no block is masked"
+        decided.append(
+            replace(
+                layer,
+                kind="masked" if in_mask else "binary",
+                reason=reason,
+                cost=scores.get(block),
+                rank=blocks.index(block) + 1 if block in scores else None,
+                position=positions[layer.name],
+                threshold=("zero" if source.centred else "learned") if thresholds == "auto" else thresholds,
+                absorbs=source.absorbs,
+            )
+        )
+    return Plan(tuple(decided), activations.bypassed, tuple(example_input.shape))
+
+
+def _check_options(
+    model: nn.Module, masked: float | str, order: str, thresholds: str, exclude: Iterable[str]
+) -> None:
+    if isinstance(masked, str) and masked not in ("all", "none"):
+        raise ValueError(f"masked={masked!r} must be a share between 0 and 1, 'all' or 'none'.")
+    if not isinstance(masked, str) and not 0 <= masked <= 1:
+        raise ValueError(f"masked={masked} must be a share between 0 and 1, 'all' or 'none'.")
+    if order not in ORDERS:
+        raise ValueError(f"order={order!r} is unknown; choose one of {', '.join(ORDERS)}.")
+    if thresholds not in ("auto", "learned", "zero"):
+        raise ValueError(f"thresholds={thresholds!r} is unknown; choose auto, learned or zero.")
+    names = {name for name, _ in model.named_modules()}
+    missing = [name for name in exclude if name not in names]
+    if missing:
+        raise ValueError(f"exclude names {missing}, which this model does not have; its modules are {sorted(names)}.")
+
+
+def _why_float(
+    name: str,
+    module: nn.Conv2d | nn.ConvTranspose2d,
+    calls: list[Operation],
+    roles: dict[str, str],
+    convolutions: dict[str, list[Operation]],
+    min_channels: int,
+    exclude: Sequence[str],
+) -> str:
+    """The reason to leave a layer float, or `""`."""
+    if any(name == part or name.startswith(part + ".") for part in exclude):
+        return "excluded by name"
+    if name == min(convolutions, key=lambda other: convolutions[other][0].index):
+        return "first executed layer: reads the image"
+    if roles[name] == "head":
+        return "head: writes the prediction"
+    if module.groups == module.in_channels > 1:
+        return "depthwise: too few products per output to gain"
+    if module.groups > 1:
+        return f"grouped ({module.groups}): no packed kernel yet"
+    if module.padding_mode != "zeros":
+        return f"padding mode {module.padding_mode!r}: only zero padding is packed"
+    if all(op.shape[2:] == (1, 1) for op in calls):
+        return "squeeze-excite or global: one pixel, nothing to gain"
+    few = min(module.in_channels, module.out_channels)
+    if few < min_channels:
+        return f"{few} channels: fewer than min_channels={min_channels}"
+    if not torch.isfinite(module.weight).all():
+        raise ValueError(
+            f"layer {name!r} has NaN or infinite weights; a sign cannot be taken of them. "
+            "Restore the last good checkpoint and lower the learning rate."
+        )
+    return ""
+
+
+def _positions(names: list[str], cost: dict[str, float], order: str) -> dict[str, int]:
+    """Layer -> place in the conversion order; `names` in executed order."""
+    if order == "all":
+        return dict.fromkeys(names, 0)
+    if order == "reverse":
+        names = names[::-1]
+    elif order == "cost":
+        names = sorted(names, key=lambda name: cost[name])
+    return {name: place for place, name in enumerate(names)}

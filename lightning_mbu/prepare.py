@@ -1,0 +1,87 @@
+"""The module surgery: a Plan applied to a model, in place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from torch import nn
+
+from .layers import QuantizedConvolution, quantize_layer
+from .plan import Plan
+
+
+class AbsorbedActivation(nn.Identity):
+    """Stands where an activation stood that the binarizers behind it have taken over."""
+
+    def __init__(self, activation: str):
+        super().__init__()
+        self.activation = activation
+
+    def extra_repr(self) -> str:
+        return self.activation
+
+
+def prepare(
+    model: nn.Module,
+    plan: Plan,
+    *,
+    mask_rule: str = "twn",
+    sparsity: float = 0.5,
+    scale: bool = True,
+    estimator: str = "clipped",
+) -> nn.Module:
+    """Replaces the layers that `plan` names by masked-binary ones, in place; applying it twice changes nothing more.
+
+    Latent weights are the model's own parameters under their old names; only keys are added. All gates are 1: the
+    model is fully quantized, ready for `convert`. `MBUQuantize` lowers them again while it trains.
+
+    Args:
+        model: the model that the plan was made for.
+        plan: see `make_plan`.
+        mask_rule, sparsity: how masked layers choose their zeros (`quantizers.MaskedWeight`).
+        scale: learn a positive scale per output channel.
+        estimator: straight-through estimator of the activations (`quantizers.ESTIMATORS`).
+
+    Returns:
+        `model`.
+
+    Raises:
+        ValueError: the plan does not fit the model; nothing has been changed then.
+    """
+    modules = dict(model.named_modules(remove_duplicate=False))
+    missing = [x.name for x in plan.quantized if x.name not in modules]
+    missing += [name for name in plan.bypassed if name not in modules]
+    if missing:
+        raise ValueError(
+            f"the plan names {missing}, which this model does not have. "
+            "Make the plan from this model: make_plan(model, example_input)."
+        )
+    replacements: dict[int, nn.Module] = {}
+    for layer in plan.quantized:
+        module = modules[layer.name]
+        if isinstance(module, QuantizedConvolution):
+            if (module.kind, module.absorbs) != (layer.kind, layer.absorbs):
+                raise ValueError(
+                    f"layer {layer.name!r} is already {module.kind} and the plan wants {layer.kind}. "
+                    "Apply a new plan to a fresh float model."
+                )
+            continue
+        replacements[id(module)] = quantize_layer(
+            module, layer.kind, mask_rule=mask_rule, sparsity=sparsity, scale=scale, estimator=estimator,
+            threshold=layer.threshold, absorbs=layer.absorbs,
+        )  # fmt: skip
+    for name in plan.bypassed:
+        if not isinstance(modules[name], AbsorbedActivation):
+            replacements[id(modules[name])] = AbsorbedActivation(type(modules[name]).__name__)
+    for name, module in modules.items():
+        if id(module) in replacements and name:
+            owner, _, attribute = name.rpartition(".")
+            setattr(model.get_submodule(owner), attribute, replacements[id(module)])
+    return model
+
+
+def quantized_layers(model: nn.Module) -> Iterator[tuple[str, QuantizedConvolution]]:
+    """Name and module of every masked-binary layer in `model`."""
+    for name, module in model.named_modules():
+        if isinstance(module, QuantizedConvolution):
+            yield name, module

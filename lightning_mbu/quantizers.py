@@ -1,0 +1,180 @@
+"""Quantizers: float tensor -> few levels, each with its formula, its gradient and its paper.
+
+Pure functions of tensors. The `gate` (0 float, 1 quantized) is a tensor in every formula, so that one graph serves
+all phases of training: no recompilation, no parameter that is unused in some phase.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+
+def _sign(x: Tensor) -> Tensor:
+    """+1 where x >= 0, else -1. Ten times faster than `torch.where(x >= 0, 1.0, -1.0)` on a CPU."""
+    if torch.compiler.is_compiling():
+        return (x >= 0).to(x.dtype) * 2 - 1
+    return torch.ge(x, 0, out=torch.empty_like(x)).mul_(2).sub_(1)
+
+
+# Straight-through estimators: the derivative that stands in for that of sign(x), as a factor of the gradient.
+
+
+def clipped(x: Tensor) -> Tensor:
+    """1 where |x| <= 1, else 0 (BinaryConnect / BNN, arXiv:1602.02830)."""
+    return (x.abs() <= 1).to(x.dtype)
+
+
+def approx_sign(x: Tensor) -> Tensor:
+    """2 - 2|x| where |x| <= 1, else 0: the slope of a quadratic sign (Bi-Real Net, arXiv:1808.00278)."""
+    return (2 - 2 * x.abs()).clamp_min_(0)
+
+
+def tanh_slope(x: Tensor) -> Tensor:
+    """1 - tanh(x)^2: a smooth bump that never reaches 0 (IR-Net's estimator at its start, arXiv:1909.10788)."""
+    return 1 - torch.tanh(x).square_()
+
+
+ESTIMATORS: dict[str, Callable[[Tensor], Tensor]] = {
+    "clipped": clipped,
+    "approx_sign": approx_sign,
+    "tanh": tanh_slope,
+}
+
+# Activations that sign() makes superfluous: what each computes in the float phase, and its derivative.
+# All are 0 at 0 and monotone, so sign(activation(x)) carries no more than sign(x).
+_ABSORBABLE: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
+    "none": (lambda x: x, torch.ones_like),
+    "relu": (torch.relu, lambda x: (x > 0).to(x.dtype)),
+    "relu6": (nn.functional.relu6, lambda x: ((x > 0) & (x < 6)).to(x.dtype)),
+}
+ABSORBABLE = tuple(_ABSORBABLE)
+
+
+class _GatedSign(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor, threshold: Tensor, gate: Tensor, estimator: str, absorbs: str) -> Tensor:
+        ctx.save_for_backward(x, threshold, gate)
+        ctx.estimator, ctx.absorbs = estimator, absorbs
+        return torch.lerp(_ABSORBABLE[absorbs][0](x), _sign(x - threshold), gate.to(x.dtype))
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        x, threshold, gate = ctx.saved_tensors
+        gate = gate.to(x.dtype)
+        quantized = grad * ESTIMATORS[ctx.estimator](x - threshold) * gate
+        grad_threshold = None
+        if ctx.needs_input_grad[1]:
+            grad_threshold = -quantized.sum((0, 2, 3), keepdim=True)
+        if ctx.absorbs == "none":
+            grad_x = torch.addcmul(quantized, grad, 1 - gate)
+        else:
+            grad_x = torch.addcmul(quantized, grad * (1 - gate), _ABSORBABLE[ctx.absorbs][1](x))
+        return grad_x, grad_threshold, None, None, None
+
+
+def binarize_activation(
+    x: Tensor, threshold: Tensor, gate: Tensor, estimator: str = "clipped", absorbs: str = "none"
+) -> Tensor:
+    """lerp(activation(x), sign(x - threshold), gate), with sign(0) = +1.
+
+    Gradient: `gate * STE(x - threshold) + (1 - gate) * activation'(x)`; that of the threshold is the negative of
+    the first part, summed over its channel (ReActNet's RSign, arXiv:2003.03488).
+
+    Args:
+        x: `[N, C, H, W]`.
+        threshold: `[1, C, 1, 1]`.
+        gate: scalar tensor in [0, 1].
+        estimator: a name in `ESTIMATORS`.
+        absorbs: the activation that the binarizer replaces, a name in `ABSORBABLE`: it acts in the float phase
+            and fades as the gate rises.
+    """
+    return _GatedSign.apply(x, threshold, gate, estimator, absorbs)
+
+
+class _BinarySign(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, w: Tensor) -> Tensor:
+        ctx.save_for_backward(w)
+        return _sign(w)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        (w,) = ctx.saved_tensors
+        return grad * clipped(w)
+
+
+class _MaskedSign(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, w: Tensor, delta: Tensor, window: Tensor) -> Tensor:
+        ctx.save_for_backward(w, delta, window)
+        return torch.sign(w) * (w.abs() > delta)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        w, delta, window = ctx.saved_tensors
+        grad_delta = None
+        if ctx.needs_input_grad[1]:
+            # Raising delta removes sign(w) where |w| passes it; the step is read as a ramp `window` wide.
+            near = (w.abs() - delta).abs() <= window / 2
+            grad_delta = -(grad * torch.sign(w) * near).sum() / window
+        return grad * clipped(w), grad_delta, None
+
+
+class BinaryWeight(nn.Module):
+    """sign(w), with sign(0) = +1; gradient 1 where |w| <= 1, else 0 (arXiv:1602.02830)."""
+
+    kind, precision = "binary", 1
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """Any shape -> same shape and dtype, values in {-1, +1}."""
+        return _BinarySign.apply(weight)
+
+
+class MaskedWeight(nn.Module):
+    """sign(w) where |w| > delta, else 0; gradient 1 where |w| <= 1, else 0.
+
+    delta, for the whole layer, by `rule`:
+        "twn":       0.7 * mean |w| (Ternary Weight Networks, arXiv:1605.04711)
+        "learned":   |factor| * mean |w|, `factor` trained from 0.7
+        "sparsity":  the value below which the share `sparsity` of all |w| lies
+
+    Args:
+        rule: one of the three.
+        sparsity: share of zeros in [0, 1), for rule "sparsity" only.
+
+    Raises:
+        ValueError: unknown rule, or a share outside [0, 1).
+    """
+
+    kind, precision = "masked", 2
+    rules = ("twn", "learned", "sparsity")
+
+    def __init__(self, rule: str = "twn", sparsity: float = 0.5):
+        super().__init__()
+        if rule not in self.rules:
+            raise ValueError(f"mask rule {rule!r} is unknown; choose one of {', '.join(self.rules)}.")
+        if not 0 <= sparsity < 1:
+            raise ValueError(f"sparsity={sparsity} must be a share of zeros in [0, 1).")
+        self.rule, self.sparsity = rule, sparsity
+        if rule == "learned":
+            self.factor = nn.Parameter(torch.tensor(0.7))
+
+    def delta(self, weight: Tensor) -> Tensor:
+        """The masking threshold for `weight`, a scalar tensor."""
+        magnitude = weight.detach().abs()
+        if self.rule == "sparsity":
+            zeros = int(self.sparsity * magnitude.numel())
+            return magnitude.flatten().kthvalue(zeros).values if zeros else magnitude.new_tensor(-1.0)
+        mean = magnitude.mean()
+        return self.factor.abs() * mean if self.rule == "learned" else 0.7 * mean
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """Any shape -> same shape and dtype, values in {-1, 0, +1}."""
+        window = weight.detach().abs().mean().clamp_min(torch.finfo(weight.dtype).tiny)
+        return _MaskedSign.apply(weight, self.delta(weight), window)
+
+    def extra_repr(self) -> str:
+        return self.rule if self.rule != "sparsity" else f"sparsity={self.sparsity}"

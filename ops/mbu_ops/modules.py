@@ -1,0 +1,74 @@
+"""Packed layers: float tensor in, float tensor out, bits in between. They need torch and this package alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+class PackedConv2d(nn.Module):
+    """A convolution, or transposed convolution, with packed weights that binarizes its own input.
+
+        y = scale * dot(sign(x - threshold), weight) + bias
+
+    `dot` is an exact integer; the two roundings behind it stand in the order of the trained layer.
+
+    Args:
+        planes: int32 `[2, OC, KH, KW, Cw]`, sign and mask (see `packing.pack_weight`).
+        in_channels: input channels that the planes' words hold.
+        threshold: float32 `[in_channels]`, or None for zero.
+        scale: float32 `[OC]`, or None for one.
+        bias: float32 `[OC]`, or None for zero.
+        stride, padding, dilation: height and width, as in `torch.nn.Conv2d`; padded zeros contribute nothing.
+        transposed: a transposed convolution; then `output_padding` applies too.
+    """
+
+    def __init__(
+        self,
+        planes: Tensor,
+        in_channels: int,
+        *,
+        threshold: Tensor | None = None,
+        scale: Tensor | None = None,
+        bias: Tensor | None = None,
+        stride: Sequence[int] = (1, 1),
+        padding: Sequence[int] = (0, 0),
+        dilation: Sequence[int] = (1, 1),
+        transposed: bool = False,
+        output_padding: Sequence[int] = (0, 0),
+    ):
+        super().__init__()
+        _, self.out_channels, *kernel_size, _ = planes.shape
+        self.in_channels = in_channels
+        self.kernel_size = kernel_size
+        self.stride, self.padding, self.dilation = list(stride), list(padding), list(dilation)
+        self.transposed, self.output_padding = transposed, list(output_padding)
+        self.register_buffer("planes", planes)
+        self.register_buffer("tiles", torch.ops.mbu.tile_weight(planes), persistent=False)
+        self.register_buffer("threshold", threshold)
+        self.register_buffer("scale", scale)
+        self.register_buffer("bias", bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Float `[N, in_channels, H, W]` -> float32 `[N, OC, H', W']`."""
+        bits = torch.ops.mbu.pack(x, self.threshold)
+        if self.transposed:
+            y = torch.ops.mbu.conv_transpose2d(
+                bits, self.tiles, self.out_channels, self.kernel_size, self.stride, self.padding,
+                self.output_padding, self.dilation,
+            )  # fmt: skip
+        else:
+            y = torch.ops.mbu.conv2d(
+                bits, self.tiles, self.out_channels, self.kernel_size, self.stride, self.padding, self.dilation
+            )
+        if self.scale is not None:
+            y = y * self.scale.view(1, -1, 1, 1)
+        if self.bias is not None:
+            y = y + self.bias.view(1, -1, 1, 1)
+        return y
+
+    def extra_repr(self) -> str:
+        kind = "transposed, " if self.transposed else ""
+        return f"{kind}{self.in_channels}, {self.out_channels}, kernel_size={tuple(self.kernel_size)}"
