@@ -1,0 +1,157 @@
+import pytest
+import segmentation_models_pytorch as smp
+import torch
+from torch import nn
+
+from lightning_mbu import Plan, make_plan
+from lightning_mbu.models import MBUNet
+
+
+class PlainUNet(nn.Module):
+    """A user's own little U-Net: in-place ReLUs, bilinear upsampling, squeeze-excite, a grouped and a thin layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Conv2d(3, 16, 3, padding=1)
+        self.relu = nn.ReLU(inplace=True)
+        self.down = nn.Sequential(nn.Conv2d(16, 32, 3, 2, 1), nn.BatchNorm2d(32), nn.ReLU(inplace=True))
+        self.depthwise = nn.Conv2d(32, 32, 3, padding=1, groups=32)
+        self.grouped = nn.Conv2d(32, 32, 1, groups=2)
+        self.squeeze = nn.Conv2d(32, 32, 1)
+        self.reflect = nn.Conv2d(32, 32, 3, padding=1, padding_mode="reflect")
+        self.thin = nn.Conv2d(32, 4, 1)
+        self.wide = nn.Conv2d(4 + 16, 16, 3, padding=1)
+        self.last = nn.Conv2d(16, 2, 1)
+
+    def forward(self, x):
+        skip = self.relu(self.first(x))
+        y = self.down(skip)
+        y = self.reflect(self.grouped(self.depthwise(y)))
+        y = y * self.squeeze(y.mean((2, 3), keepdim=True)).sigmoid()
+        y = nn.functional.interpolate(self.thin(y), scale_factor=2, mode="bilinear")
+        return self.last(self.wide(torch.cat([skip, y], 1)))
+
+
+def by_name(plan):
+    return {layer.name: layer for layer in plan.layers}
+
+
+def test_every_exclusion_has_its_reason():
+    reasons = {name: layer.reason for name, layer in by_name(make_plan(PlainUNet(), torch.empty(1, 3, 32, 32))).items()}
+    for name, words in {
+        "first": "first executed", "depthwise": "depthwise", "grouped": "grouped", "squeeze": "squeeze-excite",
+        "reflect": "padding mode", "thin": "4 channels", "last": "head",
+    }.items():  # fmt: skip
+        assert words in reasons[name], (name, reasons[name])
+
+
+def test_remaining_layers_become_one_bit_with_a_learned_threshold_where_input_is_not_centred():
+    layers = by_name(make_plan(PlainUNet(), torch.empty(1, 3, 32, 32)))
+    assert {name for name, layer in layers.items() if layer.kind != "float"} == {"down.0", "wide"}
+    assert layers["wide"].threshold == "learned"
+
+
+def test_relu_read_by_a_binarizer_alone_is_absorbed():
+    plan = make_plan(MBUNet(width=8), torch.empty(1, 3, 32, 32))
+    assert len(plan.bypassed) == len(plan.quantized) == 21
+    assert {layer.absorbs for layer in plan.quantized} == {"relu"}
+    assert {layer.threshold for layer in plan.quantized} == {"zero"}
+
+
+def test_relu_with_another_reader_stays():
+    class Shared(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.c = (nn.Conv2d(n, 16, 3, padding=1) for n in (3, 16, 16))
+            self.norm, self.relu = nn.BatchNorm2d(16), nn.ReLU()
+            self.head = nn.Conv2d(16, 1, 1)
+
+        def forward(self, x):
+            y = self.relu(self.norm(self.a(x)))
+            return self.head(self.c(self.b(y)) + y)
+
+    plan = make_plan(Shared(), torch.empty(1, 3, 16, 16))
+    assert plan.bypassed == ()
+    assert by_name(plan)["b"].threshold == "learned"
+
+
+@pytest.mark.parametrize("encoder, share", [("resnet34", 0.97), ("mobilenet_v2", 0.95)])
+def test_smp_unet_is_almost_wholly_one_bit(encoder, share):
+    plan = make_plan(smp.Unet(encoder, encoder_weights=None), torch.empty(1, 3, 64, 64))
+    assert plan.one_bit_share > share
+    roles = {layer.role for layer in plan.layers}
+    assert roles == {"stem", "encoder", "decoder", "head"}
+
+
+@pytest.mark.parametrize("order, first, last", [
+    ("forward", "stem.conv2", "up4.block.conv2"), ("reverse", "up4.block.conv2", "stem.conv2"), ("cost", "stem.conv2", "down3.conv2"),
+])  # fmt: skip
+def test_orders(order, first, last):
+    plan = make_plan(MBUNet(width=8), torch.empty(1, 3, 32, 32), order=order)
+    assert (plan.quantized[0].name, plan.quantized[-1].name) == (first, last)
+
+
+@pytest.mark.parametrize("masked, kinds", [("all", {"masked"}), ("none", {"masked", "binary"}), (0.5, {"masked", "binary"})])
+def test_masked_share(masked, kinds):
+    plan = make_plan(MBUNet(width=8), torch.empty(1, 3, 32, 32), masked=masked)
+    assert {layer.kind for layer in plan.quantized} == kinds
+    if masked == "none":
+        assert [layer.name for layer in plan.quantized if layer.kind == "masked"] == ["stem.conv2"]
+
+
+def test_json_round_trip_and_table():
+    plan = make_plan(MBUNet(width=8), torch.empty(1, 3, 32, 32))
+    assert Plan.from_json(plan.to_json()) == plan
+    assert "up4.transpose" in str(plan) and "become one-bit" in str(plan)
+
+
+@pytest.mark.parametrize("text, words", [
+    ("{", "not a plan"), ("[1]", "not a plan"), ('{"version": 99}', "reads up to 1"), ('{"version": 1}', "not a plan"),
+])  # fmt: skip
+def test_bad_plan_files(text, words):
+    with pytest.raises(ValueError, match=words):
+        Plan.from_json(text)
+
+
+@pytest.mark.parametrize("options, words", [
+    ({"masked": 1.5}, "between 0 and 1"), ({"masked": "most"}, "'all' or 'none'"), ({"order": "random"}, "choose one of"),
+    ({"thresholds": "x"}, "auto, learned or zero"), ({"exclude": ["nose"]}, "does not have"), ({"min_channels": 999}, "nothing to quantize"),
+])  # fmt: skip
+def test_bad_options(options, words):
+    with pytest.raises(ValueError, match=words):
+        make_plan(MBUNet(width=8), torch.empty(1, 3, 32, 32), **options)
+
+
+def test_excluded_modules_stay_float():
+    plan = make_plan(MBUNet(width=8), torch.empty(1, 3, 32, 32), exclude=["up4"])
+    assert {layer.reason for layer in plan.layers if layer.name.startswith("up4.")} == {"excluded by name"}
+
+
+def test_input_that_does_not_fit():
+    with pytest.raises(ValueError, match=r"does not run on an example input of shape \(1, 4, 32, 32\)"):
+        make_plan(MBUNet(width=8), torch.empty(1, 4, 32, 32))
+    with pytest.raises(TypeError, match="give one tensor"):
+        make_plan(MBUNet(width=8), [1, 3, 32, 32])
+
+
+def test_model_without_convolutions():
+    with pytest.raises(ValueError, match="it has no convolutions"):
+        make_plan(nn.Identity(), torch.empty(1, 3, 8, 8))
+
+
+def test_nan_weights_are_named():
+    model = MBUNet(width=8)
+    with torch.no_grad():
+        model.down1.conv1.weight[0, 0, 0, 0] = torch.nan
+    with pytest.raises(ValueError, match=r"'down1.conv1' has NaN"):
+        make_plan(model, torch.empty(1, 3, 32, 32))
+
+
+def test_planning_leaves_the_model_as_it_was():
+    model = MBUNet(width=8).train()
+    model.down1.eval()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    make_plan(model, torch.empty(1, 3, 32, 32))
+    assert model.training and not model.down1.training and model.down2.training
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
