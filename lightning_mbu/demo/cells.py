@@ -197,7 +197,7 @@ def _fluorescence(
     mask = np.zeros((size, size), bool)
     signal = np.zeros((size, size), np.float32)
     grain = 1 + rng.uniform(0.08, 0.3) * _noise(rng, size, max(0.7, 0.16 * scene.radius))
-    spread = rng.uniform(0.2, 0.65)  # how unlike each other the nuclei are: from one dye to a mixed culture
+    spread = rng.uniform(0.25, 0.85)  # how unlike each other the nuclei are: from one dye to a mixed culture
     edge = scale * rng.uniform(0.8, 2.4)
     for shape in shapes:
         placed = _depth(shape, size, edge)
@@ -212,9 +212,9 @@ def _fluorescence(
         layer = brightness * inside * (0.62 + 0.38 * dome) * grain[window]
         signal[window] = np.maximum(signal[window], layer) + 0.35 * np.minimum(signal[window], layer)
         mask[window] |= depth > 0
-    haze = _strangers(rng, size, int(rng.integers(0, 5)), 0.8 * scene.radius, 1.6 * scene.radius)
+    haze = _strangers(rng, size, int(rng.integers(0, 8)), 0.8 * scene.radius, 1.6 * scene.radius)
     signal += ndimage.gaussian_filter(
-        _blobs(rng, haze, size, 1.0, rng.uniform(0.1, 0.4, len(haze))), 0.6 * scene.radius, truncate=3
+        _blobs(rng, haze, size, 1.0, rng.uniform(0.15, 0.7, len(haze))), 0.45 * scene.radius, truncate=3
     )
     specks = _strangers(rng, size, int(rng.integers(0, 7)), 0.6 * scale, 1.5 * scale)
     signal += _blobs(rng, specks, size, 1.0, rng.uniform(0.3, 1.3, len(specks)))
@@ -224,7 +224,7 @@ def _fluorescence(
     signal = ndimage.gaussian_filter(signal, scale * rng.uniform(0.3, 1.0)) + rng.uniform(0.05, 0.3) * glow + floor
     signal *= _light(rng, size, rng.uniform(0.1, 0.6))
     # Photons: the variance grows with the light; fewer photons make a grainier image. Then the camera's own noise.
-    photons = float(np.exp(rng.uniform(np.log(18), np.log(200))))
+    photons = float(np.exp(rng.uniform(np.log(7), np.log(150))))
     signal = rng.poisson(signal * photons).astype(np.float32) / photons
     signal += rng.uniform(0.005, 0.03) * rng.standard_normal((size, size), np.float32)
     exposure = rng.uniform(45, 150) / max(float(np.percentile(signal[mask], 80)) if mask.any() else 1.0, 0.1)
@@ -247,14 +247,14 @@ def _stained(rng: np.random.Generator, shapes: list[Shape], scene: Scene, size: 
         # Chromatin gathers at the membrane: many nuclei are pale inside with a dark rim, others are dark throughout.
         rim = np.exp(-np.square((depth - np.float32(1.2 * scale)) / np.float32(1.5 * scale)))
         open_chromatin = rng.random() < 0.5
-        dye = np.float32(np.exp(rng.normal(-0.75 if open_chromatin else -0.2, 0.25)))
+        dye = np.float32(np.exp(rng.normal(-0.9 if open_chromatin else -0.25, 0.3)))
         layer = inside * np.clip(dye * (1 + 0.25 * grain[window]) + (0.25 if open_chromatin else 0.08) * rim, 0.1, None)
         purple[window] = np.maximum(purple[window], layer) + 0.4 * np.minimum(purple[window], layer)
         mask[window] |= depth > 0
     # Nuclei above or below the focal plane leave a purple haze that is not in the mask.
     haze = _strangers(rng, size, int(rng.integers(1, 6)), 0.6 * scene.radius, 1.3 * scene.radius)
     purple += ndimage.gaussian_filter(
-        _blobs(rng, haze, size, 1.0, rng.uniform(0.15, 0.45, len(haze))), 0.35 * scene.radius, truncate=3
+        _blobs(rng, haze, size, 1.0, rng.uniform(0.2, 0.65, len(haze))), 0.3 * scene.radius, truncate=3
     )
     purple = ndimage.gaussian_filter(purple, scale * rng.uniform(0.3, 0.8))
     # Fibres: noise smeared along one direction, bent by a slow field so that the strands are not parallel.
