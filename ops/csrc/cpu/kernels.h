@@ -6,17 +6,23 @@
 
 namespace mbu {
 
+// One input word of an output pixel, and the weights that it meets.
+struct Conv2dStep {
+  int64_t source;  // words from the pixel's source
+  int64_t weight;  // words from the tile's start
+};
+
 // One call of a conv2d microkernel: `pixels` output pixels times the channel tiles [tile_begin, tile_end).
 // Pixels are a list, not a rectangle: a tile of pixels is full whatever the width of the image.
 struct Conv2dTile {
   int64_t pixels;
-  const Word* const* source;  // [pixels] the pixel's top left input word
-  const int64_t* target;      // [pixels] the pixel's first element in the output
-  const int32_t* border;      // [pixels] where the pixel's border class starts in `table`
-  int64_t taps;
-  const int64_t* tap_source;  // [taps] words from a pixel's source to the tap's input
-  const int64_t* tap_weight;  // [taps] words from a tile's start to the tap's weights
-  int64_t words;              // channel words
+  const Word* input;      // of the first pixel
+  const int64_t* source;  // [pixels] words from `input` to the pixel's top left input word
+  int64_t pixel_step;     // what `source` grows by within a row
+  const int64_t* target;  // [pixels] elements from `sums` or `bits` to the pixel's first output
+  const int32_t* border;  // [pixels] elements from `table` to the pixel's border class
+  int64_t steps;  // taps x channel words
+  const Conv2dStep* step;  // [steps]
   const Word* weight;         // tiles, see types.h
   int64_t weight_stride;      // words from one tile to the next
   int64_t tile_begin, tile_end;

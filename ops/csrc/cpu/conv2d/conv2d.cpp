@@ -10,6 +10,7 @@
 //
 // which the epilogue table holds, so the correction is free for every pixel.
 #include <algorithm>
+#include <atomic>
 #include <cstring>
 
 #include "cpu/conv2d/axis.h"
@@ -33,24 +34,48 @@ struct Pass {
   int64_t ring_stride;           // words of a scratch row
   int64_t band_rows, bands;      // rows of a band, bands per image
   int64_t first_item;
-  size_t first_tap;              // in Plan::tap_source and tap_weight
+  size_t first_step, steps;      // in Plan::steps
 };
 
 // Everything the threads share. Kept by the calling thread between calls, so that it stops allocating.
 struct Plan {
   Axis y, x;
   std::vector<Pass> passes;
-  std::vector<int64_t> tap_source, tap_weight;
+  std::vector<Conv2dStep> steps;
   Scratch table_memory, flip_memory;
   int32_t* table;
   Word* flip;
   int64_t tiles, splits, items;
+  uint64_t call;  // a number of its own for every call
 };
 
-// What a thread keeps for the band it works on.
+// What a thread keeps for the band it works on. The offsets of a band's pixels are the same for every band of a
+// pass, so they are listed once per thread and pass.
 struct BandMemory {
-  Scratch ring, source, target, border;
+  Scratch ring, border, offsets;
+  const int64_t *source, *target;
+  uint64_t call = 0;
+  const Pass* pass = nullptr;
+
+  void list_pixels(const Plan& plan, const Pass& of, int64_t step_h, int64_t step_w, int64_t out_row,
+                   int64_t out_pixel) {
+    if (call == plan.call && pass == &of) return;
+    call = plan.call;
+    pass = &of;
+    const int64_t pixels = of.band_rows * of.x->outputs;
+    auto* list = offsets.get<int64_t>(2 * pixels);
+    source = list;
+    target = list + pixels;
+    for (int64_t row = 0; row < of.band_rows; ++row) {
+      for (int64_t column = 0; column < of.x->outputs; ++column, ++list) {
+        list[0] = row * step_h + column * step_w;
+        list[pixels] = row * of.y->out_step * out_row + column * of.x->out_step * out_pixel;
+      }
+    }
+  }
 };
+
+std::atomic<uint64_t> calls{0};
 
 // table[class, plane, channel]: the correction-included nnz for sums; for bits, the largest count whose dot
 // product reaches the threshold: nnz - 2 * count >= threshold  <=>  count <= floor((nnz - threshold) / 2).
@@ -98,13 +123,16 @@ void plan_pass(const Conv2dParams& p, Pass& pass, Plan& plan) {
   pass.ring_stride = (x.input_end(x.outputs - 1) - x.input_begin(0)) * in.words;
   const int64_t stride_h = pass.ring ? pass.ring_stride : in.stride_h;
   const int64_t stride_w = pass.ring ? in.words : in.stride_w;
-  pass.first_tap = plan.tap_source.size();
+  pass.first_step = plan.steps.size();
   for (const AxisTap& ty : y.taps) {
     for (const AxisTap& tx : x.taps) {
-      plan.tap_source.push_back((ty.offset - y.first) * stride_h + (tx.offset - x.first) * stride_w);
-      plan.tap_weight.push_back((ty.kernel * p.kernel.w + tx.kernel) * in.words * 2 * kTileChannels);
+      const int64_t source = (ty.offset - y.first) * stride_h + (tx.offset - x.first) * stride_w;
+      const int64_t weight = (ty.kernel * p.kernel.w + tx.kernel) * in.words;
+      for (int64_t k = 0; k < in.words; ++k)
+        plan.steps.push_back({source + k, (weight + k) * 2 * kTileChannels});
     }
   }
+  pass.steps = plan.steps.size() - pass.first_step;
   pass.band_rows = std::clamp<int64_t>(kBandPixels / x.outputs, 1, y.outputs);
   pass.bands = (y.outputs + pass.band_rows - 1) / pass.band_rows;
   pass.band_rows = (y.outputs + pass.bands - 1) / pass.bands;
@@ -117,10 +145,10 @@ void make_plan(const Conv2dParams& p, Plan& plan) {
   plan.x.plan({p.input.width, p.output.w, p.kernel.w, p.stride.w, p.padding.w, p.dilation.w, p.transposed,
                p.zero_padding});
   const int64_t padded = p.weight.padded_channels(), planes = p.sums ? 1 : p.planes;
+  plan.call = calls.fetch_add(1, std::memory_order_relaxed) + 1;
   plan.tiles = padded / kTileChannels;
   plan.passes.clear();
-  plan.tap_source.clear();
-  plan.tap_weight.clear();
+  plan.steps.clear();
   int64_t table = 0, bands = 0;
   for (int64_t i = 0; i < plan.y.count; ++i) {
     for (int64_t j = 0; j < plan.x.count; ++j) {
@@ -202,33 +230,26 @@ void run_item(const Conv2dParams& p, const Plan& plan, int64_t item) {
     step_w = x.step * in.stride_w;
   }
 
-  const int64_t pixels = (row1 - row0) * x.outputs;
-  auto* source = memory.source.get<const Word*>(pixels);
-  auto* target = memory.target.get<int64_t>(pixels);
-  auto* border = memory.border.get<int32_t>(pixels);
   const int64_t planes = p.sums ? 1 : p.planes, padded = p.weight.padded_channels();
   const int64_t out_pixel = p.sums ? p.out_channels : planes * plan.tiles;
-  int64_t i = 0;
-  for (int64_t row = row0; row < row1; ++row) {
-    const Word* from = origin + (row - row0) * step_h;
-    const int64_t out_row = (n * p.output.h + y.out_base + row * y.out_step) * p.output.w + x.out_base;
+  memory.list_pixels(plan, pass, step_h, step_w, p.output.w * out_pixel, out_pixel);
+  auto* border = memory.border.get<int32_t>(pass.band_rows * x.outputs);
+  for (int64_t row = row0, i = 0; row < row1; ++row) {
     const int32_t border_row = y.border[static_cast<size_t>(row)] * x.classes;
-    for (int64_t column = 0; column < x.outputs; ++column, ++i, from += step_w) {
-      source[i] = from;
-      target[i] = (out_row + column * x.out_step) * out_pixel;
-      border[i] = static_cast<int32_t>((border_row + x.border[static_cast<size_t>(column)]) * planes * padded);
-    }
+    for (int32_t border_column : x.border)
+      border[i++] = static_cast<int32_t>((border_row + border_column) * planes * padded);
   }
+  const int64_t out_first = (n * p.output.h + y.out_base + row0 * y.out_step) * p.output.w + x.out_base;
 
   Conv2dTile tile{};
-  tile.pixels = pixels;
-  tile.source = source;
-  tile.target = target;
+  tile.pixels = (row1 - row0) * x.outputs;
+  tile.input = origin;
+  tile.source = memory.source;
+  tile.pixel_step = step_w;
+  tile.target = memory.target;
   tile.border = border;
-  tile.taps = static_cast<int64_t>(y.taps.size() * x.taps.size());
-  tile.tap_source = plan.tap_source.data() + pass.first_tap;
-  tile.tap_weight = plan.tap_weight.data() + pass.first_tap;
-  tile.words = in.words;
+  tile.steps = static_cast<int64_t>(pass.steps);
+  tile.step = plan.steps.data() + pass.first_step;
   tile.weight = p.weight.tiles();
   tile.weight_stride = p.weight.taps() * in.words * 2 * kTileChannels;
   tile.tile_begin = plan.tiles * split / plan.splits;
@@ -236,8 +257,8 @@ void run_item(const Conv2dParams& p, const Plan& plan, int64_t item) {
   tile.table = plan.table + pass.table;
   tile.channels = p.out_channels;
   tile.channels_padded = padded;
-  tile.sums = p.sums;
-  tile.bits = p.bits;
+  if (p.sums) tile.sums = p.sums + out_first * out_pixel;
+  if (p.bits) tile.bits = p.bits + out_first * out_pixel;
   tile.planes = planes;
   tile.out_words = plan.tiles;
   tile.flip = plan.flip;

@@ -4,8 +4,7 @@
 // Per pixel and channel word: broadcast the activation word (a load), twice vpternlogd for (a ^ sign) & mask,
 // vpopcntd and vpaddd. These 6 operations share two execution ports, so 3 cycles per 1024 products is the bound:
 // 341 multiply-adds per cycle. Carry-save adders in front of vpopcntd do not help: they trade one operation for
-// one. Pixels come as a list of addresses; reloading those costs load slots, of which the loop has plenty, and
-// buys full tiles for every width, stride and word count.
+// one. Pixels come as a list of offsets, so that tiles are full for every width, stride and word count.
 #include <immintrin.h>
 
 #include "cpu/kernels.h"
@@ -47,51 +46,88 @@ MBU_INLINE void finish_bits(const Conv2dTile& t, int64_t first, int64_t tile, co
       const int32_t* limit = limits + t.border[first + p];
       const __mmask16 a = _mm512_cmple_epi32_mask(low[p], load(limit));
       const __mmask16 b = _mm512_cmple_epi32_mask(high[p], load(limit + 16));
-      t.bits[t.target[first + p] + word] = _cvtmask32_u32(_mm512_kunpackw(b, a)) ^ flip;
+      Word* out = t.bits + t.target[first + p] + word;
+      if (flip == 0) {  // masks straight to memory: joining them would take the port that vpopcntd needs
+        _store_mask16(reinterpret_cast<__mmask16*>(out), a);
+        _store_mask16(reinterpret_cast<__mmask16*>(out) + 1, b);
+      } else {
+        *out = _cvtmask32_u32(_mm512_kunpackw(b, a)) ^ flip;
+      }
     }
   }
 }
 
-template <int kPixels>
+// kStride: distance in words between the pixels when it is the same for all and known to the compiler, which
+// saves 12 registers of addresses and their reloads (some 4 %); 0: any pixels.
+template <int kPixels, int kStride, bool kSums>
 MBU_INLINE void run_pixels(const Conv2dTile& t, int64_t first, int64_t tile) {
   __m512i low[kPixels], high[kPixels];
+  const Word* source[kPixels];
 #pragma GCC unroll 12
-  for (int p = 0; p < kPixels; ++p) low[p] = high[p] = _mm512_setzero_si512();
-  const Word* const* source = t.source + first;
-  const Word* tile_weight = t.weight + tile * t.weight_stride;
-  const int64_t words = t.words;
-  for (int64_t tap = 0; tap < t.taps; ++tap) {
-    const Word* w = tile_weight + t.tap_weight[tap];
-    const int64_t begin = t.tap_source[tap], end = begin + words;
-    for (int64_t k = begin; k < end; ++k, w += 2 * kTileChannels) {
-      const __m512i sign0 = load(w), sign1 = load(w + 16), mask0 = load(w + 32), mask1 = load(w + 48);
+  for (int p = 0; p < kPixels; ++p) {
+    low[p] = high[p] = _mm512_setzero_si512();
+    source[p] = kStride ? t.input + t.source[first] + p * kStride : t.input + t.source[first + p];
+  }
+  const Word* weight = t.weight + tile * t.weight_stride;
+  for (const Conv2dStep *step = t.step, *end = step + t.steps; step != end; ++step) {
+    const Word* w = weight + step->weight;
+    const int64_t at = step->source;
+    const __m512i sign0 = load(w), sign1 = load(w + 16), mask0 = load(w + 32), mask1 = load(w + 48);
 #pragma GCC unroll 12
-      for (int p = 0; p < kPixels; ++p) {
-        const __m512i a = _mm512_set1_epi32(static_cast<int>(source[p][k]));
-        const __m512i x = _mm512_ternarylogic_epi32(sign0, a, mask0, kAndOfXor);
-        const __m512i y = _mm512_ternarylogic_epi32(a, sign1, mask1, kAndOfXor);
-        low[p] = _mm512_add_epi32(low[p], _mm512_popcnt_epi32(x));
-        high[p] = _mm512_add_epi32(high[p], _mm512_popcnt_epi32(y));
-      }
+    for (int p = 0; p < kPixels; ++p) {
+      const __m512i a = _mm512_set1_epi32(static_cast<int>(source[p][at]));
+      const __m512i x = _mm512_ternarylogic_epi32(sign0, a, mask0, kAndOfXor);
+      const __m512i y = _mm512_ternarylogic_epi32(a, sign1, mask1, kAndOfXor);
+      low[p] = _mm512_add_epi32(low[p], _mm512_popcnt_epi32(x));
+      high[p] = _mm512_add_epi32(high[p], _mm512_popcnt_epi32(y));
+      // One pixel after the other: GCC would interleave them, run out of registers and spill counters.
+      __asm__ volatile("" : "+v"(low[p]), "+v"(high[p]));
     }
   }
-  if (t.sums)
+  if constexpr (kSums)
     finish_sums<kPixels>(t, first, tile, low, high);
   else
     finish_bits<kPixels>(t, first, tile, low, high);
 }
 
+template <int kStride, bool kSums>
+void run(const Conv2dTile& t) {
+  for (int64_t tile = t.tile_begin; tile < t.tile_end; ++tile) {
+    int64_t i = 0;
+    for (; i + 12 <= t.pixels; i += 12) {
+      // Offsets within a row grow by the step; one row change makes this differ, unless rows join seamlessly.
+      if (kStride && t.source[i + 11] - t.source[i] == 11 * kStride)
+        run_pixels<12, kStride, kSums>(t, i, tile);
+      else
+        run_pixels<12, 0, kSums>(t, i, tile);
+    }
+    for (; i + 8 <= t.pixels; i += 8) run_pixels<8, 0, kSums>(t, i, tile);
+    for (; i + 4 <= t.pixels; i += 4) run_pixels<4, 0, kSums>(t, i, tile);
+    for (; i + 2 <= t.pixels; i += 2) run_pixels<2, 0, kSums>(t, i, tile);
+    for (; i < t.pixels; ++i) run_pixels<1, 0, kSums>(t, i, tile);
+  }
+}
+
+template <bool kSums>
+void run(const Conv2dTile& t) {
+  switch (t.pixel_step) {
+    case 1: return run<1, kSums>(t);
+    case 2: return run<2, kSums>(t);
+    case 4: return run<4, kSums>(t);
+    case 8: return run<8, kSums>(t);
+    case 16: return run<16, kSums>(t);
+    case 32: return run<32, kSums>(t);
+    default: return run<0, kSums>(t);
+  }
+}
+
 }  // namespace
 
 void conv2d_12x32__avx512vpopcnt(const Conv2dTile& t) {
-  for (int64_t tile = t.tile_begin; tile < t.tile_end; ++tile) {
-    int64_t i = 0;
-    for (; i + 12 <= t.pixels; i += 12) run_pixels<12>(t, i, tile);
-    for (; i + 8 <= t.pixels; i += 8) run_pixels<8>(t, i, tile);
-    for (; i + 4 <= t.pixels; i += 4) run_pixels<4>(t, i, tile);
-    for (; i + 2 <= t.pixels; i += 2) run_pixels<2>(t, i, tile);
-    for (; i < t.pixels; ++i) run_pixels<1>(t, i, tile);
-  }
+  if (t.sums)
+    run<true>(t);
+  else
+    run<false>(t);
 }
 
 }  // namespace mbu

@@ -44,14 +44,11 @@ void conv2d_4x32__scalar(const Conv2dTile& t) {
     for (int64_t first = 0; first < t.pixels; first += kPixels) {
       const int64_t pixels = t.pixels - first < kPixels ? t.pixels - first : kPixels;
       uint32_t counts[kPixels][kTileChannels] = {};
-      for (int64_t tap = 0; tap < t.taps; ++tap) {
-        const Word* sign = weight + t.tap_weight[tap];
-        for (int64_t k = 0; k < t.words; ++k, sign += 2 * kTileChannels) {
-          const Word* mask = sign + kTileChannels;
-          for (int64_t p = 0; p < pixels; ++p) {
-            const Word a = t.source[first + p][t.tap_source[tap] + k];
-            for (int64_t c = 0; c < kTileChannels; ++c) counts[p][c] += popc((a ^ sign[c]) & mask[c]);
-          }
+      for (int64_t s = 0; s < t.steps; ++s) {
+        const Word *sign = weight + t.step[s].weight, *mask = sign + kTileChannels;
+        for (int64_t p = 0; p < pixels; ++p) {
+          const Word a = t.input[t.source[first + p] + t.step[s].source];
+          for (int64_t c = 0; c < kTileChannels; ++c) counts[p][c] += popc((a ^ sign[c]) & mask[c]);
         }
       }
       for (int64_t p = 0; p < pixels; ++p) finish(t, first + p, tile, counts[p]);
