@@ -2,13 +2,14 @@
 
 Two looks, drawn from the same geometry:
 
-- **fluorescence** (about 70 %): bright nuclei on dark, grey. Light adds up, so overlapping nuclei are brighter there.
-- **stained tissue** (about 30 %): purple nuclei on pink. Dye absorbs (Beer-Lambert), so colours are computed as
-  optical density, `rgb = light * exp(-density)`, and overlapping nuclei are darker there.
+- **fluorescence** (about 70 %): bright nuclei on dark, grey. Light adds up, so overlapping nuclei are
+  brighter there.
+- **stained tissue** (about 30 %): purple nuclei on pink. Dye absorbs (Beer-Lambert), so colours are computed
+  as optical density, `rgb = light * exp(-density)`, and overlapping nuclei are darker there.
 
-What makes the images hard is what makes real ones hard: nuclei that touch and overlap, dim ones beside bright ones,
-blurred edges, uneven light, noise, and things that are not nuclei (haze out of focus, debris, red blood cells).
-Image `k` of a seed is the same whatever the number of images asked for, and the same in every process.
+What makes the images hard is what makes real ones hard: nuclei that touch and overlap, dim ones beside bright
+ones, blurred edges, uneven light, noise, and things that are not nuclei (haze out of focus, debris, red blood
+cells). Image `k` of a seed is the same in every process, however many images are asked for.
 """
 
 from __future__ import annotations
@@ -23,15 +24,16 @@ STAINED_SHARE = 0.3
 REFERENCE_SIZE = 128  # lengths below are pixels of a 128 x 128 image and scale with the size asked for
 MIN_SIZE = 32  # below this a nucleus of the smallest kind is a pixel or two, and nothing is left to learn
 
-# Optical density of the two dyes of the common stain (haematoxylin, eosin) for red, green, blue, unit vectors: the
-# reference slide of Macenko et al. (2009), "A method for normalizing histology slides for quantitative analysis".
+# Optical density of the two dyes of the common stain (haematoxylin, eosin) for red, green, blue, unit
+# vectors: the reference slide of Macenko et al. (2009), "A method for normalizing histology slides for
+# quantitative analysis".
 HAEMATOXYLIN = np.array([0.5626, 0.7201, 0.4062])
 EOSIN = np.array([0.2159, 0.8012, 0.5581])
 
 
 @dataclass(frozen=True)
 class Shape:
-    """Outline of one nucleus, a smooth star-shaped curve around a centre; lengths in pixels, angles in radians."""
+    """Outline of one nucleus, a smooth star-shaped curve; lengths in pixels, angles in radians."""
 
     row: float
     column: float
@@ -74,12 +76,9 @@ def generate_cells(count: int, size: int = 128, seed: int = 0) -> tuple[np.ndarr
         raise ValueError(f"count={count} images were asked for. At least 1 is needed; the demo uses 240.")
     if seed < 0:
         raise ValueError(f"seed={seed} is negative. Seeds are integers from 0 upwards.")
-    images = np.empty((count, size, size, 3), np.uint8) if size >= MIN_SIZE else np.empty(0)
-    masks = np.empty((count, size, size), bool) if size >= MIN_SIZE else np.empty(0)
-    for index in range(count):
-        # One stream per image: adding images at the end changes none of those before.
-        images[index], masks[index] = generate_cell(np.random.default_rng([seed, index]), size)
-    return images, masks
+    # One stream per image: adding images at the end changes none of those before.
+    drawn = [generate_cell(np.random.default_rng([seed, index]), size) for index in range(count)]
+    return np.stack([image for image, _ in drawn]), np.stack([mask for _, mask in drawn])
 
 
 def generate_cell(rng: np.random.Generator, size: int = 128) -> tuple[np.ndarray, np.ndarray]:
@@ -92,7 +91,9 @@ def generate_cell(rng: np.random.Generator, size: int = 128) -> tuple[np.ndarray
         ValueError: `size` is below 32 pixels.
     """
     if size < MIN_SIZE:
-        raise ValueError(f"size={size} is too small to show nuclei. Use at least {MIN_SIZE}; the demo uses 128.")
+        raise ValueError(
+            f"size={size} is too small to show nuclei. Use {MIN_SIZE} or more; the demo uses 128."
+        )
     stained = rng.random() < STAINED_SHARE
     scene = _scene(rng, size / REFERENCE_SIZE, stained)
     shapes = _place(rng, scene, size)
@@ -100,7 +101,7 @@ def generate_cell(rng: np.random.Generator, size: int = 128) -> tuple[np.ndarray
 
 
 def _scene(rng: np.random.Generator, scale: float, stained: bool) -> Scene:
-    # Three magnifications, as in collections that mix microscopes: many small nuclei, the usual, a few large ones.
+    # Three magnifications, as in collections that mix microscopes: small, usual and large nuclei.
     low, high = ((4.5, 7.0), (7.0, 10.0), (10.0, 15.0))[rng.choice(3, p=[0.35, 0.45, 0.2])]
     cover = rng.uniform(0.18, 0.42) if stained else rng.uniform(0.06, 0.36)
     return Scene(scale * rng.uniform(low, high), rng.uniform(1.05, 1.5), cover, rng.uniform(0.15, 0.6))
@@ -116,7 +117,7 @@ def _place(rng: np.random.Generator, scene: Scene, size: int) -> list[Shape]:
             if shapes and rng.random() < scene.clumping:
                 neighbour = shapes[rng.integers(len(shapes))]
                 turn = rng.uniform(0, 2 * np.pi)
-                # 0.75 of the sum of the radii overlaps, 1.1 leaves the thin dark gap that networks tend to fill.
+                # 0.75 of the sum of radii overlaps; 1.1 leaves the thin gap that networks tend to fill.
                 apart = (neighbour.radius + radius) * rng.uniform(0.75, 1.1)
                 row, column = neighbour.row + apart * np.sin(turn), neighbour.column + apart * np.cos(turn)
             else:
@@ -132,7 +133,7 @@ def _place(rng: np.random.Generator, scene: Scene, size: int) -> list[Shape]:
 
 
 def _depth(shape: Shape, size: int, margin: float) -> tuple[tuple[slice, slice], np.ndarray] | None:
-    """Distance to the outline in pixels, positive inside, on the window that holds the shape; None outside the image."""
+    """Distance to the outline in pixels, positive inside, on the window of the shape; None off the image."""
     reach = shape.reach + margin
     top, left = max(0, int(shape.row - reach)), max(0, int(shape.column - reach))
     bottom, right = min(size, int(shape.row + reach) + 2), min(size, int(shape.column + reach) + 2)
@@ -152,7 +153,8 @@ def _depth(shape: Shape, size: int, margin: float) -> tuple[tuple[slice, slice],
 
 def _noise(rng: np.random.Generator, size: int, sigma: float | tuple[float, float]) -> np.ndarray:
     """Smooth noise of mean 0 and deviation 1, float32 [size, size]; `sigma` is its grain in pixels."""
-    # A coarse grain is drawn on a coarse grid: blurring over tens of pixels would be most of the generator's time.
+    # A coarse grain is drawn on a coarse grid: blurring over tens of pixels would be most of the generator's
+    # time.
     step = max(1, int(np.min(sigma) / 4))
     side = -(-size // step)
     field = rng.standard_normal((side, side), np.float32)
@@ -171,7 +173,7 @@ def _light(rng: np.random.Generator, size: int, strength: float) -> np.ndarray:
     return np.clip(1 + strength * (0.6 * slope - 0.35 * vignette), 0.15, None).astype(np.float32)
 
 
-def _blobs(rng: np.random.Generator, shapes: list[Shape], size: int, edge: float, strength: np.ndarray) -> np.ndarray:
+def _blobs(shapes: list[Shape], size: int, edge: float, strength: np.ndarray) -> np.ndarray:
     """Sum of soft discs, one per shape, `edge` pixels wide at the border; float32 [size, size]."""
     field = np.zeros((size, size), np.float32)
     for shape, weight in zip(shapes, strength, strict=True):
@@ -185,7 +187,13 @@ def _blobs(rng: np.random.Generator, shapes: list[Shape], size: int, edge: float
 def _strangers(rng: np.random.Generator, size: int, count: int, low: float, high: float) -> list[Shape]:
     """Smooth round shapes that are not nuclei and not in the mask, radius between `low` and `high` pixels."""
     return [
-        Shape(*rng.uniform(0, size, 2).tolist(), rng.uniform(low, high), rng.uniform(1, 1.2), rng.uniform(0, np.pi), ())
+        Shape(
+            *rng.uniform(0, size, 2).tolist(),
+            rng.uniform(low, high),
+            rng.uniform(1, 1.2),
+            rng.uniform(0, np.pi),
+            (),
+        )
         for _ in range(count)
     ]
 
@@ -214,16 +222,19 @@ def _fluorescence(
         mask[window] |= depth > 0
     haze = _strangers(rng, size, int(rng.integers(0, 8)), 0.8 * scene.radius, 1.6 * scene.radius)
     signal += ndimage.gaussian_filter(
-        _blobs(rng, haze, size, 1.0, rng.uniform(0.15, 0.7, len(haze))), 0.45 * scene.radius, truncate=3
+        _blobs(haze, size, 1.0, rng.uniform(0.15, 0.7, len(haze))), 0.45 * scene.radius, truncate=3
     )
     specks = _strangers(rng, size, int(rng.integers(0, 7)), 0.6 * scale, 1.5 * scale)
-    signal += _blobs(rng, specks, size, 1.0, rng.uniform(0.3, 1.3, len(specks)))
+    signal += _blobs(specks, size, 1.0, rng.uniform(0.3, 1.3, len(specks)))
     # Light scattered by bright nuclei, and dye that is not bound: the background is never flat.
     glow = ndimage.gaussian_filter(signal, 6 * scale, truncate=3)
     floor = rng.uniform(0.02, 0.16) * np.clip(1 + 0.5 * _noise(rng, size, 14 * scale), 0.1, None)
-    signal = ndimage.gaussian_filter(signal, scale * rng.uniform(0.3, 1.0)) + rng.uniform(0.05, 0.3) * glow + floor
+    signal = (
+        ndimage.gaussian_filter(signal, scale * rng.uniform(0.3, 1.0)) + rng.uniform(0.05, 0.3) * glow + floor
+    )
     signal *= _light(rng, size, rng.uniform(0.1, 0.6))
-    # Photons: the variance grows with the light; fewer photons make a grainier image. Then the camera's own noise.
+    # Photons: the variance grows with the light; fewer photons make a grainier image. Then the camera's own
+    # noise.
     photons = float(np.exp(rng.uniform(np.log(7), np.log(150))))
     signal = rng.poisson(signal * photons).astype(np.float32) / photons
     signal += rng.uniform(0.005, 0.03) * rng.standard_normal((size, size), np.float32)
@@ -232,7 +243,9 @@ def _fluorescence(
     return np.repeat(grey[:, :, None], 3, axis=2), mask
 
 
-def _stained(rng: np.random.Generator, shapes: list[Shape], scene: Scene, size: int) -> tuple[np.ndarray, np.ndarray]:
+def _stained(
+    rng: np.random.Generator, shapes: list[Shape], scene: Scene, size: int
+) -> tuple[np.ndarray, np.ndarray]:
     scale = size / REFERENCE_SIZE
     mask = np.zeros((size, size), bool)
     purple = np.zeros((size, size), np.float32)
@@ -244,17 +257,20 @@ def _stained(rng: np.random.Generator, shapes: list[Shape], scene: Scene, size: 
             continue
         window, depth = placed
         inside = np.clip(depth / np.float32(edge) + np.float32(0.5), 0, 1)
-        # Chromatin gathers at the membrane: many nuclei are pale inside with a dark rim, others are dark throughout.
+        # Chromatin gathers at the membrane: many nuclei are pale inside with a dark rim, others are dark
+        # throughout.
         rim = np.exp(-np.square((depth - np.float32(1.2 * scale)) / np.float32(1.5 * scale)))
         open_chromatin = rng.random() < 0.5
         dye = np.float32(np.exp(rng.normal(-0.9 if open_chromatin else -0.25, 0.3)))
-        layer = inside * np.clip(dye * (1 + 0.25 * grain[window]) + (0.25 if open_chromatin else 0.08) * rim, 0.1, None)
+        layer = inside * np.clip(
+            dye * (1 + 0.25 * grain[window]) + (0.25 if open_chromatin else 0.08) * rim, 0.1, None
+        )
         purple[window] = np.maximum(purple[window], layer) + 0.4 * np.minimum(purple[window], layer)
         mask[window] |= depth > 0
     # Nuclei above or below the focal plane leave a purple haze that is not in the mask.
     haze = _strangers(rng, size, int(rng.integers(1, 6)), 0.6 * scene.radius, 1.3 * scene.radius)
     purple += ndimage.gaussian_filter(
-        _blobs(rng, haze, size, 1.0, rng.uniform(0.2, 0.65, len(haze))), 0.3 * scene.radius, truncate=3
+        _blobs(haze, size, 1.0, rng.uniform(0.2, 0.65, len(haze))), 0.3 * scene.radius, truncate=3
     )
     purple = ndimage.gaussian_filter(purple, scale * rng.uniform(0.3, 0.8))
     # Fibres: noise smeared along one direction, bent by a slow field so that the strands are not parallel.
@@ -271,9 +287,11 @@ def _stained(rng: np.random.Generator, shapes: list[Shape], scene: Scene, size: 
     gaps = np.clip(2.5 * (_noise(rng, size, 11 * scale) - rng.uniform(0.7, 2.5)), 0, 1)
     pink *= 1 - 0.85 * gaps
     erythrocytes = _strangers(rng, size, int(rng.integers(0, 6)), 3.5 * scale, 5.5 * scale)
-    pink += _blobs(rng, erythrocytes, size, 1.5 * scale, rng.uniform(0.3, 0.7, len(erythrocytes)))
+    pink += _blobs(erythrocytes, size, 1.5 * scale, rng.uniform(0.3, 0.7, len(erythrocytes)))
     dye = rng.uniform(0.75, 1.15)
-    background = 0.1 * density * np.clip(1 + _noise(rng, size, 2.5 * scale), 0, None)  # cytoplasm binds some of it
+    background = (
+        0.1 * density * np.clip(1 + _noise(rng, size, 2.5 * scale), 0, None)
+    )  # cytoplasm binds some of it
     # Slides differ in hue from laboratory to laboratory.
     blue, red = HAEMATOXYLIN * rng.uniform(0.9, 1.1, 3), EOSIN * rng.uniform(0.85, 1.15, 3)
     absorbed = (dye * purple + background)[:, :, None] * blue.astype(np.float32) * 1.35
