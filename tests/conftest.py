@@ -1,0 +1,18 @@
+"""Shared set-up: reproducible randomness for every test."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import HealthCheck, settings
+
+# No deadline: a first call compiles or loads; a busy machine must not fail a test. Derandomized: same cases each run.
+settings.register_profile(
+    "project", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow], print_blob=True
+)
+settings.load_profile("project")
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)

@@ -1,0 +1,149 @@
+"""conv2d and conv2d_threshold against the reference, every kernel."""
+
+from __future__ import annotations
+
+import mbu_ops.functional as F
+import mbu_ops.reference as R
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from mbu_ops import pack_bits, pack_weight
+from mbu_ops.backends import use_cpu_kernel
+from torch import Tensor
+
+INT32 = torch.iinfo(torch.int32)
+CHANNELS = st.sampled_from([1, 3, 31, 32, 33, 64, 70, 96, 129])
+
+
+def random_bits(*shape: int) -> Tensor:
+    """Packed activations [N, H, W, Cw] for the shape (N, C, H, W)."""
+    n, c, h, w = shape
+    return pack_bits(torch.rand(n, h, w, c) < 0.5)
+
+
+def random_planes(out_channels: int, channels: int, kernel: tuple[int, int], density: float = 0.6) -> Tensor:
+    shape = (out_channels, channels, *kernel)
+    weight = torch.randint(0, 2, shape) * 2 - 1
+    return pack_weight(weight * (torch.rand(shape) < density))
+
+
+def random_flip(planes: int, out_channels: int) -> Tensor:
+    """All 32 bits random: the bits above the last channel must be ignored."""
+    return torch.randint(INT32.min, INT32.max, (planes, (out_channels + 31) // 32), dtype=torch.int32)
+
+
+def check(kernel: str, bits: Tensor, planes: Tensor, geometry: dict[str, object], thresholds: int = 1) -> None:
+    """Both operations equal the reference bit for bit."""
+    out_channels, size = planes.shape[1], list(planes.shape[2:4])
+    span = int(planes.shape[2] * planes.shape[3] * planes.shape[4] * 8)
+    threshold = torch.randint(-span, span + 1, (thresholds, out_channels), dtype=torch.int32)
+    threshold[:, ::7] = INT32.min
+    threshold[:, 3::11] = INT32.max
+    flip = random_flip(thresholds, out_channels)
+    weight = F.tile_weight(planes)
+    with use_cpu_kernel(kernel):
+        sums = F.conv2d(bits, weight, out_channels, size, **geometry)  # type: ignore[arg-type]
+        packed = F.conv2d_threshold(bits, weight, threshold, flip, out_channels, size, **geometry)  # type: ignore
+    expected = R.conv2d(bits, planes, **geometry)  # type: ignore[arg-type]
+    assert torch.equal(sums, expected)
+    assert sums.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(packed, R.conv2d_threshold(bits, planes, threshold, flip, **geometry))  # type: ignore
+
+
+@settings(max_examples=35)
+@given(data=st.data())
+def test_any_layer_equals_the_reference(kernel: str, data: st.DataObject) -> None:
+    torch.manual_seed(data.draw(st.integers(0, 2**16), label="seed"))
+    kernel_size = data.draw(st.sampled_from([(1, 1), (3, 3), (5, 5), (1, 3), (2, 2), (7, 1)]), label="kernel")
+    stride = data.draw(st.sampled_from([(1, 1), (2, 2), (1, 2), (3, 1)]), label="stride")
+    dilation = data.draw(st.sampled_from([(1, 1), (2, 2), (1, 3)]), label="dilation")
+    padding = data.draw(st.tuples(st.integers(0, 5), st.integers(0, 5)), label="padding")
+    reach = [d * (k - 1) + 1 for k, d in zip(kernel_size, dilation, strict=True)]
+    height = data.draw(st.integers(max(1, reach[0] - 2 * padding[0]), 14), label="height")
+    width = data.draw(st.integers(max(1, reach[1] - 2 * padding[1]), 27), label="width")
+    batch, channels, out_channels = data.draw(st.integers(0, 3)), data.draw(CHANNELS), data.draw(CHANNELS)
+    check(
+        kernel,
+        random_bits(batch, channels, height, width),
+        random_planes(out_channels, channels, kernel_size),
+        {
+            "stride": stride,
+            "padding": padding,
+            "dilation": dilation,
+            "pad_value": data.draw(st.sampled_from([0, -1]), label="pad_value"),
+        },
+        thresholds=data.draw(st.integers(1, 3), label="thresholds"),
+    )
+
+
+@pytest.mark.parametrize("pad_value", [0, -1])
+@pytest.mark.parametrize(
+    "channels,out_channels,height,width,size,geometry",
+    [
+        (64, 64, 40, 60, 3, {"padding": 1}),
+        (96, 40, 33, 37, 3, {"padding": 1, "stride": 2}),
+        (32, 64, 14, 14, 3, {"padding": 1}),
+        (256, 32, 16, 16, 3, {"padding": 2, "dilation": 2}),
+        (1024, 33, 4, 5, 1, {}),
+        (5, 64, 1, 50, 3, {"padding": 1}),
+        (70, 5, 50, 1, 5, {"padding": 2}),
+        (32, 32, 3, 2, 5, {"padding": 4}),
+        (64, 32, 2, 2, 3, {"padding": 6, "dilation": 6}),
+        (64, 64, 3, 900, 3, {"padding": 1}),
+    ],
+)
+def test_shapes_of_real_networks(kernel, channels, out_channels, height, width, size, geometry, pad_value) -> None:
+    bits = random_bits(2, channels, height, width)
+    check(kernel, bits, random_planes(out_channels, channels, (size, size)), {**geometry, "pad_value": pad_value})
+
+
+@pytest.mark.parametrize("density", [0.0, 1.0])
+def test_empty_and_full_masks(kernel: str, density: float) -> None:
+    check(kernel, random_bits(1, 40, 6, 7), random_planes(35, 40, (3, 3), density), {"padding": 1}, thresholds=2)
+
+
+def test_a_slice_of_wider_words_needs_no_copy(kernel: str) -> None:
+    wide = random_bits(3, 160, 9, 20)
+    planes = random_planes(40, 64, (3, 3))
+    for view in (wide[..., 1:3], wide[1:, :, ::2, 2:4], wide[:, ::3, 4:, :2], wide[:1, :, :, :2].expand(2, 9, 20, 2)):
+        check(kernel, view, planes, {"padding": 1})
+        check(kernel, view, planes, {})
+
+
+def test_channel_segments_equal_a_concat(kernel: str) -> None:
+    parts = [33, 5, 64]
+    activations = [torch.rand(1, 6, 6, c) < 0.5 for c in parts]
+    weight = torch.randint(-1, 2, (20, sum(parts), 3, 3))
+    bits = torch.cat([pack_bits(part) for part in activations], dim=-1)
+    with use_cpu_kernel(kernel):
+        split = F.conv2d(bits, F.tile_weight(pack_weight(weight, parts)), 20, 3, 1, 1)
+        dense = F.conv2d(pack_bits(torch.cat(activations, -1)), F.tile_weight(pack_weight(weight)), 20, 3, 1, 1)
+    assert torch.equal(split, dense)
+
+
+def test_threads_do_not_change_a_bit(kernel: str) -> None:
+    bits, planes = random_bits(2, 64, 96, 40), random_planes(96, 64, (3, 3))
+    weight, before = F.tile_weight(planes), torch.get_num_threads()
+    results = []
+    try:
+        with use_cpu_kernel(kernel):
+            for threads in (1, 2, 5):
+                torch.set_num_threads(threads)
+                results.append(F.conv2d(bits, weight, 96, 3, 1, 1))
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(results[0], results[1])
+    assert torch.equal(results[0], results[2])
+
+
+def test_empty_batch_and_no_output_channels(kernel: str) -> None:
+    planes = random_planes(40, 33, (3, 3))
+    weight = F.tile_weight(planes)
+    with use_cpu_kernel(kernel):
+        assert F.conv2d(random_bits(0, 33, 8, 8), weight, 40, 3, 1, 1).shape == (0, 40, 8, 8)
+        none = F.tile_weight(planes[:, :0])
+        assert F.conv2d(random_bits(2, 33, 8, 8), none, 0, 3, 1, 1).shape == (2, 0, 8, 8)
+        assert F.conv2d_threshold(
+            random_bits(2, 33, 8, 8), none, torch.zeros(1, 0).int(), torch.zeros(1, 0).int(), 0, 3
+        ).shape == (2, 6, 6, 0)

@@ -1,0 +1,92 @@
+"""pack and unpack: every layout, dtype and special value, every kernel."""
+
+from __future__ import annotations
+
+import mbu_ops.functional as F
+import mbu_ops.reference as R
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from mbu_ops import pack_bits
+from mbu_ops.backends import use_cpu_kernel
+from torch import Tensor
+
+SPECIAL = [0.0, -0.0, float("nan"), float("inf"), -float("inf"), 1e-45, -1e-45, 6e-8, -6e-8, 1.0]
+
+LAYOUTS = {
+    "contiguous": lambda x: x.contiguous(),
+    "channels_last": lambda x: x.contiguous(memory_format=torch.channels_last),
+    "rows apart": lambda x: torch.nn.functional.pad(x, (1, 2))[..., 1:-2],
+    "every second pixel": lambda x: x.repeat_interleave(2, dim=3)[..., ::2],
+    "channel slice, channels_last": lambda x: (
+        torch.cat([x, x], 1).contiguous(memory_format=torch.channels_last)[:, x.shape[1] :]
+    ),
+    "flipped strides": lambda x: x.permute(3, 2, 1, 0).contiguous().permute(3, 2, 1, 0),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@settings(max_examples=12)
+@given(data=st.data())
+def test_pack_equals_the_reference(kernel: str, layout: str, data: st.DataObject) -> None:
+    torch.manual_seed(data.draw(st.integers(0, 2**16), label="seed"))
+    channels = data.draw(st.sampled_from([1, 3, 15, 16, 17, 31, 32, 33, 48, 64, 100]), label="channels")
+    shape = (data.draw(st.integers(0, 2)), channels, data.draw(st.integers(1, 5)), data.draw(st.integers(1, 40)))
+    dtype = data.draw(st.sampled_from([torch.float32, torch.bfloat16, torch.float16]), label="dtype")
+    x = LAYOUTS[layout](torch.randn(shape).to(dtype))
+    threshold = torch.randn(channels) if data.draw(st.booleans(), label="threshold") else None
+    flip = None
+    if data.draw(st.booleans(), label="flip"):
+        flip = torch.randint(-(2**31), 2**31 - 1, ((channels + 31) // 32,), dtype=torch.int32)
+    with use_cpu_kernel(kernel):
+        bits = F.pack(x, threshold, flip)
+    assert torch.equal(bits, R.pack(x, threshold, flip))
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_zero_nan_infinity_and_subnormals(kernel: str, dtype: torch.dtype, memory_format: torch.memory_format) -> None:
+    x = torch.tensor(SPECIAL * 7).to(dtype).view(1, 35, 1, 2).contiguous(memory_format=memory_format)
+    threshold = torch.tensor([(SPECIAL + [0.5])[i % 11] for i in range(35)])
+    with use_cpu_kernel(kernel):
+        assert torch.equal(F.pack(x), R.pack(x))
+        assert torch.equal(F.pack(x, threshold), R.pack(x, threshold))
+
+
+def test_every_half_and_bfloat16_value(kernel: str) -> None:
+    values = torch.arange(-(2**15), 2**15).to(torch.int16)
+    for dtype in (torch.float16, torch.bfloat16):
+        x = values.view(dtype).view(1, 64, 32, 32)
+        for threshold in (0.0, 1.0, -6e-8, 2.0**-20):
+            limits = torch.full((64,), threshold)
+            with use_cpu_kernel(kernel):
+                assert torch.equal(F.pack(x, limits), R.pack(x, limits))
+
+
+def test_large_tensor_and_threads(kernel: str) -> None:
+    x = torch.randn(2, 40, 130, 70)
+    before = torch.get_num_threads()
+    try:
+        with use_cpu_kernel(kernel):
+            for threads in (1, 2):
+                torch.set_num_threads(threads)
+                assert torch.equal(F.pack(x), R.pack(x))
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("channels", [1, 15, 16, 17, 32, 40, 64, 65])
+def test_unpack_inverts_pack(kernel: str, channels: int) -> None:
+    signs = torch.randint(0, 2, (2, channels, 5, 7)) * 2.0 - 1
+    with use_cpu_kernel(kernel):
+        values = F.unpack(F.pack(signs), channels)
+    assert torch.equal(values, signs)
+    assert values.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_unpack_of_a_word_slice(kernel: str) -> None:
+    bits: Tensor = pack_bits(torch.rand(2, 4, 6, 96) < 0.5)
+    with use_cpu_kernel(kernel):
+        for view in (bits[..., 1:2], bits[:, ::2, 1:, 2:], bits[:0, ..., :1]):
+            assert torch.equal(F.unpack(view, 20), R.unpack(view, 20))
