@@ -229,12 +229,10 @@ def _fluorescence(
     # Light scattered by bright nuclei, and dye that is not bound: the background is never flat.
     glow = ndimage.gaussian_filter(signal, 6 * scale, truncate=3)
     floor = rng.uniform(0.02, 0.16) * np.clip(1 + 0.5 * _noise(rng, size, 14 * scale), 0.1, None)
-    signal = (
-        ndimage.gaussian_filter(signal, scale * rng.uniform(0.3, 1.0)) + rng.uniform(0.05, 0.3) * glow + floor
-    )
+    signal = ndimage.gaussian_filter(signal, scale * rng.uniform(0.3, 1.0))
+    signal += rng.uniform(0.05, 0.3) * glow + floor
     signal *= _light(rng, size, rng.uniform(0.1, 0.6))
-    # Photons: the variance grows with the light; fewer photons make a grainier image. Then the camera's own
-    # noise.
+    # Photons: the variance grows with the light, fewer make a grainier image. Then the camera's own noise.
     photons = float(np.exp(rng.uniform(np.log(7), np.log(150))))
     signal = rng.poisson(signal * photons).astype(np.float32) / photons
     signal += rng.uniform(0.005, 0.03) * rng.standard_normal((size, size), np.float32)
@@ -257,8 +255,7 @@ def _stained(
             continue
         window, depth = placed
         inside = np.clip(depth / np.float32(edge) + np.float32(0.5), 0, 1)
-        # Chromatin gathers at the membrane: many nuclei are pale inside with a dark rim, others are dark
-        # throughout.
+        # Chromatin gathers at the membrane: many nuclei are pale with a dark rim, others dark throughout.
         rim = np.exp(-np.square((depth - np.float32(1.2 * scale)) / np.float32(1.5 * scale)))
         open_chromatin = rng.random() < 0.5
         dye = np.float32(np.exp(rng.normal(-0.9 if open_chromatin else -0.25, 0.3)))
@@ -289,9 +286,8 @@ def _stained(
     erythrocytes = _strangers(rng, size, int(rng.integers(0, 6)), 3.5 * scale, 5.5 * scale)
     pink += _blobs(erythrocytes, size, 1.5 * scale, rng.uniform(0.3, 0.7, len(erythrocytes)))
     dye = rng.uniform(0.75, 1.15)
-    background = (
-        0.1 * density * np.clip(1 + _noise(rng, size, 2.5 * scale), 0, None)
-    )  # cytoplasm binds some of it
+    # Cytoplasm binds some of the purple dye.
+    background = 0.1 * density * np.clip(1 + _noise(rng, size, 2.5 * scale), 0, None)
     # Slides differ in hue from laboratory to laboratory.
     blue, red = HAEMATOXYLIN * rng.uniform(0.9, 1.1, 3), EOSIN * rng.uniform(0.85, 1.15, 3)
     absorbed = (dye * purple + background)[:, :, None] * blue.astype(np.float32) * 1.35

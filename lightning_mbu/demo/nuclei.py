@@ -90,7 +90,8 @@ def find_layout(root: str | Path, layout: str = "auto") -> Layout:
     found = ", ".join(sorted(path.name for path in root.iterdir())[:6]) or "nothing"
     raise FileNotFoundError(
         f"No nuclei (layout={layout!r}) under {str(root)!r}; it holds {found}. Expected "
-        "merged256/images and merged256/masks (compact), or stage1_train/<id>/images and stage1_train/<id>/masks (original)."
+        "merged256/images and merged256/masks (compact), or stage1_train/<id>/images and "
+        "stage1_train/<id>/masks (original)."
     )
 
 
@@ -102,7 +103,7 @@ def _split_folder(root: Path, folder: Path) -> Path | None:
             missing = ", ".join(f"{name}.txt" for name in SPLITS if name not in present)
             raise FileNotFoundError(
                 f"{str(candidate)!r} has split files but not {missing}. Give all three of "
-                "train.txt, val.txt and test.txt, or none: then images are split 70/15/15 by a hash of their names."
+                "train.txt, val.txt and test.txt, or none: a hash of the names then splits images 70/15/15."
             )
         if present:
             return candidate
@@ -133,8 +134,9 @@ def split_names(layout: Layout) -> dict[str, list[str]]:
             absent = [name for name in listed if name not in on_disk] if layout.kind == "compact" else []
             if absent:
                 raise FileNotFoundError(
-                    f"{layout.split_folder / split}.txt names {absent[0]!r} ({len(absent)} of {len(listed)} are "
-                    f"absent), but {layout.image_file(absent[0])} does not exist. Restore it or take the name out."
+                    f"{layout.split_folder / split}.txt names {absent[0]!r}, but "
+                    f"{layout.image_file(absent[0])} does not exist ({len(absent)} of {len(listed)} absent). "
+                    "Restore it or take the name out."
                 )
             splits[split] = [name for name in listed if name in on_disk]
     empty = [split for split in SPLITS if not splits[split]]
