@@ -8,7 +8,7 @@ import torch
 
 _C: ModuleType | None
 try:
-    from . import _C
+    from . import _C  # pyright: ignore[reportAttributeAccessIssue]  # compiled, no stub
 except ModuleNotFoundError:
     # A pure-Python install (MBU_SKIP_KERNELS=1): training needs no kernels, so say so on first use only.
     _C = None

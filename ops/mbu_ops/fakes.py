@@ -64,7 +64,11 @@ def _tile_weight(planes: Tensor) -> Tensor:
 
 
 def _conv_shape(
-    bits: Tensor, kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int]
+    bits: Tensor,
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
 ) -> list[int]:
     return [conv_size(bits.shape[1 + i], kernel[i], stride[i], padding[i], dilation[i]) for i in range(2)]
 
@@ -91,7 +95,8 @@ def _conv2d_threshold(
     bits, weight, threshold, flip, out_channels, kernel_size, stride, padding, dilation, pad_value=0
 ):
     words = threshold.shape[0] * words_of(out_channels)
-    return _words(bits, *_conv_shape(bits, kernel_size, stride, padding, dilation), words)
+    height, width = _conv_shape(bits, kernel_size, stride, padding, dilation)
+    return _words(bits, height, width, words)
 
 
 def _conv_transpose2d(bits, weight, out_channels, kernel_size, stride, padding, output_padding, dilation):
@@ -103,8 +108,8 @@ def _conv_transpose2d_threshold(
     bits, weight, threshold, flip, out_channels, kernel_size, stride, padding, output_padding, dilation
 ):
     words = threshold.shape[0] * words_of(out_channels)
-    shape = _transposed_shape(bits, kernel_size, stride, padding, output_padding, dilation)
-    return _words(bits, *shape, words)
+    height, width = _transposed_shape(bits, kernel_size, stride, padding, output_padding, dilation)
+    return _words(bits, height, width, words)
 
 
 def _max_pool2d(bits, kernel_size, stride, padding, dilation, ceil_mode):

@@ -84,7 +84,14 @@ def conv2d(
     """
     _library.require()
     return torch.ops.mbu.conv2d(
-        bits, weight, out_channels, _pair(kernel_size), _pair(stride), _pair(padding), _pair(dilation), pad_value
+        bits,
+        weight,
+        out_channels,
+        _pair(kernel_size),
+        _pair(stride),
+        _pair(padding),
+        _pair(dilation),
+        pad_value,
     )
 
 

@@ -28,7 +28,9 @@ def pack_bits(bits: Tensor) -> Tensor:
         int32 ``[..., ceil(C/32)]``.
     """
     if bits.dtype != torch.bool:
-        raise TypeError(f"pack_bits: bits is {bits.dtype}; it must be bool (compare first, for example x >= 0)")
+        raise TypeError(
+            f"pack_bits: bits is {bits.dtype}; it must be bool (compare first, for example x >= 0)"
+        )
     channels = bits.shape[-1]
     words = words_of(channels)
     padded = bits.new_zeros((*bits.shape[:-1], words * WORD_BITS))
@@ -116,7 +118,9 @@ def unpack_weight(planes: Tensor, channels: int, segments: Sequence[int] | None 
         int8 ``[OC, C, KH, KW]`` with values in {-1, 0, +1}.
     """
     if planes.dim() != 5 or planes.shape[0] != 2:
-        raise ValueError(f"unpack_weight: planes has shape {tuple(planes.shape)}; it must be [2, OC, KH, KW, Cw]")
+        raise ValueError(
+            f"unpack_weight: planes has shape {tuple(planes.shape)}; it must be [2, OC, KH, KW, Cw]"
+        )
     parts = _parts(channels, segments)
     sizes = segment_words(parts)
     if sum(sizes) != planes.shape[-1]:

@@ -119,7 +119,9 @@ def conv_transpose2d_threshold(
     dilation: IntPair = 1,
 ) -> Tensor:
     """See :func:`mbu_ops.functional.conv_transpose2d_threshold`."""
-    return _threshold(conv_transpose2d(bits, planes, stride, padding, output_padding, dilation), threshold, flip)
+    return _threshold(
+        conv_transpose2d(bits, planes, stride, padding, output_padding, dilation), threshold, flip
+    )
 
 
 def max_pool2d(

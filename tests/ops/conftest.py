@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import mbu_ops._library
 import pytest
+
+import mbu_ops._library
 
 collect_ignore_glob = [] if mbu_ops._library.AVAILABLE else ["test_*.py"]
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import mbu_ops.functional as F
-import mbu_ops.reference as R
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
+
+import mbu_ops.functional as F
+import mbu_ops.reference as R
 from mbu_ops import pack_bits, pack_weight
 from mbu_ops.backends import use_cpu_kernel
-from torch import Tensor
 
 INT32 = torch.iinfo(torch.int32)
 CHANNELS = st.sampled_from([1, 3, 31, 32, 33, 64, 70, 96, 129])
@@ -33,7 +34,9 @@ def random_flip(planes: int, out_channels: int) -> Tensor:
     return torch.randint(INT32.min, INT32.max, (planes, (out_channels + 31) // 32), dtype=torch.int32)
 
 
-def check(kernel: str, bits: Tensor, planes: Tensor, geometry: dict[str, object], thresholds: int = 1) -> None:
+def check(
+    kernel: str, bits: Tensor, planes: Tensor, geometry: dict[str, object], thresholds: int = 1
+) -> None:
     """Both operations equal the reference bit for bit."""
     out_channels, size = planes.shape[1], list(planes.shape[2:4])
     span = int(planes.shape[2] * planes.shape[3] * planes.shape[4] * 8)
@@ -93,20 +96,34 @@ def test_any_layer_equals_the_reference(kernel: str, data: st.DataObject) -> Non
         (64, 64, 3, 900, 3, {"padding": 1}),
     ],
 )
-def test_shapes_of_real_networks(kernel, channels, out_channels, height, width, size, geometry, pad_value) -> None:
+def test_shapes_of_real_networks(
+    kernel, channels, out_channels, height, width, size, geometry, pad_value
+) -> None:
     bits = random_bits(2, channels, height, width)
-    check(kernel, bits, random_planes(out_channels, channels, (size, size)), {**geometry, "pad_value": pad_value})
+    check(
+        kernel,
+        bits,
+        random_planes(out_channels, channels, (size, size)),
+        {**geometry, "pad_value": pad_value},
+    )
 
 
 @pytest.mark.parametrize("density", [0.0, 1.0])
 def test_empty_and_full_masks(kernel: str, density: float) -> None:
-    check(kernel, random_bits(1, 40, 6, 7), random_planes(35, 40, (3, 3), density), {"padding": 1}, thresholds=2)
+    check(
+        kernel, random_bits(1, 40, 6, 7), random_planes(35, 40, (3, 3), density), {"padding": 1}, thresholds=2
+    )
 
 
 def test_a_slice_of_wider_words_needs_no_copy(kernel: str) -> None:
     wide = random_bits(3, 160, 9, 20)
     planes = random_planes(40, 64, (3, 3))
-    for view in (wide[..., 1:3], wide[1:, :, ::2, 2:4], wide[:, ::3, 4:, :2], wide[:1, :, :, :2].expand(2, 9, 20, 2)):
+    for view in (
+        wide[..., 1:3],
+        wide[1:, :, ::2, 2:4],
+        wide[:, ::3, 4:, :2],
+        wide[:1, :, :, :2].expand(2, 9, 20, 2),
+    ):
         check(kernel, view, planes, {"padding": 1})
         check(kernel, view, planes, {})
 
@@ -118,7 +135,9 @@ def test_channel_segments_equal_a_concat(kernel: str) -> None:
     bits = torch.cat([pack_bits(part) for part in activations], dim=-1)
     with use_cpu_kernel(kernel):
         split = F.conv2d(bits, F.tile_weight(pack_weight(weight, parts)), 20, 3, 1, 1)
-        dense = F.conv2d(pack_bits(torch.cat(activations, -1)), F.tile_weight(pack_weight(weight)), 20, 3, 1, 1)
+        dense = F.conv2d(
+            pack_bits(torch.cat(activations, -1)), F.tile_weight(pack_weight(weight)), 20, 3, 1, 1
+        )
     assert torch.equal(split, dense)
 
 

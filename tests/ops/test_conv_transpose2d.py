@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import mbu_ops.functional as F
-import mbu_ops.reference as R
 import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from torch import Tensor
+
+import mbu_ops.functional as F
+import mbu_ops.reference as R
 from mbu_ops import pack_bits, pack_weight
 from mbu_ops.backends import use_cpu_kernel
-from torch import Tensor
 
 CHANNELS = st.sampled_from([1, 31, 32, 40, 64, 97])
 

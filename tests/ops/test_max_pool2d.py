@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import mbu_ops.functional as F
-import mbu_ops.reference as R
 import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+
+import mbu_ops.functional as F
+import mbu_ops.reference as R
 from mbu_ops import pack_bits
 from mbu_ops.backends import use_cpu_kernel
 
@@ -20,7 +21,10 @@ def test_any_window_equals_torch(kernel: str, data: st.DataObject) -> None:
     window, stride = data.draw(pair, label="window"), data.draw(pair, label="stride")
     dilation = data.draw(st.tuples(st.integers(1, 2), st.integers(1, 2)), label="dilation")
     padding = tuple(data.draw(st.integers(0, k // 2)) for k in window)  # torch's own limit
-    height, width = data.draw(st.integers(1, 11), label="height"), data.draw(st.integers(1, 23), label="width")
+    height, width = (
+        data.draw(st.integers(1, 11), label="height"),
+        data.draw(st.integers(1, 23), label="width"),
+    )
     for i, pixels in enumerate((height, width)):
         assume(pixels + 2 * padding[i] >= dilation[i] * (window[i] - 1) + 1)
     ceil_mode = data.draw(st.booleans(), label="ceil_mode")

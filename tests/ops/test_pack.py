@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import mbu_ops.functional as F
-import mbu_ops.reference as R
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
+
+import mbu_ops.functional as F
+import mbu_ops.reference as R
 from mbu_ops import pack_bits
 from mbu_ops.backends import use_cpu_kernel
-from torch import Tensor
 
 SPECIAL = [0.0, -0.0, float("nan"), float("inf"), -float("inf"), 1e-45, -1e-45, 6e-8, -6e-8, 1.0]
 
@@ -19,9 +20,9 @@ LAYOUTS = {
     "channels_last": lambda x: x.contiguous(memory_format=torch.channels_last),
     "rows apart": lambda x: torch.nn.functional.pad(x, (1, 2))[..., 1:-2],
     "every second pixel": lambda x: x.repeat_interleave(2, dim=3)[..., ::2],
-    "channel slice, channels_last": lambda x: (
-        torch.cat([x, x], 1).contiguous(memory_format=torch.channels_last)[:, x.shape[1] :]
-    ),
+    "channel slice, channels_last": lambda x: torch.cat([x, x], 1).contiguous(
+        memory_format=torch.channels_last
+    )[:, x.shape[1] :],
     "flipped strides": lambda x: x.permute(3, 2, 1, 0).contiguous().permute(3, 2, 1, 0),
 }
 
@@ -32,7 +33,12 @@ LAYOUTS = {
 def test_pack_equals_the_reference(kernel: str, layout: str, data: st.DataObject) -> None:
     torch.manual_seed(data.draw(st.integers(0, 2**16), label="seed"))
     channels = data.draw(st.sampled_from([1, 3, 15, 16, 17, 31, 32, 33, 48, 64, 100]), label="channels")
-    shape = (data.draw(st.integers(0, 2)), channels, data.draw(st.integers(1, 5)), data.draw(st.integers(1, 40)))
+    shape = (
+        data.draw(st.integers(0, 2)),
+        channels,
+        data.draw(st.integers(1, 5)),
+        data.draw(st.integers(1, 40)),
+    )
     dtype = data.draw(st.sampled_from([torch.float32, torch.bfloat16, torch.float16]), label="dtype")
     x = LAYOUTS[layout](torch.randn(shape).to(dtype))
     threshold = torch.randn(channels) if data.draw(st.booleans(), label="threshold") else None
@@ -46,7 +52,9 @@ def test_pack_equals_the_reference(kernel: str, layout: str, data: st.DataObject
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_zero_nan_infinity_and_subnormals(kernel: str, dtype: torch.dtype, memory_format: torch.memory_format) -> None:
+def test_zero_nan_infinity_and_subnormals(
+    kernel: str, dtype: torch.dtype, memory_format: torch.memory_format
+) -> None:
     x = torch.tensor(SPECIAL * 7).to(dtype).view(1, 35, 1, 2).contiguous(memory_format=memory_format)
     threshold = torch.tensor([(SPECIAL + [0.5])[i % 11] for i in range(35)])
     with use_cpu_kernel(kernel):

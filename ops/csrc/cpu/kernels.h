@@ -16,19 +16,19 @@ struct Conv2dStep {
 // Pixels are a list, not a rectangle: a tile of pixels is full whatever the width of the image.
 struct Conv2dTile {
   int64_t pixels;
-  const Word* input;      // of the first pixel
-  const int64_t* source;  // [pixels] words from `input` to the pixel's top left input word
-  int64_t pixel_step;     // what `source` grows by within a row
-  const int64_t* target;  // [pixels] elements from `sums` or `bits` to the pixel's first output
-  const int32_t* border;  // [pixels] elements from `table` to the pixel's border class
-  int64_t steps;  // taps x channel words
+  const Word* input;       // of the first pixel
+  const int64_t* source;   // [pixels] words from `input` to the pixel's top left input word
+  int64_t pixel_step;      // what `source` grows by within a row
+  const int64_t* target;   // [pixels] elements from `sums` or `bits` to the pixel's first output
+  const int32_t* border;   // [pixels] elements from `table` to the pixel's border class
+  int64_t steps;           // taps x channel words
   const Conv2dStep* step;  // [steps]
-  const Word* weight;         // tiles, see types.h
-  int64_t weight_stride;      // words from one tile to the next
+  const Word* weight;      // tiles, see types.h
+  int64_t weight_stride;   // words from one tile to the next
   int64_t tile_begin, tile_end;
   // Epilogue. With `sums`: sums[target + oc] = table[border + oc] - 2 * count.
-  // With `bits`: bits[target + t * out_words + tile] has bit (count <= table[border + t * channels_padded + oc]),
-  // xor flip[t * out_words + tile].
+  // With `bits`: bits[target + t * out_words + tile] has bit (count <= table[border + t * channels_padded +
+  // oc]), xor flip[t * out_words + tile].
   const int32_t* table;
   int64_t channels, channels_padded;
   float* sums;
@@ -64,7 +64,8 @@ struct CpuKernel {
   void (*or_rows)(const Word* const* rows, int64_t row_count, int64_t count, Word* row);
 };
 
-// The kernel in use: the best one this processor runs, unless MBU_CPU_KERNEL or force_cpu_kernel names another.
+// The kernel in use: the best one this processor runs, unless MBU_CPU_KERNEL or force_cpu_kernel names
+// another.
 const CpuKernel& cpu_kernel();
 
 void tile_weight(const Word* planes, int64_t out_channels, Extent kernel, int64_t words, int32_t* tiled);

@@ -15,15 +15,17 @@ namespace mbu {
 
 #define MBU_CPU_KERNEL(name, isa, predicate, conv, row) \
   void conv2d_##conv(const Conv2dTile&);                \
-  void pack__##row(const PackRow&);                      \
-  void unpack__##row(const UnpackRow&);                  \
+  void pack__##row(const PackRow&);                     \
+  void unpack__##row(const UnpackRow&);                 \
   void or_rows__##row(const Word* const*, int64_t, int64_t, Word*);
 #include "cpu/kernels.inc"
 #undef MBU_CPU_KERNEL
 
 namespace {
 
-[[maybe_unused]] bool has_always() { return true; }
+[[maybe_unused]] bool has_always() {
+  return true;
+}
 
 #if defined(__x86_64__)
 bool has_avx512vpopcnt() {
@@ -89,9 +91,15 @@ const CpuKernel& cpu_kernel() {
 MBU_EXPORT int mbu_cpu_kernel_count() {
   return static_cast<int>(sizeof(mbu::kKernels) / sizeof(mbu::kKernels[0]));
 }
-MBU_EXPORT const char* mbu_cpu_kernel_name(int i) { return mbu::kKernels[i].name; }
-MBU_EXPORT const char* mbu_cpu_kernel_isa(int i) { return mbu::kKernels[i].isa; }
-MBU_EXPORT int mbu_cpu_kernel_available(int i) { return mbu::kKernels[i].available(); }
+MBU_EXPORT const char* mbu_cpu_kernel_name(int i) {
+  return mbu::kKernels[i].name;
+}
+MBU_EXPORT const char* mbu_cpu_kernel_isa(int i) {
+  return mbu::kKernels[i].isa;
+}
+MBU_EXPORT int mbu_cpu_kernel_available(int i) {
+  return mbu::kKernels[i].available();
+}
 
 // The name of the kernel in use, or null with the reason in `message` (at most `size` bytes).
 MBU_EXPORT const char* mbu_cpu_kernel_selected(char* message, int size) {

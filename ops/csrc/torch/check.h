@@ -1,5 +1,5 @@
-// Checks whose message is written for the user: the value, the rule and the way out. The text reaches Python as
-// a RuntimeError unchanged (torch's own macro would put a source file and line before it).
+// Checks whose message is written for the user: the value, the rule and the way out. The text reaches Python
+// as a RuntimeError unchanged (torch's own macro would put a source file and line before it).
 #pragma once
 #include <cstdint>
 #include <sstream>

@@ -20,21 +20,29 @@ Tensor empty_float_nhwc(std::initializer_list<int64_t> sizes) {
                               MemoryFormat::ChannelsLast);
 }
 
-const Word* words(const Tensor& tensor) { return static_cast<const Word*>(tensor.const_data_ptr()); }
+const Word* words(const Tensor& tensor) {
+  return static_cast<const Word*>(tensor.const_data_ptr());
+}
 
 PackedImage image(const char* op, const Tensor& bits) {
   check_bits(op, bits);
-  return {words(bits),    bits.size(0),   bits.size(1),  bits.size(2),
-          bits.size(3),   bits.stride(0), bits.stride(1), bits.stride(2)};
+  return {words(bits),  bits.size(0),   bits.size(1),   bits.size(2),
+          bits.size(3), bits.stride(0), bits.stride(1), bits.stride(2)};
 }
 
 Tensor pack_cpu(const Tensor& x, std::optional<Tensor> threshold, std::optional<Tensor> flip) {
   MBU_CHECK(x.dim() == 4, "pack: x has ", x.dim(), " dimensions; it must be [N, C, H, W]");
   PackParams p{};
   switch (x.scalar_type()) {
-    case ScalarType::Float: p.type = FloatType::f32; break;
-    case ScalarType::BFloat16: p.type = FloatType::bf16; break;
-    case ScalarType::Half: p.type = FloatType::f16; break;
+    case ScalarType::Float:
+      p.type = FloatType::f32;
+      break;
+    case ScalarType::BFloat16:
+      p.type = FloatType::bf16;
+      break;
+    case ScalarType::Half:
+      p.type = FloatType::f16;
+      break;
     default:
       fail("pack: x is ", torch::headeronly::toString(x.scalar_type()),
            "; it must be float32, bfloat16 or float16 (x.float())");
@@ -91,7 +99,8 @@ struct Threshold {
 };
 
 // The part that all four convolutions share; `p` holds the layer and the output size.
-Tensor run_conv(const char* op, Conv2dParams& p, const Tensor& bits, const Tensor& weight, const Threshold* t) {
+Tensor run_conv(const char* op, Conv2dParams& p, const Tensor& bits, const Tensor& weight,
+                const Threshold* t) {
   p.input = image(op, bits);
   p.weight = tiled_weight(op, weight, p.out_channels, p.kernel, p.input.words);
   const int64_t n = p.input.batch, oc_words = words_of(p.out_channels);
@@ -141,15 +150,14 @@ Tensor run_conv_transpose2d(const char* op, const Tensor& bits, const Tensor& we
   p.zero_padding = true;
   read_layer(op, kernel_size, stride, padding, dilation, p.kernel, p.stride, p.padding, p.dilation);
   const Extent extra = pair(op, "output_padding", output_padding, 0);
-  p.output = {transposed_size(op, "height", bits.size(1), p.kernel.h, p.stride.h, p.padding.h, extra.h,
-                              p.dilation.h),
-              transposed_size(op, "width", bits.size(2), p.kernel.w, p.stride.w, p.padding.w, extra.w,
-                              p.dilation.w)};
+  p.output = {
+      transposed_size(op, "height", bits.size(1), p.kernel.h, p.stride.h, p.padding.h, extra.h, p.dilation.h),
+      transposed_size(op, "width", bits.size(2), p.kernel.w, p.stride.w, p.padding.w, extra.w, p.dilation.w)};
   return run_conv(op, p, bits, weight, t);
 }
 
-Tensor conv2d_cpu(const Tensor& bits, const Tensor& weight, int64_t out_channels, Pair kernel_size, Pair stride,
-                  Pair padding, Pair dilation, int64_t pad_value) {
+Tensor conv2d_cpu(const Tensor& bits, const Tensor& weight, int64_t out_channels, Pair kernel_size,
+                  Pair stride, Pair padding, Pair dilation, int64_t pad_value) {
   return run_conv2d("conv2d", bits, weight, nullptr, out_channels, kernel_size, stride, padding, dilation,
                     pad_value);
 }
@@ -158,8 +166,8 @@ Tensor conv2d_threshold_cpu(const Tensor& bits, const Tensor& weight, const Tens
                             const Tensor& flip, int64_t out_channels, Pair kernel_size, Pair stride,
                             Pair padding, Pair dilation, int64_t pad_value) {
   const Threshold t{threshold, flip};
-  return run_conv2d("conv2d_threshold", bits, weight, &t, out_channels, kernel_size, stride, padding, dilation,
-                    pad_value);
+  return run_conv2d("conv2d_threshold", bits, weight, &t, out_channels, kernel_size, stride, padding,
+                    dilation, pad_value);
 }
 
 Tensor conv_transpose2d_cpu(const Tensor& bits, const Tensor& weight, int64_t out_channels, Pair kernel_size,
@@ -172,8 +180,8 @@ Tensor conv_transpose2d_threshold_cpu(const Tensor& bits, const Tensor& weight, 
                                       const Tensor& flip, int64_t out_channels, Pair kernel_size, Pair stride,
                                       Pair padding, Pair output_padding, Pair dilation) {
   const Threshold t{threshold, flip};
-  return run_conv_transpose2d("conv_transpose2d_threshold", bits, weight, &t, out_channels, kernel_size, stride,
-                              padding, output_padding, dilation);
+  return run_conv_transpose2d("conv_transpose2d_threshold", bits, weight, &t, out_channels, kernel_size,
+                              stride, padding, output_padding, dilation);
 }
 
 Tensor max_pool2d_cpu(const Tensor& bits, Pair kernel_size, Pair stride, Pair padding, Pair dilation,

@@ -5,10 +5,11 @@
 namespace mbu {
 namespace {
 
-#define MBU_OP(name, arguments)                                                                      \
-  Tensor name##_cuda arguments {                                                                     \
-    fail("mbu::" #name " has no CUDA kernels in this version; move the packed model to the CPU "     \
-         "(model.cpu())");                                                                           \
+#define MBU_OP(name, arguments)                                                    \
+  Tensor name##_cuda arguments {                                                   \
+    fail("mbu::" #name                                                             \
+         " has no CUDA kernels in this version; move the packed model to the CPU " \
+         "(model.cpu())");                                                         \
   }
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wunused-parameter"

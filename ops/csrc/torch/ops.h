@@ -13,23 +13,22 @@ using torch::stable::Tensor;
 using Pair = IntHeaderOnlyArrayRef;
 
 // MBU_OP(name, arguments): the list that schema.cpp, cpu.cpp and cuda.cpp share.
-#define MBU_OPS(MBU_OP)                                                                                       \
-  MBU_OP(pack, (const Tensor& x, std::optional<Tensor> threshold, std::optional<Tensor> flip))                \
-  MBU_OP(unpack, (const Tensor& bits, int64_t channels))                                                      \
-  MBU_OP(tile_weight, (const Tensor& planes))                                                                 \
-  MBU_OP(conv2d, (const Tensor& bits, const Tensor& weight, int64_t out_channels, Pair kernel_size,           \
-                  Pair stride, Pair padding, Pair dilation, int64_t pad_value))                               \
-  MBU_OP(conv2d_threshold,                                                                                    \
-         (const Tensor& bits, const Tensor& weight, const Tensor& threshold, const Tensor& flip,              \
-          int64_t out_channels, Pair kernel_size, Pair stride, Pair padding, Pair dilation,                   \
-          int64_t pad_value))                                                                                 \
-  MBU_OP(conv_transpose2d, (const Tensor& bits, const Tensor& weight, int64_t out_channels, Pair kernel_size, \
-                            Pair stride, Pair padding, Pair output_padding, Pair dilation))                   \
-  MBU_OP(conv_transpose2d_threshold,                                                                          \
-         (const Tensor& bits, const Tensor& weight, const Tensor& threshold, const Tensor& flip,              \
-          int64_t out_channels, Pair kernel_size, Pair stride, Pair padding, Pair output_padding,             \
-          Pair dilation))                                                                                     \
-  MBU_OP(max_pool2d, (const Tensor& bits, Pair kernel_size, Pair stride, Pair padding, Pair dilation,         \
-                      bool ceil_mode))
+#define MBU_OPS(MBU_OP)                                                                                  \
+  MBU_OP(pack, (const Tensor& x, std::optional<Tensor> threshold, std::optional<Tensor> flip))           \
+  MBU_OP(unpack, (const Tensor& bits, int64_t channels))                                                 \
+  MBU_OP(tile_weight, (const Tensor& planes))                                                            \
+  MBU_OP(conv2d, (const Tensor& bits, const Tensor& weight, int64_t out_channels, Pair kernel_size,      \
+                  Pair stride, Pair padding, Pair dilation, int64_t pad_value))                          \
+  MBU_OP(conv2d_threshold, (const Tensor& bits, const Tensor& weight, const Tensor& threshold,           \
+                            const Tensor& flip, int64_t out_channels, Pair kernel_size, Pair stride,     \
+                            Pair padding, Pair dilation, int64_t pad_value))                             \
+  MBU_OP(conv_transpose2d,                                                                               \
+         (const Tensor& bits, const Tensor& weight, int64_t out_channels, Pair kernel_size, Pair stride, \
+          Pair padding, Pair output_padding, Pair dilation))                                             \
+  MBU_OP(conv_transpose2d_threshold, (const Tensor& bits, const Tensor& weight, const Tensor& threshold, \
+                                      const Tensor& flip, int64_t out_channels, Pair kernel_size,        \
+                                      Pair stride, Pair padding, Pair output_padding, Pair dilation))    \
+  MBU_OP(max_pool2d,                                                                                     \
+         (const Tensor& bits, Pair kernel_size, Pair stride, Pair padding, Pair dilation, bool ceil_mode))
 
 }  // namespace mbu

@@ -13,8 +13,8 @@ namespace mbu {
 using torch::headeronly::ScalarType;
 
 inline void check_cpu(const char* op, const char* name, const Tensor& tensor) {
-  MBU_CHECK(tensor.is_cpu(), op, ": ", name, " is not on the CPU; every tensor of a call must be on one device ",
-            "(", name, ".cpu())");
+  MBU_CHECK(tensor.is_cpu(), op, ": ", name,
+            " is not on the CPU; every tensor of a call must be on one device ", "(", name, ".cpu())");
 }
 
 inline void check_bits(const char* op, const Tensor& bits) {
@@ -23,13 +23,15 @@ inline void check_bits(const char* op, const Tensor& bits) {
             torch::headeronly::toString(bits.scalar_type()),
             "; packed activations are int32 (see mbu_ops.functional.pack)");
   MBU_CHECK(bits.dim() == 4, op, ": bits has ", bits.dim(), " dimensions; it must be [N, H, W, ceil(C/32)]");
-  MBU_CHECK(bits.stride(3) == 1 || bits.size(3) <= 1, op, ": the words of a pixel must be contiguous, but the ",
-            "last stride of bits is ", bits.stride(3), " (bits.contiguous())");
+  MBU_CHECK(bits.stride(3) == 1 || bits.size(3) <= 1, op,
+            ": the words of a pixel must be contiguous, but the ", "last stride of bits is ", bits.stride(3),
+            " (bits.contiguous())");
 }
 
 inline Extent pair(const char* op, const char* name, Pair values, int64_t smallest) {
   constexpr int64_t kLargest = std::numeric_limits<int32_t>::max();
-  MBU_CHECK(values.size() == 2, op, ": ", name, " has ", values.size(), " values; it must be [height, width]");
+  MBU_CHECK(values.size() == 2, op, ": ", name, " has ", values.size(),
+            " values; it must be [height, width]");
   for (int64_t value : values)
     MBU_CHECK(value >= smallest && value <= kLargest, op, ": ", name, "=[", values[0], ", ", values[1],
               "]; each value must be in ", smallest, "..", kLargest);
@@ -48,15 +50,15 @@ inline void read_layer(const char* op, Pair kernel_size, Pair stride, Pair paddi
 inline int64_t conv_size(const char* op, const char* axis, int64_t input, int64_t kernel, int64_t stride,
                          int64_t padding, int64_t dilation) {
   const int64_t padded = checked_add(input, 2 * padding, op), reach = dilation * (kernel - 1) + 1;
-  MBU_CHECK(padded >= reach, op, ": the kernel spans ", reach, " in ", axis, " but the padded input has ", padded,
-            "; use a larger image, more padding or less dilation");
+  MBU_CHECK(padded >= reach, op, ": the kernel spans ", reach, " in ", axis, " but the padded input has ",
+            padded, "; use a larger image, more padding or less dilation");
   return (padded - reach) / stride + 1;
 }
 
-inline int64_t transposed_size(const char* op, const char* axis, int64_t input, int64_t kernel, int64_t stride,
-                               int64_t padding, int64_t output_padding, int64_t dilation) {
-  MBU_CHECK(output_padding < stride || output_padding < dilation, op, ": output_padding=", output_padding, " in ",
-            axis, " must be smaller than stride=", stride, " or dilation=", dilation);
+inline int64_t transposed_size(const char* op, const char* axis, int64_t input, int64_t kernel,
+                               int64_t stride, int64_t padding, int64_t output_padding, int64_t dilation) {
+  MBU_CHECK(output_padding < stride || output_padding < dilation, op, ": output_padding=", output_padding,
+            " in ", axis, " must be smaller than stride=", stride, " or dilation=", dilation);
   const int64_t spread = checked_mul(input - 1, stride, op);
   const int64_t size = checked_add(spread, dilation * (kernel - 1) + 1 - 2 * padding + output_padding, op);
   MBU_CHECK(size >= 1, op, ": the output would have ", size, " pixels in ", axis,
@@ -64,14 +66,14 @@ inline int64_t transposed_size(const char* op, const char* axis, int64_t input, 
   return size;
 }
 
-// The rule of torch.nn.MaxPool2d: with ceil_mode the last window may run over the end, if it starts inside the
-// input or the padding before it.
+// The rule of torch.nn.MaxPool2d: with ceil_mode the last window may run over the end, if it starts inside
+// the input or the padding before it.
 inline int64_t pool_size(const char* axis, int64_t input, int64_t kernel, int64_t stride, int64_t padding,
                          int64_t dilation, bool ceil_mode) {
   const char* op = "max_pool2d";
   const int64_t reach = dilation * (kernel - 1) + 1;
-  MBU_CHECK(2 * padding <= reach, op, ": padding=", padding, " in ", axis, " is more than half of the window (",
-            reach, "); a window must not lie in the padding alone");
+  MBU_CHECK(2 * padding <= reach, op, ": padding=", padding, " in ", axis,
+            " is more than half of the window (", reach, "); a window must not lie in the padding alone");
   const int64_t room = checked_add(input, 2 * padding - reach, op);
   MBU_CHECK(room >= 0, op, ": the window spans ", reach, " in ", axis, " but the padded input has ",
             input + 2 * padding, "; use a larger image or a smaller window");
@@ -118,8 +120,8 @@ inline TiledWeight tiled_weight(const char* op, const Tensor& weight, int64_t ou
             "] but weight was tiled for [", h.kernel_h, ", ", h.kernel_w, "]");
   MBU_CHECK(h.words == words, op, ": bits has ", words, " channel words but weight was tiled for ", h.words,
             "; input channels and weight must be packed with the same segments");
-  MBU_CHECK(weight.numel() == TiledWeight::size(out_channels, kernel.h * kernel.w, words), op, ": weight has ",
-            weight.numel(), " words but its header asks for ",
+  MBU_CHECK(weight.numel() == TiledWeight::size(out_channels, kernel.h * kernel.w, words), op,
+            ": weight has ", weight.numel(), " words but its header asks for ",
             TiledWeight::size(out_channels, kernel.h * kernel.w, words), "; it is cut short or damaged");
   return tiled;
 }
@@ -138,8 +140,8 @@ inline Tensor dense(const char* op, const char* name, const Tensor& tensor, Scal
     wanted << (i ? ", " : "") << shape.begin()[i];
   }
   for (int64_t i = 0; i < tensor.dim(); ++i) found << (i ? ", " : "") << tensor.size(i);
-  MBU_CHECK(same, op, ": ", name, " has shape [", found.str(), "]; it must be ", meaning, " = [", wanted.str(),
-            "]");
+  MBU_CHECK(same, op, ": ", name, " has shape [", found.str(), "]; it must be ", meaning, " = [",
+            wanted.str(), "]");
   return tensor.is_contiguous() ? tensor : torch::stable::contiguous(tensor);
 }
 

@@ -1,5 +1,5 @@
-// One axis of a convolution. A 2-d convolution is the product of two axes: its taps are row taps x column taps,
-// its border classes row classes x column classes.
+// One axis of a convolution. A 2-d convolution is the product of two axes: its taps are row taps x column
+// taps, its border classes row classes x column classes.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -12,9 +12,10 @@ struct AxisTap {
   int64_t kernel;  // index along the kernel
 };
 
-// Outputs out_base, out_base + out_step, ...: output number i reads input i * step + tap.offset for every tap.
-// An ordinary convolution has one phase. A transposed one has `stride` phases (sub-pixel decomposition): the
-// outputs that share a remainder modulo the stride see the same taps, as an ordinary convolution with step 1.
+// Outputs out_base, out_base + out_step, ...: output number i reads input i * step + tap.offset for every
+// tap. An ordinary convolution has one phase. A transposed one has `stride` phases (sub-pixel decomposition):
+// the outputs that share a remainder modulo the stride see the same taps, as an ordinary convolution with
+// step 1.
 struct AxisPhase {
   std::vector<AxisTap> taps;  // may be empty: those outputs see no input
   int64_t step, outputs, out_base, out_step;

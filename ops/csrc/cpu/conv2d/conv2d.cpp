@@ -1,10 +1,10 @@
 // Drives the conv2d microkernels: plans the passes, fills the epilogue table, cuts the work into bands.
 //
-// A pass is one phase of each axis (axis.h): 1 pass for a convolution, stride_h * stride_w for a transposed one.
-// A band is some rows of one pass of one image. Where taps can fall outside the input, the band's input is first
-// copied into scratch with a ring of zero bits around it. Bits are small, so that copy costs about 1 % of the
-// arithmetic, and the microkernel needs no border case. A zero bit means -1; where the layer pads with exact
-// zeros, the sum is put right per border class:
+// A pass is one phase of each axis (axis.h): 1 pass for a convolution, stride_h * stride_w for a transposed
+// one. A band is some rows of one pass of one image. Where taps can fall outside the input, the band's input
+// is first copied into scratch with a ring of zero bits around it. Bits are small, so that copy costs about 1
+// % of the arithmetic, and the microkernel needs no border case. A zero bit means -1; where the layer pads
+// with exact zeros, the sum is put right per border class:
 //
 //   dot = dot_with_ring + sum over the missing taps of (sum of the tap's weights)
 //
@@ -31,10 +31,10 @@ struct Pass {
   const AxisPhase *y, *x;
   int64_t table;  // where the pass starts in the epilogue table
   bool ring;
-  int64_t ring_stride;           // words of a scratch row
-  int64_t band_rows, bands;      // rows of a band, bands per image
+  int64_t ring_stride;       // words of a scratch row
+  int64_t band_rows, bands;  // rows of a band, bands per image
   int64_t first_item;
-  size_t first_step, steps;      // in Plan::steps
+  size_t first_step, steps;  // in Plan::steps
 };
 
 // Everything the threads share. Kept by the calling thread between calls, so that it stops allocating.
@@ -49,8 +49,8 @@ struct Plan {
   uint64_t call;  // a number of its own for every call
 };
 
-// What a thread keeps for the band it works on. The offsets of a band's pixels are the same for every band of a
-// pass, so they are listed once per thread and pass.
+// What a thread keeps for the band it works on. The offsets of a band's pixels are the same for every band of
+// a pass, so they are listed once per thread and pass.
 struct BandMemory {
   Scratch ring, border, offsets;
   const int64_t *source, *target;
@@ -180,7 +180,8 @@ void make_plan(const Conv2dParams& p, Plan& plan) {
 }
 
 // Rows [y0, y1) and columns [x0, x1) of an image, zero bits where they lie outside it.
-void copy_with_ring(const PackedImage& in, int64_t n, int64_t y0, int64_t y1, int64_t x0, int64_t x1, Word* to) {
+void copy_with_ring(const PackedImage& in, int64_t n, int64_t y0, int64_t y1, int64_t x0, int64_t x1,
+                    Word* to) {
   const int64_t left = std::clamp<int64_t>(-x0, 0, x1 - x0), begin = std::max<int64_t>(x0, 0);
   const int64_t inside = std::max<int64_t>(std::min(x1, in.width) - begin, 0);
   const int64_t right = x1 - x0 - left - inside;
@@ -272,8 +273,8 @@ void conv2d(const Conv2dParams& p) {
   static thread_local Plan plan;
   make_plan(p, plan);
   const Plan& shared = plan;  // the calling thread's: `plan` itself would name each worker's own
-  const int64_t work = p.input.batch * p.output.h * p.output.w * plan.tiles * p.weight.taps() * p.input.words /
-                       (p.transposed ? p.stride.h * p.stride.w : 1);
+  const int64_t work = p.input.batch * p.output.h * p.output.w * plan.tiles * p.weight.taps() *
+                       p.input.words / (p.transposed ? p.stride.h * p.stride.w : 1);
   const int64_t grain = std::max<int64_t>(1, kGrain * plan.items / std::max<int64_t>(work, 1));
   parallel_for(plan.items, grain, [&](int64_t item) { run_item(p, shared, item); });
 }

@@ -2,9 +2,10 @@
 // registers, the sign and mask words of 32 channels in 4 more.
 //
 // Per pixel and channel word: broadcast the activation word (a load), twice vpternlogd for (a ^ sign) & mask,
-// vpopcntd and vpaddd. These 6 operations share two execution ports, so 3 cycles per 1024 products is the bound:
-// 341 multiply-adds per cycle. Carry-save adders in front of vpopcntd do not help: they trade one operation for
-// one. Pixels come as a list of offsets, so that tiles are full for every width, stride and word count.
+// vpopcntd and vpaddd. These 6 operations share two execution ports, so 3 cycles per 1024 products is the
+// bound: 341 multiply-adds per cycle. Carry-save adders in front of vpopcntd do not help: they trade one
+// operation for one. Pixels come as a list of offsets, so that tiles are full for every width, stride and
+// word count.
 #include <immintrin.h>
 
 #include "cpu/kernels.h"
@@ -16,7 +17,9 @@ namespace {
 
 constexpr int kAndOfXor = 0x28;  // truth table of (a ^ b) & c for vpternlogd
 
-MBU_INLINE __m512i load(const void* p) { return _mm512_loadu_si512(p); }
+MBU_INLINE __m512i load(const void* p) {
+  return _mm512_loadu_si512(p);
+}
 
 template <int kPixels>
 MBU_INLINE void finish_sums(const Conv2dTile& t, int64_t first, int64_t tile, const __m512i* low,
@@ -111,13 +114,20 @@ void run(const Conv2dTile& t) {
 template <bool kSums>
 void run(const Conv2dTile& t) {
   switch (t.pixel_step) {
-    case 1: return run<1, kSums>(t);
-    case 2: return run<2, kSums>(t);
-    case 4: return run<4, kSums>(t);
-    case 8: return run<8, kSums>(t);
-    case 16: return run<16, kSums>(t);
-    case 32: return run<32, kSums>(t);
-    default: return run<0, kSums>(t);
+    case 1:
+      return run<1, kSums>(t);
+    case 2:
+      return run<2, kSums>(t);
+    case 4:
+      return run<4, kSums>(t);
+    case 8:
+      return run<8, kSums>(t);
+    case 16:
+      return run<16, kSums>(t);
+    case 32:
+      return run<32, kSums>(t);
+    default:
+      return run<0, kSums>(t);
   }
 }
 

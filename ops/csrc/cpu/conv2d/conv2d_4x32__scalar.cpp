@@ -1,5 +1,5 @@
-// The portable conv2d: 4 pixels x 32 output channels in plain C++. Read this one first; the others do the same
-// with wider registers.
+// The portable conv2d: 4 pixels x 32 output channels in plain C++. Read this one first; the others do the
+// same with wider registers.
 #include "cpu/kernels.h"
 
 namespace mbu {

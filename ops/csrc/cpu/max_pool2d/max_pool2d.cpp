@@ -54,12 +54,18 @@ void pool_row(const MaxPool2dParams& p, int64_t n, int64_t y) {
 
   Word* out = p.bits + (n * p.output.h + y) * p.output.w * in.words;
   switch (in.words) {
-    case 1: return combine_columns<1>(p, row, out);
-    case 2: return combine_columns<2>(p, row, out);
-    case 4: return combine_columns<4>(p, row, out);
-    case 8: return combine_columns<8>(p, row, out);
-    case 16: return combine_columns<16>(p, row, out);
-    default: return combine_columns<0>(p, row, out);
+    case 1:
+      return combine_columns<1>(p, row, out);
+    case 2:
+      return combine_columns<2>(p, row, out);
+    case 4:
+      return combine_columns<4>(p, row, out);
+    case 8:
+      return combine_columns<8>(p, row, out);
+    case 16:
+      return combine_columns<16>(p, row, out);
+    default:
+      return combine_columns<0>(p, row, out);
   }
 }
 

@@ -1,5 +1,5 @@
-// OR of rows of words. Included by one file per instruction set, each compiled with its own flags: the compiler
-// vectorises it. In an unnamed namespace, because the copies must not be merged by the linker.
+// OR of rows of words. Included by one file per instruction set, each compiled with its own flags: the
+// compiler vectorises it. In an unnamed namespace, because the copies must not be merged by the linker.
 #pragma once
 #include "mbu/types.h"
 

@@ -17,7 +17,9 @@ struct Constants {
   Scratch threshold, flip;
 };
 
-int64_t element_size(FloatType type) { return type == FloatType::f32 ? 4 : 2; }
+int64_t element_size(FloatType type) {
+  return type == FloatType::f32 ? 4 : 2;
+}
 
 // A plane of H x W pixels as rows: one long row where the rows follow one another in memory, then cut into
 // pieces that are small enough to share among threads.

@@ -1,5 +1,5 @@
-// pack and unpack at memory speed for the two layouts that models use: channels contiguous (channels_last) and
-// pixels contiguous (the default). Other strides go to the portable code.
+// pack and unpack at memory speed for the two layouts that models use: channels contiguous (channels_last)
+// and pixels contiguous (the default). Other strides go to the portable code.
 #include <immintrin.h>
 
 #include <algorithm>
@@ -73,8 +73,8 @@ void pack_channels(const PackRow& r) {
   }
 }
 
-// stride_w == 1: lanes are pixels; channel c sets bit c of every lane that reaches its threshold. 64 pixels at a
-// time read whole cache lines of each channel, one after another.
+// stride_w == 1: lanes are pixels; channel c sets bit c of every lane that reaches its threshold. 64 pixels
+// at a time read whole cache lines of each channel, one after another.
 template <class T>
 void pack_pixels(const PackRow& r) {
   constexpr int kVectors = 4, kLanes = 16;
@@ -103,8 +103,7 @@ void pack_pixels(const PackRow& r) {
       }
       Word* output = r.output + first * words + k;
       if (words == 1) {
-        for (int v = 0; v < kVectors; ++v)
-          _mm512_mask_storeu_epi32(output + v * kLanes, valid[v], word[v]);
+        for (int v = 0; v < kVectors; ++v) _mm512_mask_storeu_epi32(output + v * kLanes, valid[v], word[v]);
       } else {
         alignas(64) Word lanes[kVectors * kLanes];
         for (int v = 0; v < kVectors; ++v) _mm512_store_si512(lanes + v * kLanes, word[v]);

@@ -7,12 +7,16 @@
 namespace mbu {
 namespace {
 
-float to_float(float x) { return x; }
+float to_float(float x) {
+  return x;
+}
 
 struct BFloat16 {
   uint16_t bits;
 };
-float to_float(BFloat16 x) { return std::bit_cast<float>(uint32_t{x.bits} << 16); }
+float to_float(BFloat16 x) {
+  return std::bit_cast<float>(uint32_t{x.bits} << 16);
+}
 
 struct Float16 {
   uint16_t bits;

@@ -1,0 +1,75 @@
+"""Choosing a kernel, and what an import brings along: each in a fresh process where state matters."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mbu_ops.backends import cpu_kernels, library_path, use_cpu_kernel
+
+
+def run(code: str, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, **environment},
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def test_one_kernel_is_selected_and_the_portable_one_is_last() -> None:
+    kernels = cpu_kernels()
+    assert [kernel.selected for kernel in kernels].count(True) == 1
+    assert kernels[-1].name == "scalar"
+    assert kernels[-1].available
+    assert library_path().is_file()
+
+
+def test_a_block_uses_another_kernel_and_returns() -> None:
+    before = cpu_kernels()
+    with use_cpu_kernel("scalar"):
+        assert [kernel.name for kernel in cpu_kernels() if kernel.selected] == ["scalar"]
+    assert cpu_kernels() == before
+
+
+def test_unknown_kernel_lists_the_known_ones() -> None:
+    with (
+        pytest.raises(RuntimeError, match="unknown CPU kernel 'sse'; this library has: .*scalar"),
+        use_cpu_kernel("sse"),
+    ):
+        pass
+
+
+def test_environment_variable() -> None:
+    show = "from mbu_ops.backends import cpu_kernels; print([k.name for k in cpu_kernels() if k.selected])"
+    assert run(show, MBU_CPU_KERNEL="scalar").stdout.strip() == "['scalar']"
+    call = "import torch, mbu_ops.functional as F; F.pack(torch.ones(1, 3, 4, 5))"
+    result = run(call, MBU_CPU_KERNEL="turbo")
+    assert result.returncode != 0
+    assert "RuntimeError: unknown CPU kernel 'turbo'; this library has:" in result.stderr
+
+
+def test_import_is_lean(tmp_path: Path) -> None:
+    """A device needs torch and mbu_ops alone."""
+    code = """
+import sys, torch
+before = set(sys.modules)
+import mbu_ops
+new = {name.split(".")[0] for name in set(sys.modules) - before}
+heavy = {"lightning", "pytorch_lightning", "segmentation_models_pytorch", "lightning_mbu", "torchvision", "numpy"}
+print(sorted(new & heavy), sorted(n for n in new if n not in sys.stdlib_module_names))
+"""
+    assert run(code, cwd=tmp_path).stdout.strip() == "[] ['mbu_ops']"
+
+
+def test_import_works_from_the_project_root() -> None:
+    root = Path(__file__).resolve().parents[2]
+    result = run("import mbu_ops, torch; print(torch.ops.mbu.conv2d.default)", cwd=root)
+    assert result.stdout.strip() == "mbu.conv2d.default", result.stderr
