@@ -1,0 +1,137 @@
+"""Interleaved timing of several candidates, and the conditions that the times depend on."""
+
+from __future__ import annotations
+
+import datetime
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+# What a reader needs to know to judge a result: the sets that decide which kernels run.
+INSTRUCTION_SETS = (
+    "avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_vpopcntdq", "avx_vnni", "amx_bf16", "amx_int8",
+    "asimd", "asimddp", "i8mm", "bf16",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Times of one candidate, ms per call, one per round."""
+
+    samples: tuple[float, ...]
+    calls: int = 1  # calls per round, whose mean is the sample
+
+    @property
+    def median(self) -> float:
+        """Median, ms."""
+        return statistics.median(self.samples)
+
+    @property
+    def min(self) -> float:
+        """Fastest round, ms."""
+        return min(self.samples)
+
+    @property
+    def spread(self) -> tuple[float, float]:
+        """First and third quartile, ms."""
+        if len(self.samples) == 1:
+            return self.samples[0], self.samples[0]
+        low, _, high = statistics.quantiles(self.samples, n=4, method="inclusive")
+        return low, high
+
+
+def ratio(slow: Timing, fast: Timing) -> float:
+    """How many times faster `fast` is: the median over rounds of the ratio within a round.
+
+    Raises:
+        ValueError: the two were not timed in the same rounds.
+    """
+    if len(slow.samples) != len(fast.samples):
+        raise ValueError(
+            f"Timings of {len(slow.samples)} and {len(fast.samples)} rounds cannot be paired. "
+            "Time both in one call of time_interleaved."
+        )
+    return statistics.median(a / b for a, b in zip(slow.samples, fast.samples, strict=True))
+
+
+def time_interleaved(
+    candidates: dict[str, Callable[[], Any]],
+    repeats: int = 15,
+    warmup: int = 3,
+    min_time_s: float = 0.005,
+    synchronise: Callable[[], Any] = lambda: None,
+) -> dict[str, Timing]:
+    """Time the candidates in turn, one after the other in every round.
+
+    Args:
+        candidates: name -> function without arguments.
+        repeats: rounds, at least 1.
+        warmup: calls of each before the first round, at least 1 (the first may compile).
+        min_time_s: a round calls a short candidate as often as fills this time, so that the clock's own grain
+            and the cost of reading it do not show.
+        synchronise: waits for work in flight, for devices that run ahead of Python.
+
+    Raises:
+        ValueError: no candidates, or `repeats` or `warmup` below 1.
+    """
+    if not candidates or repeats < 1 or warmup < 1:
+        raise ValueError(
+            f"{len(candidates)} candidates, repeats={repeats}, warmup={warmup}: each must be at least 1."
+        )
+
+    def seconds(call: Callable[[], Any], calls: int) -> float:
+        synchronise()
+        start = time.perf_counter()
+        for _ in range(calls):
+            call()
+        synchronise()
+        return (time.perf_counter() - start) / calls
+
+    calls = {}
+    for name, call in candidates.items():
+        fastest = min(seconds(call, 1) for _ in range(warmup))
+        calls[name] = max(1, round(min_time_s / max(fastest, 1e-9)))
+    samples: dict[str, list[float]] = {name: [] for name in candidates}
+    names = list(candidates)
+    for turn in range(repeats):
+        # Each candidate takes each place in turn: whoever follows a heavy one finds the caches it left
+        # behind.
+        for name in names[turn % len(names) :] + names[: turn % len(names)]:
+            samples[name].append(1e3 * seconds(candidates[name], calls[name]))
+    return {name: Timing(tuple(samples[name]), calls[name]) for name in names}
+
+
+def _processor() -> dict[str, str]:
+    """Fields of the first processor in /proc/cpuinfo; empty where the system has no such file."""
+    file = Path("/proc/cpuinfo")
+    if not file.is_file():
+        return {}
+    lines = file.read_text(encoding="utf-8").split("\n\n")[0].splitlines()
+    return {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+
+
+def instruction_sets() -> list[str]:
+    """Which of `INSTRUCTION_SETS` this processor has; empty where that is not known."""
+    processor = _processor()
+    flags = set((processor.get("flags") or processor.get("Features") or "").split())
+    return [name for name in INSTRUCTION_SETS if name in flags]
+
+
+def conditions(device: torch.device, threads: int) -> dict[str, str]:
+    """What a latency depends on besides the models, as words and numbers a person can read."""
+    name = _processor().get("model name") or platform.processor() or platform.machine()
+    if device.type == "cuda":
+        name = f"{torch.cuda.get_device_name(device)}, {name}"
+    return {
+        "processor": name,
+        "instruction sets": ", ".join(instruction_sets()) or "not known",
+        "threads": str(threads),
+        "torch": torch.__version__,
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+    }
