@@ -24,8 +24,8 @@ from .timing import Timing, conditions, instruction_sets, ratio, time_interleave
 __all__ = ["Comparison", "Timing", "compare", "ratio", "time_interleaved"]
 
 NATIVE_BFLOAT16 = {"avx512_bf16", "amx_bf16", "bf16"}
-FLOAT, COMPILED, BFLOAT16 = "float, eager", "float, compiled", "bfloat16, compiled"
-PACKED, PACKED_COMPILED = "packed, eager", "packed, compiled"
+FLOAT, COMPILED, BFLOAT16 = "float eager", "float compiled", "bfloat16 compiled"
+PACKED, PACKED_COMPILED = "packed eager", "packed compiled"
 # Folding batch norms and laying out weights ahead of time: the fastest setting of torch.compile for a float
 # network that no longer trains.
 COMPILE_FLOAT = {"freezing": True}
@@ -74,9 +74,12 @@ class Comparison:
         """One sentence a user can act on."""
         size = self.float_bytes / max(self.packed_bytes, 1)
         if self.speedup > 1.05:
-            return f"{self.best_packed}: {self.speedup:.2f}x the speed of {self.best_float}, {size:.1f}x smaller."
+            return (
+                f"{self.best_packed} runs {self.speedup:.2f}x as fast as {self.best_float} "
+                f"and is {size:.1f}x smaller."
+            )
         if self.speedup >= 0.95:
-            return f"As fast as {self.best_float}, {size:.1f}x smaller: worth it for the size alone."
+            return f"{self.best_packed} runs as fast as {self.best_float}; it is worth it for its size, {size:.1f}x smaller."
         return (
             f"Not worth it for speed here: {self.best_packed} takes {1 / self.speedup:.2f}x the time of "
             f"{self.best_float}. It is {size:.1f}x smaller."

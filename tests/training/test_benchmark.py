@@ -10,7 +10,7 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from lightning_mbu.benchmark import Timing, compare, ratio, time_interleaved
+from lightning_mbu.benchmark import Comparison, Timing, compare, ratio, time_interleaved
 from lightning_mbu.timing import conditions
 
 
@@ -64,9 +64,9 @@ def test_compare_end_to_end():
     threads = torch.get_num_threads()
     result = compare(float_model, packed, torch.randn(1, 3, 16, 16), repeats=3, bfloat16=False, min_time_s=0)
     assert not result.not_run
-    assert set(result.timings) == {"float, eager", "float, compiled", "packed, eager", "packed, compiled"}
+    assert set(result.timings) == {"float eager", "float compiled", "packed eager", "packed compiled"}
     assert set(result.formats.values()) <= {"contiguous", "channels last"}
-    assert result.differences["packed, compiled"] <= 1e-3
+    assert result.differences["packed compiled"] <= 1e-3
     assert result.float_bytes > result.packed_bytes
     assert torch.get_num_threads() == threads
     assert all(module.training for module in float_model.modules())
@@ -77,14 +77,27 @@ def test_compare_end_to_end():
     output = io.StringIO()
     Console(width=200, file=output).print(result.table())
     text = output.getvalue()
-    assert "packed, compiled" in text and "processor" in text and "threads: 1" in text
-    assert ("smaller" in result.verdict) and (
-        "worth" in result.verdict.lower() or "as fast" in result.verdict
+    assert "packed compiled" in text and "processor" in text and "threads: 1" in text
+
+
+@pytest.mark.parametrize(
+    ("packed_ms", "words"),
+    [(1.0, "runs 4.00x as fast"), (4.0, "worth it for its size"), (8.0, "Not worth it")],
+)
+def test_verdict_says_when_it_is_not_worth_it(packed_ms, words):
+    timings = {
+        "float eager": Timing((5.0,)),
+        "float compiled": Timing((4.0,)),
+        "packed eager": Timing((packed_ms,)),
+    }
+    result = Comparison(timings, {}, {}, {}, float_bytes=3200, packed_bytes=100)
+    assert (
+        words in result.verdict and "float compiled" in result.verdict and "32.0x smaller" in result.verdict
     )
 
 
 def test_refuses_to_time_disagreement():
-    with pytest.raises(RuntimeError, match=r"'packed, compiled' differs .* the tolerance is 1e-03"):
+    with pytest.raises(RuntimeError, match=r"'packed compiled' differs .* the tolerance is 1e-03"):
         compare(nn.Identity(), Wrong(), torch.ones(1, 1, 2, 2), repeats=1, bfloat16=False, min_time_s=0)
 
 
@@ -98,9 +111,9 @@ def test_says_what_could_not_run(monkeypatch):
     monkeypatch.setattr(torch, "compile", no_compiler)
     x = torch.ones(1, 1, 2, 2)
     result = compare(nn.Identity(), nn.Identity(), x, repeats=1, bfloat16=False, min_time_s=0)
-    assert result.not_run["packed, compiled"] == "RuntimeError: No working C++ compiler found"
-    assert set(result.timings) == {"float, eager", "packed, eager"}
-    assert (result.best_float, result.best_packed) == ("float, eager", "packed, eager")
+    assert result.not_run["packed compiled"] == "RuntimeError: No working C++ compiler found"
+    assert set(result.timings) == {"float eager", "packed eager"}
+    assert (result.best_float, result.best_packed) == ("float eager", "packed eager")
 
 
 def test_arguments_and_errors_in_eager_networks_are_not_hidden():
