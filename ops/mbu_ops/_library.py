@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 from types import ModuleType
 
 import torch
 
 _C: ModuleType | None
 try:
-    from . import _C  # pyright: ignore[reportAttributeAccessIssue]  # compiled, no stub
+    _C = importlib.import_module(f"{__package__}._C")
 except ModuleNotFoundError:
     # A pure-Python install (MBU_SKIP_KERNELS=1): training needs no kernels, so say so on first use only.
     _C = None

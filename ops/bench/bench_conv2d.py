@@ -1,0 +1,148 @@
+"""Times the packed convolutions of a network, per CPU kernel: equality first, then milliseconds.
+
+    python ops/bench/bench_conv2d.py [--shapes FILE] [--kernels NAME ...] [--threads N] [--repeats N] [--sums]
+
+Every layer is compared with the plain-torch reference before anything is timed; one wrong bit ends the run.
+Kernels are timed in turn within each repeat, so that a change of clock frequency meets all of them.
+GMAC/s counts the multiply-adds that the float layer would do.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+import mbu_ops.functional as F
+import mbu_ops.reference as R
+from mbu_ops import pack_bits, pack_weight
+from mbu_ops.backends import cpu_kernels, use_cpu_kernel
+
+SHAPES = Path(__file__).parent / "shapes" / "mbunet_256.txt"
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One line of a shapes file."""
+
+    name: str
+    channels: int
+    out_channels: int
+    height: int
+    width: int
+    kernel: int
+    stride: int
+    padding: int
+    transposed: bool
+
+    @property
+    def gmac(self) -> float:
+        """Multiply-adds in 10^9. A transposed layer spreads every input pixel, an ordinary one gathers per output."""
+        pixels = self.height * self.width
+        if not self.transposed:
+            pixels = ((self.height + 2 * self.padding - self.kernel) // self.stride + 1) * (
+                (self.width + 2 * self.padding - self.kernel) // self.stride + 1
+            )
+        return pixels * self.channels * self.out_channels * self.kernel**2 / 1e9
+
+
+def read_shapes(path: Path) -> list[Layer]:
+    """Layers of a shapes file: one per line, `#` starts a comment."""
+    lines = (line.split("#")[0].split() for line in path.read_text().splitlines())
+    return [Layer(line[0], *map(int, line[1:8]), transposed=line[8] == "1") for line in lines if line]
+
+
+def prepare(layer: Layer, sums: bool) -> tuple[Callable[[], Tensor], Callable[[], Tensor]]:
+    """The operation and its reference on random data."""
+    torch.manual_seed(0)
+    bits = pack_bits(torch.rand(1, layer.height, layer.width, layer.channels) < 0.5)
+    planes = pack_weight(
+        torch.randint(-1, 2, (layer.out_channels, layer.channels, layer.kernel, layer.kernel))
+    )
+    weight = F.tile_weight(planes)
+    threshold = torch.randint(-20, 21, (1, layer.out_channels), dtype=torch.int32)
+    flip = torch.zeros(1, (layer.out_channels + 31) // 32, dtype=torch.int32)
+    geometry = (layer.stride, layer.padding)
+    fixed = (layer.out_channels, layer.kernel, *geometry)
+    if layer.transposed:
+        if sums:
+            return lambda: F.conv_transpose2d(bits, weight, *fixed), lambda: R.conv_transpose2d(
+                bits, planes, *geometry
+            )
+        return lambda: F.conv_transpose2d_threshold(
+            bits, weight, threshold, flip, *fixed
+        ), lambda: R.conv_transpose2d_threshold(bits, planes, threshold, flip, *geometry)
+    if sums:
+        return lambda: F.conv2d(bits, weight, *fixed), lambda: R.conv2d(bits, planes, *geometry)
+    return lambda: F.conv2d_threshold(bits, weight, threshold, flip, *fixed), lambda: R.conv2d_threshold(
+        bits, planes, threshold, flip, *geometry
+    )
+
+
+def measure(run: Callable[[], Tensor], kernels: list[str], repeats: int) -> dict[str, list[float]]:
+    """Sorted times in ms per kernel."""
+    times: dict[str, list[float]] = {kernel: [] for kernel in kernels}
+    for _ in range(repeats):
+        for kernel in kernels:
+            with use_cpu_kernel(kernel):
+                start = time.perf_counter()
+                run()
+                times[kernel].append((time.perf_counter() - start) * 1e3)
+    return {kernel: sorted(values) for kernel, values in times.items()}
+
+
+def device_name() -> str:
+    """Processor model, as the system tells it."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def main() -> int:
+    available = [kernel.name for kernel in cpu_kernels() if kernel.available]
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--shapes", type=Path, default=SHAPES)
+    parser.add_argument("--kernels", nargs="+", choices=available, default=available)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--repeats", type=int, default=11)
+    parser.add_argument("--sums", action="store_true", help="float sums instead of packed bits")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    print(
+        f"{device_name()}, {options.threads} threads, torch {torch.__version__}, {options.repeats} repeats, "
+        f"{'float sums' if options.sums else 'packed bits'}; ms is the median (quartiles)"
+    )
+    total = dict.fromkeys(options.kernels, 0.0)
+    for layer in read_shapes(options.shapes):
+        run, reference = prepare(layer, options.sums)
+        expected = reference()
+        for kernel in options.kernels:
+            with use_cpu_kernel(kernel):
+                if not torch.equal(run(), expected):
+                    print(f"{layer.name}: kernel {kernel} differs from the reference; nothing is timed")
+                    return 1
+        for kernel, times in measure(run, options.kernels, options.repeats).items():
+            median, quarter = statistics.median(times), len(times) // 4
+            total[kernel] += median
+            print(
+                f"{layer.name:14s} {kernel:14s} {median:9.3f} ms ({times[quarter]:.3f}-{times[-1 - quarter]:.3f})"
+                f" {layer.gmac / median * 1e3:8.1f} GMAC/s"
+            )
+    for kernel, median in total.items():
+        print(f"{'sum':14s} {kernel:14s} {median:9.3f} ms")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
