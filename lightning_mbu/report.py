@@ -1,0 +1,228 @@
+"""One self-contained HTML page about a run: what came out, how training went, what the pictures look like.
+
+The page needs no network and no script: styles are inline, charts are inline SVG, images are PNG in base64.
+It reads well in light and dark and on a phone.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+
+from .drawing import (
+    COLOURS,
+    FALSE_NEGATIVE,
+    FALSE_POSITIVE,
+    TRUE_POSITIVE,
+    Curve,
+    PhaseBand,
+    curve_svg,
+    data_uri,
+    dice,
+    errors_image,
+)
+
+__all__ = ["Curve", "PhaseBand", "PictureRow", "ReportTable", "render", "write_report"]
+
+NUMBER = re.compile(r"[-+~<>≈±]?\s*\d|-$|–$|—$")
+
+
+@dataclass(frozen=True)
+class ReportTable:
+    """A table of text; columns whose cells are all numbers (with or without unit) are aligned right.
+
+    Raises:
+        ValueError: a row has another number of cells than there are columns.
+    """
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        for index, row in enumerate(self.rows):
+            if len(row) != len(self.columns):
+                raise ValueError(
+                    f"Row {index} of table {self.title!r} has {len(row)} cells ({', '.join(map(str, row))}); "
+                    f"expected {len(self.columns)}, one for each of {', '.join(self.columns)}."
+                )
+
+
+@dataclass(frozen=True)
+class PictureRow:
+    """One image with its true and its predicted masks.
+
+    Args:
+        image: uint8 [H, W, 3].
+        mask: bool [H, W], the truth.
+        packed_prediction: bool [H, W].
+        float_prediction: bool [H, W], or None where no float network was trained.
+        name: shown beside the pictures.
+
+    Raises:
+        ValueError: an array has another type or shape.
+    """
+
+    image: np.ndarray
+    mask: np.ndarray
+    packed_prediction: np.ndarray
+    float_prediction: np.ndarray | None = None
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        for field_name in ("mask", "packed_prediction", "float_prediction"):
+            array = getattr(self, field_name)
+            if array is not None and (array.dtype != np.bool_ or array.shape != self.image.shape[:2]):
+                raise ValueError(
+                    f"{field_name} of picture {self.name!r} is {array.dtype} {list(array.shape)}; expected "
+                    "bool "
+                    f"{list(self.image.shape[:2])}, the size of its image. Threshold the logits at 0 first."
+                )
+
+
+def write_report(
+    path: str | Path,
+    *,
+    title: str,
+    summary: Sequence[tuple[str, str]],
+    tables: Sequence[ReportTable] = (),
+    curves: Sequence[Curve] = (),
+    pictures: Sequence[PictureRow] = (),
+    conditions: Mapping[str, object] | None = None,
+) -> Path:
+    """Write the page; readers see the old file or the complete new one, never half of one.
+
+    Args:
+        path: of the HTML file; its folder is made where it is missing.
+        title: heading of the page.
+        summary: (name, value) of the few numbers that matter, in order.
+        tables, curves, pictures: sections in this order: curves, tables, pictures.
+        conditions: what the numbers depend on: machine, versions, settings.
+
+    Returns:
+        The absolute path of the page.
+    """
+    path = Path(path).absolute()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    page = render(title, summary, tables, curves, pictures, conditions or {})
+    # The temporary file is in the same folder because a rename is atomic only within one file system.
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(page)
+        # A temporary file is private to its owner; a report is as public as any file the user makes.
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    return path
+
+
+def render(
+    title: str,
+    summary: Sequence[tuple[str, str]],
+    tables: Sequence[ReportTable],
+    curves: Sequence[Curve],
+    pictures: Sequence[PictureRow],
+    conditions: Mapping[str, object],
+) -> str:
+    """The page as text; arguments as in `write_report`."""
+    style = resources.files("lightning_mbu").joinpath("report_style.css").read_text(encoding="utf-8")
+    cards = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in summary)
+    sections = []
+    if curves:
+        sections.append("<section><h2>Training</h2>" + "".join(map(_curve, curves)) + "</section>")
+    if tables:
+        sections.append("<section><h2>Results</h2>" + "".join(map(_table, tables)) + "</section>")
+    if pictures:
+        sections.append(_legend() + "".join(map(_pictures, pictures)) + "</section>")
+    if conditions:
+        items = "".join(f"<dt>{escape(k)}</dt><dd>{escape(str(v))}</dd>" for k, v in conditions.items())
+        sections.append(f'<section><h2>Conditions</h2><dl class="conditions">{items}</dl></section>')
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        '<meta name="color-scheme" content="light dark"><link rel="icon" href="data:,">'
+        f"<title>{escape(title)}</title>\n<style>\n{style}</style></head>\n<body><main>\n"
+        f'<header><h1>{escape(title)}</h1><dl class="cards">{cards}</dl></header>\n'
+        + "\n".join(sections)
+        + "\n</main></body></html>\n"
+    )
+
+
+def _curve(curve: Curve) -> str:
+    names = "".join(
+        f'<li class="line-{index % COLOURS + 1}">{escape(name)}</li>'
+        for index, name in enumerate(curve.series)
+    )
+    phases = "".join(
+        f'<li class="phase-{index % 3 + 1}"><b>{index + 1}</b> {escape(phase.label)} '
+        f"({escape(curve.x_label)} {phase.start:g} to {phase.end:g})</li>"
+        for index, phase in enumerate(curve.phases)
+    )
+    heading = escape(curve.title) + (f" <small>{escape(curve.y_label)}</small>" if curve.y_label else "")
+    return (
+        f'<figure class="curve"><h3>{heading}</h3><ul class="lines">{names}</ul>{curve_svg(curve)}'
+        + (f'<ul class="phases">{phases}</ul>' if phases else "")
+        + (f"<figcaption>{escape(curve.note)}</figcaption>" if curve.note else "")
+        + "</figure>"
+    )
+
+
+def _table(table: ReportTable) -> str:
+    numeric = [
+        bool(table.rows) and all(NUMBER.match(str(row[column]).strip()) for row in table.rows)
+        for column in range(len(table.columns))
+    ]
+
+    def cells(tag: str, row: Sequence[str]) -> str:
+        return "".join(
+            f"<{tag}{' class=number' if right else ''}>{escape(str(cell))}</{tag}>"
+            for cell, right in zip(row, numeric, strict=True)
+        )
+
+    body = "".join(f"<tr>{cells('td', row)}</tr>" for row in table.rows)
+    return (
+        f'<h3>{escape(table.title)}</h3><div class="wide"><table>'
+        f"<thead><tr>{cells('th', table.columns)}</tr></thead>"
+        f"<tbody>{body}</tbody></table></div>"
+        + (f"<p class=note>{escape(table.note)}</p>" if table.note else "")
+    )
+
+
+def _legend() -> str:
+    entries = (
+        (TRUE_POSITIVE, "found"),
+        (FALSE_POSITIVE, "false positive"),
+        (FALSE_NEGATIVE, "false negative"),
+    )
+    items = "".join(f'<li><i style="background:rgb{colour}"></i>{name}</li>' for colour, name in entries)
+    return f'<section><h2>Pictures</h2><ul class="legend">{items}</ul>'
+
+
+def _pictures(row: PictureRow) -> str:
+    panels = [("image", row.image, ""), ("true mask", errors_image(row.mask, row.mask), "")]
+    for name, prediction in (("float", row.float_prediction), ("packed", row.packed_prediction)):
+        if prediction is not None:
+            panels.append(
+                (name, errors_image(prediction, row.mask), f"Dice {dice(prediction, row.mask):.3f}")
+            )
+    figures = "".join(
+        f'<figure><img src="{data_uri(image)}" alt="{escape(f"{row.name} {name}".strip())}">'
+        f"<figcaption>{name}{f' <b>{score}</b>' if score else ''}</figcaption></figure>"
+        for name, image, score in panels
+    )
+    heading = f"<h3>{escape(row.name)}</h3>" if row.name else ""
+    return f'{heading}<div class="pictures" style="--panels:{len(panels)}">{figures}</div>'
