@@ -79,7 +79,10 @@ class Comparison:
                 f"and is {size:.1f}x smaller."
             )
         if self.speedup >= 0.95:
-            return f"{self.best_packed} runs as fast as {self.best_float}; worth it for its size, {size:.1f}x smaller."
+            return (
+                f"{self.best_packed} runs as fast as {self.best_float}; worth it for its size, "
+                f"{size:.1f}x smaller."
+            )
         return (
             f"Not worth it for speed here: {self.best_packed} takes {1 / self.speedup:.2f}x the time of "
             f"{self.best_float}. It is {size:.1f}x smaller."

@@ -82,7 +82,7 @@ def test_compare_end_to_end():
 
 @pytest.mark.parametrize(
     ("packed_ms", "words"),
-    [(1.0, "runs 4.00x as fast"), (4.0, "worth it for its size"), (8.0, "Not worth it")],
+    [(1.0, "runs 4.00x as fast"), (4.0, "; worth it for its size"), (8.0, "Not worth it")],
 )
 def test_verdict_says_when_it_is_not_worth_it(packed_ms, words):
     timings = {
