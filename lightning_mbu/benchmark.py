@@ -28,7 +28,7 @@ FLOAT, COMPILED, BFLOAT16 = "float eager", "float compiled", "bfloat16 compiled"
 PACKED, PACKED_COMPILED = "packed eager", "packed compiled"
 # Folding batch norms and laying out weights ahead of time: the fastest setting of torch.compile for a float
 # network that no longer trains.
-COMPILE_FLOAT = {"freezing": True}
+COMPILE_FLOAT: dict[str, Any] = {"freezing": True}
 
 
 @dataclass(frozen=True)

@@ -132,6 +132,6 @@ def conditions(device: torch.device, threads: int) -> dict[str, str]:
         "processor": name,
         "instruction sets": ", ".join(instruction_sets()) or "not known",
         "threads": str(threads),
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
     }

@@ -157,10 +157,11 @@ def _noise(rng: np.random.Generator, size: int, sigma: float | tuple[float, floa
     # time.
     step = max(1, int(np.min(sigma) / 4))
     side = -(-size // step)
-    field = rng.standard_normal((side, side), np.float32)
-    field = ndimage.gaussian_filter(field, np.asarray(sigma) / step, mode="wrap", truncate=3)
+    white = rng.standard_normal((side, side), np.float32)
+    field = np.asarray(ndimage.gaussian_filter(white, np.asarray(sigma) / step, mode="wrap", truncate=3))
     if step > 1:
-        field = ndimage.zoom(field, step, order=1, mode="grid-wrap", grid_mode=True)[:size, :size]
+        fine = np.asarray(ndimage.zoom(field, step, order=1, mode="grid-wrap", grid_mode=True))
+        field = fine[:size, :size]
     return (field - field.mean()) / max(float(field.std()), 1e-6)
 
 
@@ -186,16 +187,13 @@ def _blobs(shapes: list[Shape], size: int, edge: float, strength: np.ndarray) ->
 
 def _strangers(rng: np.random.Generator, size: int, count: int, low: float, high: float) -> list[Shape]:
     """Smooth round shapes that are not nuclei and not in the mask, radius between `low` and `high` pixels."""
-    return [
-        Shape(
-            *rng.uniform(0, size, 2).tolist(),
-            rng.uniform(low, high),
-            rng.uniform(1, 1.2),
-            rng.uniform(0, np.pi),
-            (),
+    shapes = []
+    for _ in range(count):
+        row, column = rng.uniform(0, size, 2).tolist()
+        shapes.append(
+            Shape(row, column, rng.uniform(low, high), rng.uniform(1, 1.2), rng.uniform(0, np.pi), ())
         )
-        for _ in range(count)
-    ]
+    return shapes
 
 
 def _fluorescence(
