@@ -6,25 +6,27 @@
 
 namespace mbu {
 
-// One input word of an output pixel, and the weights that it meets.
-struct Conv2dStep {
+// Consecutive input words of an output pixel that meet consecutive weights. The taps of one kernel row are
+// one run where they touch in memory, so a 3x3 layer has three runs and a 1x1 layer one.
+struct Conv2dRun {
   int64_t source;  // words from the pixel's source
   int64_t weight;  // words from the tile's start
+  int64_t count;   // input words
 };
 
 // One call of a conv2d microkernel: `pixels` output pixels times the channel tiles [tile_begin, tile_end).
 // Pixels are a list, not a rectangle: a tile of pixels is full whatever the width of the image.
 struct Conv2dTile {
   int64_t pixels;
-  const Word* input;       // of the first pixel
-  const int64_t* source;   // [pixels] words from `input` to the pixel's top left input word
-  int64_t pixel_step;      // what `source` grows by within a row
-  const int64_t* target;   // [pixels] elements from `sums` or `bits` to the pixel's first output
-  const int32_t* border;   // [pixels] elements from `table` to the pixel's border class
-  int64_t steps;           // taps x channel words
-  const Conv2dStep* step;  // [steps]
-  const Word* weight;      // tiles, see types.h
-  int64_t weight_stride;   // words from one tile to the next
+  const Word* input;      // of the first pixel
+  const int64_t* source;  // [pixels] words from `input` to the pixel's top left input word
+  int64_t pixel_step;     // what `source` grows by within a row
+  const int64_t* target;  // [pixels] elements from `sums` or `bits` to the pixel's first output
+  const int32_t* border;  // [pixels] elements from `table` to the pixel's border class
+  int64_t runs;
+  const Conv2dRun* run;   // [runs]
+  const Word* weight;     // tiles, see types.h
+  int64_t weight_stride;  // words from one tile to the next
   int64_t tile_begin, tile_end;
   // Epilogue. With `sums`: sums[target + oc] = table[border + oc] - 2 * count.
   // With `bits`: bits[target + t * out_words + tile] has bit (count <= table[border + t * channels_padded +

@@ -34,14 +34,14 @@ struct Pass {
   int64_t ring_stride;       // words of a scratch row
   int64_t band_rows, bands;  // rows of a band, bands per image
   int64_t first_item;
-  size_t first_step, steps;  // in Plan::steps
+  size_t first_run, runs;  // in Plan::runs
 };
 
 // Everything the threads share. Kept by the calling thread between calls, so that it stops allocating.
 struct Plan {
   Axis y, x;
   std::vector<Pass> passes;
-  std::vector<Conv2dStep> steps;
+  std::vector<Conv2dRun> runs;
   Scratch table_memory, flip_memory;
   int32_t* table;
   Word* flip;
@@ -123,16 +123,22 @@ void plan_pass(const Conv2dParams& p, Pass& pass, Plan& plan) {
   pass.ring_stride = (x.input_end(x.outputs - 1) - x.input_begin(0)) * in.words;
   const int64_t stride_h = pass.ring ? pass.ring_stride : in.stride_h;
   const int64_t stride_w = pass.ring ? in.words : in.stride_w;
-  pass.first_step = plan.steps.size();
+  pass.first_run = plan.runs.size();
   for (const AxisTap& ty : y.taps) {
     for (const AxisTap& tx : x.taps) {
       const int64_t source = (ty.offset - y.first) * stride_h + (tx.offset - x.first) * stride_w;
-      const int64_t weight = (ty.kernel * p.kernel.w + tx.kernel) * in.words;
-      for (int64_t k = 0; k < in.words; ++k)
-        plan.steps.push_back({source + k, (weight + k) * 2 * kTileChannels});
+      const int64_t weight = (ty.kernel * p.kernel.w + tx.kernel) * in.words * 2 * kTileChannels;
+      if (plan.runs.size() > pass.first_run) {
+        Conv2dRun& run = plan.runs.back();
+        if (run.source + run.count == source && run.weight + run.count * 2 * kTileChannels == weight) {
+          run.count += in.words;
+          continue;
+        }
+      }
+      plan.runs.push_back({source, weight, in.words});
     }
   }
-  pass.steps = plan.steps.size() - pass.first_step;
+  pass.runs = plan.runs.size() - pass.first_run;
   pass.band_rows = std::clamp<int64_t>(kBandPixels / x.outputs, 1, y.outputs);
   pass.bands = (y.outputs + pass.band_rows - 1) / pass.band_rows;
   pass.band_rows = (y.outputs + pass.bands - 1) / pass.bands;
@@ -148,7 +154,7 @@ void make_plan(const Conv2dParams& p, Plan& plan) {
   plan.call = calls.fetch_add(1, std::memory_order_relaxed) + 1;
   plan.tiles = padded / kTileChannels;
   plan.passes.clear();
-  plan.steps.clear();
+  plan.runs.clear();
   int64_t table = 0, bands = 0;
   for (int64_t i = 0; i < plan.y.count; ++i) {
     for (int64_t j = 0; j < plan.x.count; ++j) {
@@ -249,8 +255,8 @@ void run_item(const Conv2dParams& p, const Plan& plan, int64_t item) {
   tile.pixel_step = step_w;
   tile.target = memory.target;
   tile.border = border;
-  tile.steps = static_cast<int64_t>(pass.steps);
-  tile.step = plan.steps.data() + pass.first_step;
+  tile.runs = static_cast<int64_t>(pass.runs);
+  tile.run = plan.runs.data() + pass.first_run;
   tile.weight = p.weight.tiles();
   tile.weight_stride = p.weight.taps() * in.words * 2 * kTileChannels;
   tile.tile_begin = plan.tiles * split / plan.splits;

@@ -44,11 +44,14 @@ void conv2d_4x32__scalar(const Conv2dTile& t) {
     for (int64_t first = 0; first < t.pixels; first += kPixels) {
       const int64_t pixels = t.pixels - first < kPixels ? t.pixels - first : kPixels;
       uint32_t counts[kPixels][kTileChannels] = {};
-      for (int64_t s = 0; s < t.steps; ++s) {
-        const Word *sign = weight + t.step[s].weight, *mask = sign + kTileChannels;
-        for (int64_t p = 0; p < pixels; ++p) {
-          const Word a = t.input[t.source[first + p] + t.step[s].source];
-          for (int64_t c = 0; c < kTileChannels; ++c) counts[p][c] += popc((a ^ sign[c]) & mask[c]);
+      for (int64_t i = 0; i < t.runs; ++i) {
+        const Word* sign = weight + t.run[i].weight;
+        for (int64_t k = 0; k < t.run[i].count; ++k, sign += 2 * kTileChannels) {
+          const Word* mask = sign + kTileChannels;
+          for (int64_t p = 0; p < pixels; ++p) {
+            const Word a = t.input[t.source[first + p] + t.run[i].source + k];
+            for (int64_t c = 0; c < kTileChannels; ++c) counts[p][c] += popc((a ^ sign[c]) & mask[c]);
+          }
         }
       }
       for (int64_t p = 0; p < pixels; ++p) finish(t, first + p, tile, counts[p]);
