@@ -32,7 +32,10 @@ from ..graph import (
 )
 from ..thresholds import float_thresholds, integer_thresholds
 
-_BINARY = (aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor, aten.div.Tensor)
+_BINARY = (
+    aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor, aten.div.Tensor,
+    aten.add.Scalar, aten.sub.Scalar, aten.mul.Scalar, aten.div.Scalar, aten.rsub.Scalar,
+)  # fmt: skip
 _UNARY = (aten.relu.default, aten.hardtanh.default, aten.relu6.default)
 
 

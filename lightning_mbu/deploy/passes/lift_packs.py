@@ -47,6 +47,8 @@ def _lift_once(module: GraphModule) -> bool:
                 module.graph.erase_node(pack)
                 lifted = True
         if lifted:
+            if not node.users:
+                module.graph.erase_node(node)  # or it would count as a reader of its own sources
             return True
     return False
 

@@ -1,0 +1,74 @@
+"""Who may import whom (style: recipes -> lightning_mbu -> mbu_ops -> torch), seen from fresh processes."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def loaded_by(statement: str) -> set[str]:
+    """Top-level modules that are loaded after running `statement` in a new process."""
+    code = f"{statement}; import sys; print('\\n'.join(sys.modules))"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    return {name.partition(".")[0] for name in run.stdout.split()} | set(run.stdout.split())
+
+
+def imports_of(path: Path) -> set[str]:
+    """Absolute and relative modules that a file imports anywhere, functions included."""
+    found = re.findall(r"^\s*(?:from\s+([.\w]+)\s+import|import\s+([.\w]+))", path.read_text(), re.MULTILINE)
+    return {a or b for a, b in found}
+
+
+def python_files(folder: str) -> list[Path]:
+    return sorted((ROOT / folder).rglob("*.py"))
+
+
+def test_runtime_brings_in_torch_alone():
+    loaded = loaded_by("import mbu_ops")
+    assert "torch" in loaded
+    assert not loaded & {"lightning", "pytorch_lightning", "segmentation_models_pytorch", "lightning_mbu"}
+    only_torch = loaded_by("import torch")
+    assert {name for name in loaded - only_torch if "." not in name} <= {"mbu_ops", "ctypes", "_ctypes"}
+
+
+def test_training_package_does_not_need_segmentation_models():
+    assert "segmentation_models_pytorch" not in loaded_by("import lightning_mbu")
+
+
+@pytest.mark.parametrize("path", python_files("ops/mbu_ops"), ids=lambda p: p.name)
+def test_runtime_imports_nothing_above_it(path):
+    forbidden = {"lightning", "segmentation_models_pytorch", "lightning_mbu", "numpy"}
+    assert not {name.partition(".")[0] for name in imports_of(path)} & forbidden
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "ops/csrc").rglob("*.[ch]*")), ids=lambda p: p.name)
+def test_kernels_know_pointers_not_tensors(path):
+    includes = re.findall(r'#include\s+[<"]([^>"]+)', path.read_text())
+    if "torch" not in path.relative_to(ROOT / "ops/csrc").parts[0]:
+        assert not [name for name in includes if name.startswith(("torch/", "ATen/", "c10/"))]
+
+
+@pytest.mark.parametrize("path", python_files("lightning_mbu"), ids=lambda p: str(p.relative_to(ROOT)))
+def test_lightning_and_smp_stay_at_the_edges(path):
+    relative = path.relative_to(ROOT / "lightning_mbu")
+    imported = {name.partition(".")[0] for name in imports_of(path)}
+    if relative.parts[0] != "demo" and relative.name not in ("callback.py", "cli.py"):
+        assert not imported & {"lightning", "pytorch_lightning"}
+    if relative.parts[0] != "demo":
+        assert "segmentation_models_pytorch" not in imported
+    assert not imported & {"tests", "recipes"}
+
+
+def test_callback_does_not_need_the_kernels():
+    imported = imports_of(ROOT / "lightning_mbu/callback.py")
+    assert not [name for name in imported if re.search(r"deploy|benchmark|mbu_ops", name)]
+
+
+def test_recipes_use_public_names_only():
+    for path in python_files("recipes"):
+        inner = [name for name in imports_of(path) if name.startswith("lightning_mbu.")]
+        assert set(inner) <= {"lightning_mbu.models", "lightning_mbu.demo"}, path
