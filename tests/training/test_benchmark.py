@@ -9,6 +9,7 @@ import pytest
 import torch
 from rich.console import Console
 from torch import nn
+from torch._inductor import config as inductor
 
 from lightning_mbu.benchmark import Comparison, Timing, compare, ratio, time_interleaved
 from lightning_mbu.timing import conditions
@@ -102,8 +103,11 @@ def test_refuses_to_time_disagreement():
 
 
 def test_says_what_could_not_run(monkeypatch):
+    frozen = []
+
     def no_compiler(model, **_):
         def call(x):
+            frozen.append(inductor.freezing)
             raise RuntimeError("\nNo working C++ compiler found\ndetails")
 
         return call
@@ -113,6 +117,8 @@ def test_says_what_could_not_run(monkeypatch):
     result = compare(nn.Identity(), nn.Identity(), x, repeats=1, bfloat16=False, min_time_s=0)
     assert result.not_run["packed compiled"] == "RuntimeError: No working C++ compiler found"
     assert set(result.timings) == {"float eager", "packed eager"}
+    # The float network is compiled as well as it can be (both memory formats), the packed one as users do.
+    assert frozen == [True, True, False] and not inductor.freezing
     assert (result.best_float, result.best_packed) == ("float eager", "packed eager")
 
 
