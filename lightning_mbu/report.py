@@ -6,9 +6,7 @@ It reads well in light and dark and on a phone.
 
 from __future__ import annotations
 
-import os
 import re
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -17,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from .atomic import write_atomically
 from .drawing import (
     COLOURS,
     FALSE_NEGATIVE,
@@ -114,20 +113,7 @@ def write_report(
     path = Path(path).absolute()
     path.parent.mkdir(parents=True, exist_ok=True)
     page = render(title, summary, tables, curves, pictures, conditions or {})
-    # The temporary file is in the same folder because a rename is atomic only within one file system.
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(page)
-        # A temporary file is private to its owner; a report is as public as any file the user makes.
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    return path
+    return write_atomically(path, page.encode())
 
 
 def render(

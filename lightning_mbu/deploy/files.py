@@ -1,19 +1,22 @@
-"""save / load: one safetensors file with the graph as JSON in its header. No pickle, no class of the trained model.
+"""save / load: one safetensors file, its description as JSON in the header. No pickle, no class of the trained model.
 
-Format, version 1:
-    header `mbu`     JSON: version, nodes of the graph (see `graph_json`), layers, input, sha256 of all tensor data
-    tensor NAME      a constant of the graph: thresholds, float weights
-    tensor NAME.sign, NAME.mask
-                     uint8, the weight planes of one packed layer, one bit per weight, in the order [OC, KH, KW, C],
-                     least significant bit first, without padding. A binary layer has no mask.
+Format, version 1 (small on purpose: a narrow network is a hundred kilobytes, and names would be a tenth of it):
+    header `mbu`        base64 of zlib of JSON: version, nodes of the graph (see `graph_json`), constants
+                        (name, type, shape), layers, input, sha256 of all of this and of both tensors
+    tensor `constants`  uint8, the bytes of the graph's constants one after another: thresholds, float weights
+    tensor `weights`    uint8, the packed layers one after another. A masked layer has its mask, one bit per weight,
+                        then a sign bit for each weight that is present; a binary layer has its signs only.
+                        Weights in the order [OC, KH, KW, C], least significant bit first, no padding between rows.
 """
 
 from __future__ import annotations
 
+import base64
+import binascii
 import hashlib
 import json
-import os
-import tempfile
+import math
+import zlib
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -24,11 +27,16 @@ import torch
 from mbu_ops.packing import pack_weight
 from torch import Tensor
 
+from ..atomic import write_atomically
 from .graph_json import graph_from_json, graph_to_json
 from .packed import InputSpec, PackedLayer, PackedModel
 
 FORMAT_VERSION = 1
 _HEADER = "mbu"
+_LARGEST_DESCRIPTION = 64 * 2**20  # bytes; the graph of a network with ten thousand operations stays below
+_TYPES = {str(t).removeprefix("torch."): t for t in (torch.float32, torch.int32, torch.int64, torch.uint8, torch.bool)}
+_DAMAGE = (KeyError, TypeError, AttributeError, IndexError, RuntimeError, json.JSONDecodeError, zlib.error,
+           binascii.Error, UnicodeDecodeError)  # fmt: skip
 
 
 def save(packed: PackedModel, path: str | Path) -> Path:
@@ -45,21 +53,9 @@ def save(packed: PackedModel, path: str | Path) -> Path:
         TypeError: `packed` is not a packed model.
         FileNotFoundError: the folder does not exist.
     """
-    path = Path(path)
     if not isinstance(packed, PackedModel):
         raise TypeError(f"save takes a packed model; this is a {type(packed).__name__}. Call convert(model, x) first.")
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"the folder {path.parent} does not exist; create it, or choose another path.")
-    data = _serialize(packed)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    return path
+    return write_atomically(path, _serialize(packed))
 
 
 def packed_size(packed: PackedModel) -> int:
@@ -86,7 +82,7 @@ def load(path: str | Path) -> PackedModel:
     if header is None:
         raise ValueError(f"{path} is a safetensors file, but not a packed model; write one with save(packed, path).")
     try:
-        description = json.loads(header)
+        description = json.loads(_inflate(header))
         version = description["version"]
         if version > FORMAT_VERSION:
             raise ValueError(
@@ -95,78 +91,115 @@ def load(path: str | Path) -> PackedModel:
         if description["sha256"] != _digest(description, tensors):
             raise ValueError(f"{path} is damaged: its contents do not match its checksum. Copy or save it again.")
         return _rebuild(description, tensors)
-    except (KeyError, TypeError, AttributeError, IndexError, RuntimeError, json.JSONDecodeError) as error:
+    except _DAMAGE as error:
         raise ValueError(f"{path} is damaged: {error!r}. Copy or save it again.") from error
 
 
 def _serialize(packed: PackedModel) -> bytes:
     module = packed.graph_module
     neutral = {layer.planes for layer in packed.layers}
-    # A copy each: safetensors refuses tensors that share memory.
+    constants = {name: tensor for name, tensor in module.state_dict().items() if name not in neutral}
+    weights = [packed.weight(layer).permute(0, 2, 3, 1) for layer in packed.layers]
     tensors = {
-        name: tensor.detach().clone().contiguous()
-        for name, tensor in module.state_dict().items() if name not in neutral
-    }  # fmt: skip
-    shapes = {}
-    for layer in packed.layers:
-        weight = packed.weight(layer).permute(0, 2, 3, 1)
-        shapes[layer.planes] = list(weight.shape)
-        tensors[f"{layer.planes}.sign"] = _to_bytes(weight > 0)
-        if layer.kind == "masked":
-            tensors[f"{layer.planes}.mask"] = _to_bytes(weight != 0)
+        "constants": torch.cat([_bytes_of(tensor) for tensor in constants.values()]),
+        "weights": torch.cat([_weight_bytes(w, x.kind) for w, x in zip(weights, packed.layers, strict=True)]),
+    }
     description: dict[str, Any] = {
         "version": FORMAT_VERSION,
         "nodes": graph_to_json(module.graph),
-        "layers": [{**asdict(layer), "shape": shapes[layer.planes]} for layer in packed.layers],
+        "constants": [[name, str(t.dtype).removeprefix("torch."), list(t.shape)] for name, t in constants.items()],
+        "layers": [{**asdict(x), "shape": list(w.shape)} for w, x in zip(weights, packed.layers, strict=True)],
         "input": asdict(packed.input_spec),
     }
     description["sha256"] = _digest(description, tensors)
     text = json.dumps(description, separators=(",", ":"), allow_nan=False)
-    return safetensors.torch.save(tensors, {_HEADER: text})
+    header = base64.b64encode(zlib.compress(text.encode(), 9)).decode()
+    return safetensors.torch.save(tensors, {_HEADER: header})
+
+
+def _inflate(header: str) -> bytes:
+    """The description's JSON; refuses one that would grow beyond what any network needs."""
+    inflater = zlib.decompressobj()
+    text = inflater.decompress(base64.b64decode(header, validate=True), _LARGEST_DESCRIPTION)
+    if inflater.unconsumed_tail:
+        raise ValueError(f"its description is larger than {_LARGEST_DESCRIPTION} bytes.")
+    return text
 
 
 def _digest(description: dict[str, Any], tensors: dict[str, Tensor]) -> str:
-    """SHA-256 over the description and every tensor's name, type, shape and bytes."""
-    digest = hashlib.sha256()
+    """SHA-256 over the description, without the digest itself, and the bytes of both tensors."""
     content = {key: value for key, value in description.items() if key != "sha256"}
-    digest.update(json.dumps(content, separators=(",", ":"), sort_keys=True).encode())
-    for name in sorted(tensors):
-        tensor = tensors[name]
-        digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)}:".encode())
-        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    digest = hashlib.sha256(json.dumps(content, separators=(",", ":"), sort_keys=True).encode())
+    for name in ("constants", "weights"):
+        digest.update(_bytes_of(tensors[name]).numpy().tobytes())
     return digest.hexdigest()
+
+
+def _bytes_of(tensor: Tensor) -> Tensor:
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+
+
+def _weight_bytes(weight: Tensor, kind: str) -> Tensor:
+    """int8 in {-1, 0, +1}, any shape -> uint8; see the file format."""
+    if kind == "binary":
+        return _to_bytes(weight > 0)
+    return torch.cat([_to_bytes(weight != 0), _to_bytes(weight[weight != 0] > 0)])
 
 
 def _to_bytes(bits: Tensor) -> Tensor:
     """Bool, any shape -> uint8 `[ceil(numel / 8)]`, least significant bit first."""
-    flat = bits.flatten()
-    padded = torch.nn.functional.pad(flat.to(torch.uint8), (0, -flat.numel() % 8)).view(-1, 8)
+    flat = bits.flatten().to(torch.uint8)
+    padded = torch.nn.functional.pad(flat, (0, -flat.numel() % 8)).view(-1, 8)
     return (padded << torch.arange(8, dtype=torch.uint8)).sum(1).to(torch.uint8)
 
 
-def _from_bytes(data: Tensor, shape: list[int]) -> Tensor:
-    """Inverse of `_to_bytes`."""
-    count = torch.Size(shape).numel()
-    if data.dtype != torch.uint8 or data.numel() != -(-count // 8):
-        raise ValueError(f"a weight plane of shape {shape} needs {-(-count // 8)} bytes and has {data.numel()}.")
-    bits = (data.unsqueeze(1) >> torch.arange(8, dtype=torch.uint8)) & 1
-    return bits.flatten()[:count].bool().view(shape)
+class _Reader:
+    """Takes pieces off the front of a byte tensor."""
+
+    def __init__(self, data: Tensor):
+        if data.dtype != torch.uint8 or data.dim() != 1:
+            raise ValueError(f"a data tensor is {data.dtype} {list(data.shape)}; it must be a row of bytes.")
+        self.data, self.position = data, 0
+
+    def take(self, count: int) -> Tensor:
+        end = self.position + count
+        if count < 0 or end > self.data.numel():
+            raise ValueError(f"its data end at byte {self.data.numel()}, before byte {end} that it announces.")
+        piece, self.position = self.data[self.position : end], end
+        return piece
+
+    def take_bits(self, count: int) -> Tensor:
+        """Bool `[count]`; inverse of `_to_bytes`."""
+        bits = (self.take(-(-count // 8)).unsqueeze(1) >> torch.arange(8, dtype=torch.uint8)) & 1
+        return bits.flatten()[:count].bool()
+
+
+def _take_weight(data: _Reader, shape: list[int], kind: str) -> Tensor:
+    """Inverse of `_weight_bytes`: int8 of `shape`."""
+    count = math.prod(shape)
+    present = torch.ones(count, dtype=torch.bool) if kind == "binary" else data.take_bits(count)
+    weight = torch.zeros(count, dtype=torch.int8)
+    signs = data.take_bits(int(present.sum()))
+    weight[present] = torch.where(signs, 1, -1).to(torch.int8)
+    return weight.view(shape)
 
 
 def _rebuild(description: dict[str, Any], tensors: dict[str, Tensor]) -> PackedModel:
-    layers, planes_and_tiles = [], {}
+    buffers: dict[str, tuple[Tensor, bool]] = {}
+    data = _Reader(tensors["constants"])
+    for name, type_name, shape in description["constants"]:
+        kind = _TYPES[type_name]
+        # Cloned: a piece of the row need not lie where its type wants it aligned.
+        buffers[name] = data.take(math.prod(shape) * kind.itemsize).clone().view(kind).view(shape), True
+    data, layers = _Reader(tensors["weights"]), []
     for entry in description["layers"]:
+        entry = dict(entry)
         shape = entry.pop("shape")
         layer = PackedLayer(**{**entry, "segments": tuple(entry["segments"])})
-        positive = _from_bytes(tensors.pop(f"{layer.planes}.sign"), shape)
-        present = torch.ones_like(positive)
-        if layer.kind == "masked":
-            present = _from_bytes(tensors.pop(f"{layer.planes}.mask"), shape)
-        weight = torch.where(positive, 1, -1).to(torch.int8) * present
+        weight = _take_weight(data, shape, layer.kind)
         planes = pack_weight(weight.permute(0, 3, 1, 2), layer.segments)
-        planes_and_tiles[layer.planes] = planes, True
-        planes_and_tiles[layer.tiles] = torch.ops.mbu.tile_weight(planes), False
+        buffers[layer.planes] = planes, True
+        buffers[layer.tiles] = torch.ops.mbu.tile_weight(planes), False
         layers.append(layer)
-    buffers = {name: (tensor, True) for name, tensor in tensors.items()} | planes_and_tiles
     module = graph_from_json(description["nodes"], buffers)
     return PackedModel(module, tuple(layers), InputSpec(**description["input"]))

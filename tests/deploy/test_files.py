@@ -1,12 +1,14 @@
+import base64
 import json
 import os
+import zlib
 
 import pytest
 import safetensors.torch
 import torch
 
 from lightning_mbu import convert, load, save, verify
-from lightning_mbu.deploy.files import _from_bytes, _to_bytes, packed_size
+from lightning_mbu.deploy.files import _inflate, _Reader, _take_weight, _to_bytes, _weight_bytes, packed_size
 from lightning_mbu.deploy.graph_json import graph_from_json
 from lightning_mbu.models import MBUNet
 
@@ -56,16 +58,24 @@ def test_loading_needs_no_training_package(packed, tmp_path):
 @pytest.mark.parametrize("shape", [(1,), (7,), (8,), (3, 5, 3, 3)])
 def test_bits_in_bytes(shape):
     bits = torch.rand(shape) < 0.5
-    assert torch.equal(_from_bytes(_to_bytes(bits), list(shape)), bits)
+    assert torch.equal(_Reader(_to_bytes(bits)).take_bits(bits.numel()), bits.flatten())
+
+
+@pytest.mark.parametrize("kind, low", [("masked", -1), ("binary", 0)])
+def test_weights_in_bytes(kind, low):
+    weight = torch.randint(low, 2, (5, 3, 3, 7), dtype=torch.int8)
+    weight = weight if kind == "masked" else weight * 2 - 1
+    assert torch.equal(_take_weight(_Reader(_weight_bytes(weight, kind)), [5, 3, 3, 7], kind), weight)
 
 
 def rewrite(path, change):
     """Changes the description inside a packed file, leaving its checksum as it was."""
     with safetensors.safe_open(path, "pt") as file:
-        description = json.loads(file.metadata()["mbu"])
+        description = json.loads(_inflate(file.metadata()["mbu"]))
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     change(description)
-    path.write_bytes(safetensors.torch.save(tensors, {"mbu": json.dumps(description)}))
+    header = base64.b64encode(zlib.compress(json.dumps(description).encode())).decode()
+    path.write_bytes(safetensors.torch.save(tensors, {"mbu": header}))
 
 
 def test_newer_version(packed, tmp_path):

@@ -1,0 +1,178 @@
+"""The console command `mbu`: parses and calls, nothing else."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+# Threads that spin while they wait slow everything down on a machine that does something else as well.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs `mbu`; returns the exit status: 0 done, 1 not possible, 2 wrong usage, 130 stopped with Ctrl-C."""
+    options = _parser().parse_args(arguments)
+    console = Console(stderr=options.json) if getattr(options, "json", False) else Console()
+    try:
+        return options.run(options, console)
+    except KeyboardInterrupt:
+        Console(stderr=True).print("Stopped. Nothing was written.")
+        return 130
+    except (ValueError, TypeError, OSError, ImportError, AttributeError) as error:
+        if os.environ.get("MBU_TRACEBACK"):
+            raise
+        Console(stderr=True, soft_wrap=True).print(f"[bold red]mbu {options.command}:[/] {error}", highlight=False)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="mbu", description="Masked-binary segmentation networks: plan, verify, time, show.",
+        epilog="Example: mbu demo --data nuclei/    A model is a file.mbu, module:function or smp:Unet/resnet34.",
+    )  # fmt: skip
+    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
+
+    def command(name: str, run: Callable[[Any, Console], int], text: str) -> argparse.ArgumentParser:
+        added = commands.add_parser(
+            name, help=text, description=text, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+        )
+        added.set_defaults(run=run)
+        return added
+
+    demo = command("demo", _demo, "Train, convert, prove, compile and time a real small job; ends with a web page.")
+    _add_demo_options(demo)
+
+    plan = command("plan", _plan, "Show which layers of a model would become one-bit, and why.")
+    plan.add_argument("model", help="module:function, or smp:Architecture/encoder")
+    plan.add_argument("--size", type=int, default=256, help="height and width of the input, pixels")
+    plan.add_argument("--channels", type=int, default=3, help="channels of the input")
+    plan.add_argument("--masked", default="0.667", help="share of the blocks to mask, 'all' or 'none'")
+    plan.add_argument("--order", default="forward", help="forward, reverse, cost or all")
+    plan.add_argument("--json", action="store_true", help="print the plan as JSON")
+
+    bench = command("bench", _bench, "Time a model packed against the same model in float, compiled, interleaved.")
+    bench.add_argument("model", help="module:function, or smp:Architecture/encoder")
+    bench.add_argument("--size", type=int, default=256, help="height and width of the input, pixels")
+    bench.add_argument("--channels", type=int, default=3, help="channels of the input")
+    bench.add_argument("--threads", type=int, default=1, help="processor threads")
+    bench.add_argument("--json", action="store_true", help="print the result as JSON")
+
+    doctor = command("doctor", _doctor, "Show what this machine can run.")
+    doctor.add_argument("--json", action="store_true", help="print the findings as JSON")
+    return parser
+
+
+def _add_demo_options(parser: argparse.ArgumentParser) -> None:
+    from .demo.settings import DemoSettings, field_help
+
+    for field in fields(DemoSettings):
+        kind = str if field.default is None else type(field.default)
+        parser.add_argument(f"--{field.name.replace('_', '-')}", type=kind, default=field.default, help=field_help(field.name))
+
+
+def _demo(options: argparse.Namespace, console: Console) -> int:
+    from .demo.run import run_demo
+    from .demo.settings import DemoSettings
+
+    run_demo(DemoSettings(**{field.name: getattr(options, field.name) for field in fields(DemoSettings)}), console)
+    return 0
+
+
+def find_model(name: str) -> Any:
+    """The float model that `name` stands for.
+
+    Args:
+        name: `module:function` (called without arguments), or `smp:Architecture/encoder`.
+
+    Raises:
+        ValueError: neither form.
+        ImportError, AttributeError: it does not exist.
+    """
+    head, colon, rest = name.partition(":")
+    if not colon or not rest:
+        raise ValueError(
+            f"{name!r} names no model. Write module:function, such as lightning_mbu.models:MBUNet, "
+            "or smp:Unet/resnet34."
+        )
+    if head == "smp":
+        architecture, _, encoder = rest.partition("/")
+        smp = importlib.import_module("segmentation_models_pytorch")
+        return getattr(smp, architecture)(encoder or "resnet34", encoder_weights=None)
+    sys.path.insert(0, str(Path.cwd()))
+    return getattr(importlib.import_module(head), rest)()
+
+
+def _plan(options: argparse.Namespace, console: Console) -> int:
+    import torch
+
+    from .plan import make_plan
+
+    masked = options.masked if options.masked in ("all", "none") else float(options.masked)
+    example = torch.empty(1, options.channels, options.size, options.size)
+    plan = make_plan(find_model(options.model), example, masked=masked, order=options.order)
+    if options.json:
+        print(plan.to_json())
+    else:
+        console.print(plan)
+    return 0
+
+
+def _bench(options: argparse.Namespace, console: Console) -> int:
+    import copy
+
+    import torch
+
+    from .benchmark import compare
+    from .deploy import convert
+    from .plan import make_plan
+    from .prepare import prepare
+
+    model = find_model(options.model).eval()
+    example = torch.randn(1, options.channels, options.size, options.size)
+    one_bit = copy.deepcopy(model)
+    with console.status("converting, compiling and timing"):
+        packed = convert(prepare(one_bit, make_plan(one_bit, example)), example)
+        result = compare(model, packed, example, threads=options.threads)
+    if options.json:
+        print(json.dumps(result.to_dict()))
+    else:
+        console.print(result.table())
+        console.print(result.verdict, highlight=False)
+    return 0
+
+
+def _doctor(options: argparse.Namespace, console: Console) -> int:
+    import torch
+    from mbu_ops.backends import cpu_kernels
+    from rich.table import Table
+
+    from .timing import conditions
+
+    facts = conditions(torch.device("cpu"), torch.get_num_threads())
+    kernels = [vars(kernel) for kernel in cpu_kernels()]
+    if options.json:
+        print(json.dumps({"conditions": facts, "kernels": kernels}))
+        return 0
+    for name, value in facts.items():
+        console.print(f"{name}: {value}", highlight=False)
+    table = Table(title="CPU kernels (MBU_CPU_KERNEL=name forces one)", title_justify="left")
+    for heading in ("name", "instruction set", "available", "chosen"):
+        table.add_column(heading)
+    for kernel in kernels:
+        table.add_row(kernel["name"], kernel["isa"], *("yes" if kernel[k] else "no" for k in ("available", "selected")))
+    console.print(table)
+    console.print("No CUDA kernels in this version: packed models run on the CPU.")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

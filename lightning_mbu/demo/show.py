@@ -1,0 +1,191 @@
+"""What the demo shows: tables in the terminal, a page with curves and pictures, results as JSON."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+from ..atomic import write_atomically
+from ..benchmark import COMPILED, PACKED_COMPILED
+from ..deploy import save
+from ..report import Curve, PhaseBand, PictureRow, ReportTable, write_report
+from ..schedule import Phases
+from ..timing import conditions, ratio
+from .data import standardise
+
+if TYPE_CHECKING:
+    from .run import OneBit, Outcome
+
+_PICTURES = 6
+_COLUMNS = ("network", "Dice", "IoU", "size", "latency")
+
+
+def result_rows(outcome: Outcome) -> list[list[str]]:
+    """One row of text per network and way of running it; columns as in `_COLUMNS`."""
+
+    def row(label: str, key: str, scores: dict[str, float], size: int) -> list[str]:
+        latency = f"{outcome.timings[key].median:.2f} ms"
+        return [label, f"{scores['dice']:.4f}", f"{scores['iou']:.4f}", f"{size / 1e6:.3f} MB", latency]
+
+    float_bytes = _state_bytes(outcome.float_model)
+    rows = [row(f"U-Net, {name}", name, scores, float_bytes) for name, scores in outcome.float_scores.items()]
+    for network in outcome.networks:
+        for name, scores in network.scores.items():
+            label = f"{network.title}, {name}"
+            rows.append(row(label, label, scores, network.verification.packed_bytes))
+    return rows
+
+
+def _state_bytes(model: nn.Module) -> int:
+    return sum(t.numel() * t.element_size() for t in model.state_dict().values())
+
+
+def results(outcome: Outcome) -> dict[str, Any]:
+    """Plain types, for JSON. Folders are left out: they say nothing about the numbers."""
+    settings = {key: value for key, value in vars(outcome.settings).items() if key not in ("data", "output")}
+    one_bit = {}
+    for network in outcome.networks:
+        check = network.verification
+        one_bit[network.title] = {
+            "scores": network.scores,
+            "mismatches": check.mismatches,
+            "at_rounding": check.at_rounding,
+            "float_bytes": check.float_bytes,
+            "packed_bytes": check.packed_bytes,
+        }
+    return {
+        "data": outcome.data.describe(),
+        "settings": settings,
+        "float": outcome.float_scores,
+        "one_bit": one_bit,
+        "latency_ms": {name: timing.median for name, timing in outcome.timings.items()},
+        "full_width": outcome.comparison.to_dict(),
+        "full_width_speedup": full_width_speedup(outcome),
+        "conditions": conditions(torch.device("cpu"), outcome.settings.threads),
+    }
+
+
+def full_width_speedup(outcome: Outcome) -> float:
+    """torch.compile(float) over torch.compile(packed), float32."""
+    timings = outcome.comparison.timings
+    return ratio(timings[COMPILED], timings[PACKED_COMPILED])
+
+
+def print_tables(outcome: Outcome, console: Console, output: Path) -> None:
+    """The end of the demo in the terminal."""
+    settings = outcome.settings
+    table = Table(title=f"Test images, {settings.size}x{settings.size} pixels, width {settings.width}")
+    for column in _COLUMNS:
+        table.add_column(column, justify="left" if column == "network" else "right")
+    for row in result_rows(outcome):
+        table.add_row(*row)
+    console.print(table)
+    console.print(
+        f"MBUNet at width {settings.bench_width}, {settings.bench_size}x{settings.bench_size} pixels:", highlight=False
+    )
+    console.print(outcome.comparison.table())
+    console.print(
+        f"torch.compile(packed) is {full_width_speedup(outcome):.1f}x as fast as torch.compile(float) in float32 "
+        f"on {settings.threads} thread{'s' * (settings.threads > 1)}.",
+        highlight=False,
+    )
+    for network in outcome.networks:
+        check = network.verification
+        lost = outcome.float_scores["float"]["dice"] - network.scores["packed"]["dice"]
+        console.print(
+            f"{network.title}: Dice {lost:.3f} below float, {check.mismatches} bit mismatches, "
+            f"{check.at_rounding} within one rounding, {check.float_bytes / check.packed_bytes:.1f}x smaller",
+            highlight=False,
+        )
+    console.print(f"Pictures and curves: {output / 'report.html'}", highlight=False)
+
+
+def bands(phases: Phases, epochs: int) -> tuple[PhaseBand, ...]:
+    """The phases of a run as bands over its epochs; phases of no length are left out."""
+    edges = {
+        "float": (0.0, phases.float_share),
+        "incremental": (phases.float_share, phases.quantized_start),
+        "quantized": (phases.quantized_start, 1.0),
+    }
+    return tuple(
+        PhaseBand(name, start * epochs, end * epochs) for name, (start, end) in edges.items() if end > start
+    )
+
+
+def training_curves(float_epochs: list[dict[str, float]], networks: list[OneBit]) -> list[Curve]:
+    """Loss, validation Dice, learning rate and health of the one-bit networks, over epochs."""
+    runs = {"float": float_epochs} | {network.title: network.epochs for network in networks}
+    phases = bands(networks[0].phases, len(float_epochs))
+
+    def curve(title: str, key: str, label: str, note: str = "") -> Curve:
+        series = {
+            name: [(number, values[key]) for number, values in enumerate(epochs, 1) if key in values]
+            for name, epochs in runs.items()
+        }
+        return Curve(title, {name: points for name, points in series.items() if points}, "epoch", label, phases, note)
+
+    return [
+        curve("Loss on the training images", "train/loss", "BCE + soft Dice", "Bands are the one-bit networks' phases."),
+        curve("Dice on the validation images", "val/dice", "Dice"),
+        curve("Learning rate", "lr", "learning rate"),
+        curve("Weights that changed state in the epoch", "mbu/flip_ratio", "share"),
+        curve("Share of layers' weights that is quantized", "mbu/binary_fraction", "share"),
+    ]
+
+
+@torch.no_grad()
+def pictures(outcome: Outcome, network: OneBit) -> list[PictureRow]:
+    """A few test images, evenly spread, with both networks' masks."""
+    split = outcome.data.splits["test"]
+    chosen = np.linspace(0, len(split.images) - 1, min(_PICTURES, len(split.images))).astype(int)
+    rows = []
+    for index in chosen:
+        image = standardise(split.images[index])[None]
+        by_float, by_packed = ((model(image) > 0)[0, 0].numpy() for model in (outcome.float_model, network.packed))
+        rows.append(
+            PictureRow(split.images[index], split.masks[index].astype(bool), by_packed, by_float, split.names[index][:12])
+        )
+    return rows
+
+
+def write(outcome: Outcome, output: Path) -> None:
+    """Packed networks, page and JSON; each file is complete or not there."""
+    settings, comparison, best = outcome.settings, outcome.comparison, outcome.networks[0]
+    check = best.verification
+    summary = [
+        ("Dice, float", f"{outcome.float_scores['float']['dice']:.3f}"),
+        ("Dice, packed", f"{best.scores['packed']['dice']:.3f}"),
+        ("wrong bits", str(sum(network.verification.mismatches for network in outcome.networks))),
+        ("smaller", f"{check.float_bytes / check.packed_bytes:.1f}x"),
+        ("faster at full width", f"{full_width_speedup(outcome):.1f}x"),
+    ]
+    times = [[name, f"{t.median:.2f}", f"{t.min:.2f}"] for name, t in comparison.timings.items()]
+    tables = [
+        ReportTable("Test images", _COLUMNS, result_rows(outcome), outcome.data.describe()),
+        ReportTable(
+            f"MBUNet, width {settings.bench_width}, {settings.bench_size}x{settings.bench_size} pixels",
+            ("candidate", "median ms", "min ms"), times, comparison.verdict,
+        ),
+    ]  # fmt: skip
+    trained = {"data": outcome.data.describe(), "epochs": settings.epochs, "learning rate": settings.lr,
+               "width": settings.width, "seed": settings.seed}  # fmt: skip
+    output.mkdir(parents=True, exist_ok=True)
+    for name, network in zip(("shortcuts.mbu", "plain.mbu"), outcome.networks, strict=True):
+        save(network.packed, output / name)
+    write_report(
+        output / "report.html",
+        title="Masked-binary segmentation of cell nuclei",
+        summary=summary,
+        tables=tables,
+        curves=training_curves(outcome.float_epochs, outcome.networks),
+        pictures=pictures(outcome, best),
+        conditions={**comparison.conditions, **trained},
+    )
+    write_atomically(output / "results.json", json.dumps(results(outcome), indent=1).encode())
