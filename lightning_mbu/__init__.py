@@ -1,6 +1,6 @@
 """Masked-binary segmentation networks for PyTorch Lightning.
 
-    model -> make_plan -> prepare -> train (MBUQuantize) -> convert -> verify -> torch.compile
+model -> make_plan -> prepare -> train (MBUQuantize) -> convert -> verify -> torch.compile
 """
 
 from .callback import MBUQuantize as MBUQuantize

@@ -134,5 +134,9 @@ def _layers_behind(
 ) -> set[int]:
     found: set[int] = set()
     for reader in readers.get(op, []):
-        found |= {reader.index} if reader.index in layer_inputs else _layers_behind(reader.index, readers, layer_inputs)
+        found |= (
+            {reader.index}
+            if reader.index in layer_inputs
+            else _layers_behind(reader.index, readers, layer_inputs)
+        )
     return found

@@ -18,7 +18,9 @@ def write_atomically(path: str | Path, data: bytes) -> Path:
     """
     path = Path(path)
     if not path.parent.is_dir():
-        raise FileNotFoundError(f"the folder {path.parent} does not exist; create it, or choose another path.")
+        raise FileNotFoundError(
+            f"the folder {path.parent} does not exist; create it, or choose another path."
+        )
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     try:
         with os.fdopen(handle, "wb") as file:

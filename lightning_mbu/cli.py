@@ -30,7 +30,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, TypeError, OSError, ImportError, AttributeError) as error:
         if os.environ.get("MBU_TRACEBACK"):
             raise
-        Console(stderr=True, soft_wrap=True).print(f"[bold red]mbu {options.command}:[/] {error}", highlight=False)
+        Console(stderr=True, soft_wrap=True).print(
+            f"[bold red]mbu {options.command}:[/] {error}", highlight=False
+        )
         return 1
 
 
@@ -48,7 +50,9 @@ def _parser() -> argparse.ArgumentParser:
         added.set_defaults(run=run)
         return added
 
-    demo = command("demo", _demo, "Train, convert, prove, compile and time a real small job; ends with a web page.")
+    demo = command(
+        "demo", _demo, "Train, convert, prove, compile and time a real small job; ends with a web page."
+    )
     _add_demo_options(demo)
 
     plan = command("plan", _plan, "Show which layers of a model would become one-bit, and why.")
@@ -59,7 +63,9 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_argument("--order", default="forward", help="forward, reverse, cost or all")
     plan.add_argument("--json", action="store_true", help="print the plan as JSON")
 
-    bench = command("bench", _bench, "Time a model packed against the same model in float, compiled, interleaved.")
+    bench = command(
+        "bench", _bench, "Time a model packed against the same model in float, compiled, interleaved."
+    )
     bench.add_argument("model", help="module:function, or smp:Architecture/encoder")
     bench.add_argument("--size", type=int, default=256, help="height and width of the input, pixels")
     bench.add_argument("--channels", type=int, default=3, help="channels of the input")
@@ -76,14 +82,18 @@ def _add_demo_options(parser: argparse.ArgumentParser) -> None:
 
     for field in fields(DemoSettings):
         kind = str if field.default is None else type(field.default)
-        parser.add_argument(f"--{field.name.replace('_', '-')}", type=kind, default=field.default, help=field_help(field.name))
+        parser.add_argument(
+            f"--{field.name.replace('_', '-')}", type=kind, default=field.default, help=field_help(field.name)
+        )
 
 
 def _demo(options: argparse.Namespace, console: Console) -> int:
     from .demo.run import run_demo
     from .demo.settings import DemoSettings
 
-    run_demo(DemoSettings(**{field.name: getattr(options, field.name) for field in fields(DemoSettings)}), console)
+    run_demo(
+        DemoSettings(**{field.name: getattr(options, field.name) for field in fields(DemoSettings)}), console
+    )
     return 0
 
 
@@ -152,8 +162,9 @@ def _bench(options: argparse.Namespace, console: Console) -> int:
 
 def _doctor(options: argparse.Namespace, console: Console) -> int:
     import torch
-    from mbu_ops.backends import cpu_kernels
     from rich.table import Table
+
+    from mbu_ops.backends import cpu_kernels
 
     from .timing import conditions
 
@@ -168,7 +179,9 @@ def _doctor(options: argparse.Namespace, console: Console) -> int:
     for heading in ("name", "instruction set", "available", "chosen"):
         table.add_column(heading)
     for kernel in kernels:
-        table.add_row(kernel["name"], kernel["isa"], *("yes" if kernel[k] else "no" for k in ("available", "selected")))
+        table.add_row(
+            kernel["name"], kernel["isa"], *("yes" if kernel[k] else "no" for k in ("available", "selected"))
+        )
     console.print(table)
     console.print("No CUDA kernels in this version: packed models run on the CPU.")
     return 0

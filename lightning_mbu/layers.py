@@ -42,7 +42,12 @@ class QuantizedConvolution(nn.Module):
     output_axis = 0  # axis of `weight` that counts output channels
 
     def _quantize(
-        self, quantizer: BinaryWeight | MaskedWeight, scale: bool, threshold: str, estimator: str, absorbs: str
+        self,
+        quantizer: BinaryWeight | MaskedWeight,
+        scale: bool,
+        threshold: str,
+        estimator: str,
+        absorbs: str,
     ) -> None:
         for value, known, name in (
             (threshold, ("zero", "learned"), "threshold"),
@@ -139,14 +144,14 @@ class MaskedBinaryConvTranspose2d(QuantizedConvolution, nn.ConvTranspose2d):
 
     def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
         """`[N, in_channels, H, W]` -> `[N, out_channels, H', W']`; `output_size` as in `nn.ConvTranspose2d`."""
+        geometry: list[Any] = [self.stride, self.padding, self.kernel_size]
         output_padding: Any = self.output_padding
         if output_size is not None:
-            output_padding = self._output_padding(
-                x, output_size, self.stride, self.padding, self.kernel_size, 2, self.dilation  # type: ignore[arg-type]
-            )
+            output_padding = self._output_padding(x, output_size, *geometry, 2, self.dilation)  # type: ignore[arg-type]
         scale = self.effective_scale()
+        stride, padding, _ = geometry
         y = nn.functional.conv_transpose2d(
-            self.binarize(x), self._gated_weight(scale), None, self.stride, self.padding, output_padding,
+            self.binarize(x), self._gated_weight(scale), None, stride, padding, output_padding,
             self.groups, self.dilation,
         )  # fmt: skip
         return self._finish(y, scale)

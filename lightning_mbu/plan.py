@@ -94,7 +94,9 @@ class Plan:
                     f"the plan has version {version}; this lightning-mbu reads up to {PLAN_VERSION}. Upgrade it."
                 )
             known = {field.name for field in fields(LayerPlan)}
-            layers = tuple(LayerPlan(**{k: v for k, v in layer.items() if k in known}) for layer in data["layers"])
+            layers = tuple(
+                LayerPlan(**{k: v for k, v in layer.items() if k in known}) for layer in data["layers"]
+            )
             return cls(layers, tuple(data["bypassed"]), tuple(data["input_shape"]))
         except (json.JSONDecodeError, KeyError, TypeError) as error:
             raise ValueError(f"this is not a plan written by Plan.to_json: {error!r}") from error
@@ -237,7 +239,9 @@ def _check_options(
     names = {name for name, _ in model.named_modules()}
     missing = [name for name in exclude if name not in names]
     if missing:
-        raise ValueError(f"exclude names {missing}, which this model does not have; its modules are {sorted(names)}.")
+        raise ValueError(
+            f"exclude names {missing}, which this model does not have; its modules are {sorted(names)}."
+        )
 
 
 def _why_float(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import cast
 
 from torch import nn
 
@@ -67,7 +68,7 @@ def prepare(
                 )
             continue
         replacements[id(module)] = quantize_layer(
-            module, layer.kind, mask_rule=mask_rule, sparsity=sparsity, scale=scale, estimator=estimator,
+            cast("nn.Conv2d | nn.ConvTranspose2d", module), layer.kind, mask_rule=mask_rule, sparsity=sparsity, scale=scale, estimator=estimator,
             threshold=layer.threshold, absorbs=layer.absorbs,
         )  # fmt: skip
     for name in plan.bypassed:

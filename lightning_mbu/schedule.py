@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 
@@ -71,7 +72,7 @@ def warm_restart_cosine(progress: float, phases: Phases, final: float = 0.0) -> 
         final: factor at the end of each phase.
     """
     edges = [0.0, phases.float_share, phases.quantized_start, 1.0]
-    for start, end in zip(edges, edges[1:], strict=False):
+    for start, end in itertools.pairwise(edges):
         if start <= progress < end or (end == 1.0 and progress >= start):
             inside = min((progress - start) / (end - start), 1.0)
             return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * inside))

@@ -70,7 +70,14 @@ class Summary:
         for x in self.layers:
             zeros = f"{x.zeros:.0%}" if x.kind == "masked" else ""
             table.add_row(
-                x.name, x.role, x.kind, f"{x.macs / 1e6:,.1f}", f"{x.weights:,}", str(x.bits), f"{x.bytes:,}", zeros
+                x.name,
+                x.role,
+                x.kind,
+                f"{x.macs / 1e6:,.1f}",
+                f"{x.weights:,}",
+                str(x.bits),
+                f"{x.bytes:,}",
+                zeros,
             )
         return table
 

@@ -84,7 +84,9 @@ def run_demo(settings: DemoSettings, console: Console | None = None) -> dict[str
     ]
     example = next(iter(data.test_dataloader()))[0][:1]
     float_scores, timings = _evaluate(float_model, networks, data, example, settings, console)
-    console.print(f"Timing the full width ({settings.bench_width} channels at {settings.bench_size} pixels)...")
+    console.print(
+        f"Timing the full width ({settings.bench_width} channels at {settings.bench_size} pixels)..."
+    )
     comparison = _full_width(settings)
 
     outcome = Outcome(

@@ -53,5 +53,9 @@ class DemoSettings:
 
 def field_help(name: str) -> str:
     """The description of one setting, as its docstring has it, on one line."""
-    found = re.search(rf"^ +{name}(?:, \w+)*: (.*?)(?=^ +[a-z_]+(?:, \w+)*: |\Z)", DemoSettings.__doc__ or "", re.M | re.S)
+    found = re.search(
+        rf"^ +{name}(?:, \w+)*: (.*?)(?=^ +[a-z_]+(?:, \w+)*: |\Z)",
+        DemoSettings.__doc__ or "",
+        re.MULTILINE | re.DOTALL,
+    )
     return re.sub(r"\s+", " ", found[1]).strip().rstrip(".").replace("`", "") if found else ""

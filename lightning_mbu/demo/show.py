@@ -88,7 +88,8 @@ def print_tables(outcome: Outcome, console: Console, output: Path) -> None:
         table.add_row(*row)
     console.print(table)
     console.print(
-        f"MBUNet at width {settings.bench_width}, {settings.bench_size}x{settings.bench_size} pixels:", highlight=False
+        f"MBUNet at width {settings.bench_width}, {settings.bench_size}x{settings.bench_size} pixels:",
+        highlight=False,
     )
     console.print(outcome.comparison.table())
     console.print(
@@ -129,10 +130,17 @@ def training_curves(float_epochs: list[dict[str, float]], networks: list[OneBit]
             name: [(number, values[key]) for number, values in enumerate(epochs, 1) if key in values]
             for name, epochs in runs.items()
         }
-        return Curve(title, {name: points for name, points in series.items() if points}, "epoch", label, phases, note)
+        return Curve(
+            title, {name: points for name, points in series.items() if points}, "epoch", label, phases, note
+        )
 
     return [
-        curve("Loss on the training images", "train/loss", "BCE + soft Dice", "Bands are the one-bit networks' phases."),
+        curve(
+            "Loss on the training images",
+            "train/loss",
+            "BCE + soft Dice",
+            "Bands are the one-bit networks' phases.",
+        ),
         curve("Dice on the validation images", "val/dice", "Dice"),
         curve("Learning rate", "lr", "learning rate"),
         curve("Weights that changed state in the epoch", "mbu/flip_ratio", "share"),
@@ -148,9 +156,17 @@ def pictures(outcome: Outcome, network: OneBit) -> list[PictureRow]:
     rows = []
     for index in chosen:
         image = standardise(split.images[index])[None]
-        by_float, by_packed = ((model(image) > 0)[0, 0].numpy() for model in (outcome.float_model, network.packed))
+        by_float, by_packed = (
+            (model(image) > 0)[0, 0].numpy() for model in (outcome.float_model, network.packed)
+        )
         rows.append(
-            PictureRow(split.images[index], split.masks[index].astype(bool), by_packed, by_float, split.names[index][:12])
+            PictureRow(
+                split.images[index],
+                split.masks[index].astype(bool),
+                by_packed,
+                by_float,
+                split.names[index][:12],
+            )
         )
     return rows
 

@@ -23,7 +23,10 @@ def cell_metrics() -> MetricCollection:
     """Dice and IoU of the foreground, each the mean over images; masks int64 `[N, H, W]`."""
     common: dict[str, Any] = {"num_classes": 2, "include_background": False, "input_format": "index"}
     return MetricCollection(
-        {"dice": DiceScore(**common, average="macro", aggregation_level="samplewise"), "iou": MeanIoU(**common)}
+        {
+            "dice": DiceScore(**common, average="macro", aggregation_level="samplewise"),
+            "iou": MeanIoU(**common),
+        }
     )
 
 
@@ -89,9 +92,13 @@ class EpochLog(Callback):
         self.epochs.append({"lr": trainer.optimizers[0].param_groups[0]["lr"], **values})
         if self.printing:
             shown = "  ".join(
-                f"{key} {values[key]:.3f}" for key in ("train/loss", "val/dice", "mbu/binary_fraction") if key in values
+                f"{key} {values[key]:.3f}"
+                for key in ("train/loss", "val/dice", "mbu/binary_fraction")
+                if key in values
             )
-            self.console.print(f"{self.name}: epoch {len(self.epochs)}/{trainer.max_epochs}  {shown}", highlight=False)
+            self.console.print(
+                f"{self.name}: epoch {len(self.epochs)}/{trainer.max_epochs}  {shown}", highlight=False
+            )
 
 
 def train(

@@ -5,13 +5,14 @@ from __future__ import annotations
 import copy
 
 import torch
-from mbu_ops.modules import PackedConv2d
-from mbu_ops.packing import pack_weight
 from torch import Tensor, nn
 from torch.export import Dim
 from torch.fx import GraphModule
 from torch.fx.graph import CodeGen
 from torch.utils._pytree import tree_unflatten
+
+from mbu_ops.modules import PackedConv2d
+from mbu_ops.packing import pack_weight
 
 from ..layers import QuantizedConvolution
 from ..prepare import quantized_layers
@@ -128,7 +129,11 @@ def pack_layer(layer: QuantizedConvolution) -> PackedConv2d:
 def _export(model: nn.Module, example_input: Tensor) -> GraphModule:
     # Batch 2: export would otherwise take a batch of 1 for a constant.
     example = example_input.detach().cpu()
-    example = torch.cat([example, example])[:2].contiguous() if len(example) else example.new_zeros(2, *example.shape[1:])
+    example = (
+        torch.cat([example, example])[:2].contiguous()
+        if len(example)
+        else example.new_zeros(2, *example.shape[1:])
+    )
     try:
         with torch.no_grad():
             dynamic = {0: Dim.AUTO, 2: Dim.AUTO, 3: Dim.AUTO}

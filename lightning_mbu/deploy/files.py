@@ -24,8 +24,9 @@ from typing import Any
 import safetensors
 import safetensors.torch
 import torch
-from mbu_ops.packing import pack_weight
 from torch import Tensor
+
+from mbu_ops.packing import pack_weight
 
 from ..atomic import write_atomically
 from .graph_json import graph_from_json, graph_to_json
@@ -34,7 +35,10 @@ from .packed import InputSpec, PackedLayer, PackedModel
 FORMAT_VERSION = 1
 _HEADER = "mbu"
 _LARGEST_DESCRIPTION = 64 * 2**20  # bytes; the graph of a network with ten thousand operations stays below
-_TYPES = {str(t).removeprefix("torch."): t for t in (torch.float32, torch.int32, torch.int64, torch.uint8, torch.bool)}
+_TYPES = {
+    str(t).removeprefix("torch."): t
+    for t in (torch.float32, torch.int32, torch.int64, torch.uint8, torch.bool)
+}
 _DAMAGE = (KeyError, TypeError, AttributeError, IndexError, RuntimeError, json.JSONDecodeError, zlib.error,
            binascii.Error, UnicodeDecodeError)  # fmt: skip
 
@@ -54,7 +58,9 @@ def save(packed: PackedModel, path: str | Path) -> Path:
         FileNotFoundError: the folder does not exist.
     """
     if not isinstance(packed, PackedModel):
-        raise TypeError(f"save takes a packed model; this is a {type(packed).__name__}. Call convert(model, x) first.")
+        raise TypeError(
+            f"save takes a packed model; this is a {type(packed).__name__}. Call convert(model, x) first."
+        )
     return write_atomically(path, _serialize(packed))
 
 
@@ -78,9 +84,13 @@ def load(path: str | Path) -> PackedModel:
             header = (file.metadata() or {}).get(_HEADER)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except (safetensors.SafetensorError, ValueError, OSError) as error:
-        raise ValueError(f"{path} is damaged or not a packed model: {error}. Save it again from the source.") from error
+        raise ValueError(
+            f"{path} is damaged or not a packed model: {error}. Save it again from the source."
+        ) from error
     if header is None:
-        raise ValueError(f"{path} is a safetensors file, but not a packed model; write one with save(packed, path).")
+        raise ValueError(
+            f"{path} is a safetensors file, but not a packed model; write one with save(packed, path)."
+        )
     try:
         description = json.loads(_inflate(header))
         version = description["version"]
@@ -89,7 +99,9 @@ def load(path: str | Path) -> PackedModel:
                 f"{path} has format version {version}; this lightning-mbu reads up to {FORMAT_VERSION}. Upgrade it."
             )
         if description["sha256"] != _digest(description, tensors):
-            raise ValueError(f"{path} is damaged: its contents do not match its checksum. Copy or save it again.")
+            raise ValueError(
+                f"{path} is damaged: its contents do not match its checksum. Copy or save it again."
+            )
         return _rebuild(description, tensors)
     except _DAMAGE as error:
         raise ValueError(f"{path} is damaged: {error!r}. Copy or save it again.") from error
@@ -107,8 +119,12 @@ def _serialize(packed: PackedModel) -> bytes:
     description: dict[str, Any] = {
         "version": FORMAT_VERSION,
         "nodes": graph_to_json(module.graph),
-        "constants": [[name, str(t.dtype).removeprefix("torch."), list(t.shape)] for name, t in constants.items()],
-        "layers": [{**asdict(x), "shape": list(w.shape)} for w, x in zip(weights, packed.layers, strict=True)],
+        "constants": [
+            [name, str(t.dtype).removeprefix("torch."), list(t.shape)] for name, t in constants.items()
+        ],
+        "layers": [
+            {**asdict(x), "shape": list(w.shape)} for w, x in zip(weights, packed.layers, strict=True)
+        ],
         "input": asdict(packed.input_spec),
     }
     description["sha256"] = _digest(description, tensors)
@@ -164,7 +180,9 @@ class _Reader:
     def take(self, count: int) -> Tensor:
         end = self.position + count
         if count < 0 or end > self.data.numel():
-            raise ValueError(f"its data end at byte {self.data.numel()}, before byte {end} that it announces.")
+            raise ValueError(
+                f"its data end at byte {self.data.numel()}, before byte {end} that it announces."
+            )
         piece, self.position = self.data[self.position : end], end
         return piece
 

@@ -54,7 +54,7 @@ def channels_of(node: Node) -> int:
 def threshold_of(module: GraphModule, pack: Node) -> Tensor:
     """float32 `[C]` of a `mbu.pack` node; zeros where it has none."""
     found = constant(module, pack.args[1]) if len(pack.args) > 1 else None
-    source = pack.args[0]
+    source = pack.args[0] if pack.args else None
     assert isinstance(source, Node)
     return torch.zeros(channels_of(source)) if found is None else found.detach().float()
 

@@ -16,9 +16,27 @@ from torch.fx import Graph, GraphModule, Node
 _NAMESPACES = ("aten", "mbu")
 _OPERATORS = {
     name: getattr(operator, name)
-    for name in ("add", "sub", "mul", "floordiv", "truediv", "mod", "neg", "getitem", "eq", "le", "lt", "ge", "gt")
+    for name in (
+        "add",
+        "sub",
+        "mul",
+        "floordiv",
+        "truediv",
+        "mod",
+        "neg",
+        "getitem",
+        "eq",
+        "le",
+        "lt",
+        "ge",
+        "gt",
+    )
 }
-_ENUMERATIONS: dict[str, type] = {"dtype": torch.dtype, "layout": torch.layout, "memory_format": torch.memory_format}
+_ENUMERATIONS: dict[str, type] = {
+    "dtype": torch.dtype,
+    "layout": torch.layout,
+    "memory_format": torch.memory_format,
+}
 
 
 def graph_to_json(graph: Graph) -> list[list[Any]]:
@@ -48,7 +66,9 @@ def graph_from_json(nodes: list[list[Any]], buffers: dict[str, tuple[Tensor, boo
     made: list[Node] = []
     for op, target, arguments, options in nodes:
         if op not in ("placeholder", "get_attr", "call_function", "output"):
-            raise ValueError(f"the graph has a node of kind {op!r}; only calls, constants, input and output can be read.")
+            raise ValueError(
+                f"the graph has a node of kind {op!r}; only calls, constants, input and output can be read."
+            )
         if op == "get_attr" and target not in buffers:
             raise ValueError(f"the graph reads {target!r}, which the file does not hold.")
         resolved = _find_operation(target) if op == "call_function" else target
@@ -91,9 +111,13 @@ def _find_operation(name: str) -> Any:
         return _OPERATORS[packet]
     found = None
     if namespace in _NAMESPACES:
-        found = getattr(getattr(getattr(torch.ops, namespace), packet, None), overload[0] if overload else "", None)
+        found = getattr(
+            getattr(getattr(torch.ops, namespace), packet, None), overload[0] if overload else "", None
+        )
     if not isinstance(found, torch._ops.OpOverload):
-        raise ValueError(f"the graph calls {name!r}, an operation that this version does not have.")
+        raise ValueError(  # noqa: TRY004 (a wrong file, not a wrong argument)
+            f"the graph calls {name!r}, an operation that this version does not have."
+        )
     takes = [str(argument.type) for argument in found._schema.arguments]
     # Refuses what could reach outside the graph: from_file takes a name and no tensor, in-place calls write.
     if not any("Tensor" in kind for kind in takes) or found._schema.is_mutable:

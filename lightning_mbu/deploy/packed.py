@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from mbu_ops.packing import pack_weight, unpack_weight
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
+
+from mbu_ops.packing import pack_weight, unpack_weight
 
 from .graph import CONVOLUTIONS, FUSED_CONVOLUTIONS, add_constant, constant, finish, is_call
 
@@ -123,7 +124,9 @@ def lay_out_weights(module: GraphModule, kinds: dict[str, str]) -> tuple[PackedL
             planes = pack_weight(unpack_weight(planes, sum(segments)), segments)
         stem = name.replace(".", "_")
         planes_name = add_constant(module, planes.contiguous(), f"{stem}_planes")
-        tiles_name = add_constant(module, torch.ops.mbu.tile_weight(planes), f"{stem}_tiles", persistent=False)
+        tiles_name = add_constant(
+            module, torch.ops.mbu.tile_weight(planes), f"{stem}_tiles", persistent=False
+        )
         with module.graph.inserting_before(node):
             node.replace_input_with(node.args[1], module.graph.get_attr(tiles_name))
         fused = is_call(node, *FUSED_CONVOLUTIONS)

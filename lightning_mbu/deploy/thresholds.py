@@ -80,5 +80,7 @@ def float_thresholds(is_set: Predicate, channels: int) -> tuple[Tensor, Tensor]:
     Returns:
         float32 `[C]`, bool `[C]`.
     """
-    position, flip, constant = _bisect(lambda p: is_set(_float_at(p)), -_LARGEST_FLOAT, _LARGEST_FLOAT, channels)
+    position, flip, constant = _bisect(
+        lambda p: is_set(_float_at(p)), -_LARGEST_FLOAT, _LARGEST_FLOAT, channels
+    )
     return torch.where(constant, -torch.inf, _float_at(position)), flip

@@ -8,12 +8,14 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from mbu_ops.backends import cpu_kernels
-from mbu_ops.packing import unpack_bits
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 from torch.fx import Interpreter, Node
+from torch.utils._pytree import tree_leaves
+
+from mbu_ops.backends import cpu_kernels
+from mbu_ops.packing import unpack_bits
 
 from ..layers import QuantizedConvolution
 from ..prepare import quantized_layers
@@ -83,7 +85,11 @@ class Verification:
 
     def __rich__(self) -> Table:
         total = sum(layer.bits for layer in self.layers)
-        verdict = "bit-exact" if self.ok and not self.at_rounding else ("exact up to rounding" if self.ok else "WRONG")
+        verdict = (
+            "bit-exact"
+            if self.ok and not self.at_rounding
+            else ("exact up to rounding" if self.ok else "WRONG")
+        )
         table = Table(
             title=(
                 f"{verdict}: {self.mismatches} wrong and {self.at_rounding} rounded differently of {total:,} bits; "
@@ -146,7 +152,9 @@ def verify(model: nn.Module, packed: PackedModel, batch: Tensor) -> Verification
     for layer, bits in recorder.bits:
         call = calls[layer.name] = calls.get(layer.name, -1) + 1
         checks.append(_check(layer, modules[layer.name], bits, inputs[layer.name][call].cpu(), packed))
-    difference = max((a.cpu() - b).abs().max().item() for a, b in zip(_tensors(expected), _tensors(found), strict=True))
+    difference = max(
+        (a.cpu() - b).abs().max().item() for a, b in zip(_tensors(expected), _tensors(found), strict=True)
+    )
     return Verification(
         tuple(checks),
         output_difference=difference,
@@ -168,19 +176,20 @@ def _float_bytes(model: nn.Module) -> int:
 
 
 def _tensors(output: Any) -> list[Tensor]:
-    return [t for t in torch.utils._pytree.tree_leaves(output) if isinstance(t, Tensor)]
+    return [t for t in tree_leaves(output) if isinstance(t, Tensor)]
 
 
 @contextmanager
 def _record_inputs(model: nn.Module) -> Iterator[dict[str, list[Tensor]]]:
     """Keeps what every masked-binary layer reads, call by call."""
-    inputs: dict[str, list[Tensor]] = {}
+    inputs: dict[str, list[Tensor]] = {name: [] for name, _ in quantized_layers(model)}
+
+    def keeping(kept: list[Tensor]) -> Any:
+        # Cloned, since a later in-place operation may overwrite it.
+        return lambda module, args: kept.append(args[0].clone())
+
     handles = [
-        layer.register_forward_pre_hook(
-            # A later in-place operation may overwrite it.
-            lambda module, args, kept=inputs.setdefault(name, []): kept.append(args[0].clone())
-        )
-        for name, layer in quantized_layers(model)
+        layer.register_forward_pre_hook(keeping(inputs[name])) for name, layer in quantized_layers(model)
     ]
     try:
         yield inputs

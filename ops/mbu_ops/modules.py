@@ -45,6 +45,9 @@ class PackedConv2d(nn.Module):
         self.kernel_size = kernel_size
         self.stride, self.padding, self.dilation = list(stride), list(padding), list(dilation)
         self.transposed, self.output_padding = transposed, list(output_padding)
+        self.threshold: Tensor | None
+        self.scale: Tensor | None
+        self.bias: Tensor | None
         self.register_buffer("planes", planes)
         self.register_buffer("tiles", torch.ops.mbu.tile_weight(planes), persistent=False)
         self.register_buffer("threshold", threshold)
@@ -61,7 +64,13 @@ class PackedConv2d(nn.Module):
             )  # fmt: skip
         else:
             y = torch.ops.mbu.conv2d(
-                bits, self.tiles, self.out_channels, self.kernel_size, self.stride, self.padding, self.dilation
+                bits,
+                self.tiles,
+                self.out_channels,
+                self.kernel_size,
+                self.stride,
+                self.padding,
+                self.dilation,
             )
         if self.scale is not None:
             y = y * self.scale.view(1, -1, 1, 1)

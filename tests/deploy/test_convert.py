@@ -34,7 +34,9 @@ def test_every_activation_between_quantized_layers_is_bits(quantized):
     packed = convert(quantized(MBUNet(width=8)), torch.randn(1, 3, 32, 32))
     calls = [node for node in packed.graph_module.graph.nodes if node.op == "call_function"]
     assert sum(is_call(node, *FUSED_CONVOLUTIONS) for node in calls) == 20
-    assert sum(is_call(node, *CONVOLUTIONS) for node in calls) == 1, "only the layer before the float head sums"
+    assert sum(is_call(node, *CONVOLUTIONS) for node in calls) == 1, (
+        "only the layer before the float head sums"
+    )
     assert sum(is_call(node, torch.ops.mbu.pack.default) for node in calls) == 1, "only the image is packed"
     assert [node.target for node in calls].count(torch.ops.aten.batch_norm.default) == 1
 
@@ -97,7 +99,18 @@ def test_patterns_stay_exact(name, quantized):
     assert result.mismatches == 0 and result.at_rounding == 0, str(result)
 
 
-FUSABLE = ["max-pool", "max-pool, ceil", "nearest", "nearest to a size", "concat", "in-place relu", "relu6", "dropout", "affine", "two norms"]
+FUSABLE = [
+    "max-pool",
+    "max-pool, ceil",
+    "nearest",
+    "nearest to a size",
+    "concat",
+    "in-place relu",
+    "relu6",
+    "dropout",
+    "affine",
+    "two norms",
+]
 
 
 @pytest.mark.parametrize("name", FUSABLE)
@@ -111,7 +124,11 @@ def test_readers_with_different_thresholds_get_planes_of_one_convolution(quantiz
     class Fork(nn.Module):
         def __init__(self):
             super().__init__()
-            self.stem, self.a, self.norm = nn.Conv2d(3, 16, 1), nn.Conv2d(16, 40, 3, padding=1), nn.BatchNorm2d(40)
+            self.stem, self.a, self.norm = (
+                nn.Conv2d(3, 16, 1),
+                nn.Conv2d(16, 40, 3, padding=1),
+                nn.BatchNorm2d(40),
+            )
             self.b, self.c, self.d = (nn.Conv2d(40, 8, 1) for _ in range(3))
             self.head = nn.Conv2d(24, 1, 1)
 
@@ -133,7 +150,11 @@ def test_module_used_twice(quantized):
     class Twice(nn.Module):
         def __init__(self):
             super().__init__()
-            self.stem, self.a, self.head = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 16, 3, padding=1), nn.Conv2d(16, 1, 1)
+            self.stem, self.a, self.head = (
+                nn.Conv2d(3, 16, 3, padding=1),
+                nn.Conv2d(16, 16, 3, padding=1),
+                nn.Conv2d(16, 1, 1),
+            )
 
         def forward(self, x):
             return self.head(self.a(self.a(self.stem(x))))
@@ -200,4 +221,6 @@ def test_verify_finds_a_wrong_bit_and_a_wrong_model(quantized):
     result = verify(model, packed, torch.randn(1, 3, 32, 32))
     assert not result.ok and result.mismatches > 0 and "WRONG" in str(result)
     with pytest.raises(ValueError, match="differ in their layers"):
-        verify(quantized(smp.Unet("resnet34", encoder_weights=None), size=64), packed, torch.randn(1, 3, 32, 32))
+        verify(
+            quantized(smp.Unet("resnet34", encoder_weights=None), size=64), packed, torch.randn(1, 3, 32, 32)
+        )

@@ -14,7 +14,10 @@ def batch_norm(channels: int, seed: int) -> nn.BatchNorm2d:
         norm.weight.copy_(torch.randn(channels, generator=generator))
         norm.bias.copy_(torch.randn(channels, generator=generator))
         norm.running_mean.copy_(50 * torch.randn(channels, generator=generator))
-        norm.running_var.copy_(torch.rand(channels, generator=generator) * 10 ** torch.randint(-6, 6, (channels,), generator=generator))
+        norm.running_var.copy_(
+            torch.rand(channels, generator=generator)
+            * 10 ** torch.randint(-6, 6, (channels,), generator=generator)
+        )
         norm.weight[0], norm.weight[1], norm.bias[1] = 0, 0, 0
         norm.running_mean[2], norm.bias[2] = 7, 0  # crosses zero exactly at the integer 7
     return norm
@@ -66,5 +69,7 @@ def test_sums_beyond_float32_integers_are_refused():
 def test_limits(limit):
     tau, flip = integer_thresholds(lambda d: d >= torch.tensor([-limit, 0, limit, limit + 5]), limit, 4)
     d = torch.tensor([[-limit], [0], [limit]])
-    expected = torch.tensor([[True, False, False, False], [True, True, False, False], [True, True, True, False]])
+    expected = torch.tensor(
+        [[True, False, False, False], [True, True, False, False], [True, True, True, False]]
+    )
     assert torch.equal((d >= tau) ^ flip, expected)

@@ -3,7 +3,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import nn
 
 from lightning_mbu import MBUQuantize, Plan, make_plan
@@ -40,7 +40,9 @@ def test_phases_move_the_gates_and_nothing_else(tiny, trainer):
     opened = [sum(gates) for gates in log.gates]
     assert opened == sorted(opened) and 0 < opened[6] < 21
     assert all(gates == sorted(gates, reverse=True) for gates in log.gates), "layers switch input to output"
-    assert parameters == {id(p) for p in tiny.parameters()}, "the optimizer trains every parameter from the start"
+    assert parameters == {id(p) for p in tiny.parameters()}, (
+        "the optimizer trains every parameter from the start"
+    )
 
 
 def test_preset_and_explicit_settings():
@@ -56,7 +58,11 @@ def test_training_learns_and_all_layers_are_quantized(tiny, trainer):
     run = trainer(MBUQuantize(), epochs=8)
     run.fit(tiny)
     assert run.callback_metrics["val_loss"] < 0.66
-    changed = {name for name, p in tiny.model.named_parameters() if name in before and not torch.equal(before[name], p)}
+    changed = {
+        name
+        for name, p in tiny.model.named_parameters()
+        if name in before and not torch.equal(before[name], p)
+    }
     assert changed == set(before)
     assert sum(isinstance(m, QuantizedConvolution) for m in tiny.model.modules()) == 21
     assert sum(isinstance(m, AbsorbedActivation) for m in tiny.model.modules()) == 21
@@ -73,10 +79,11 @@ class StopAt(Callback):
             raise KeyError("crash")
 
 
-@pytest.mark.filterwarnings("ignore:Be aware that when using .ckpt_path")  # the crash callbacks are not resumed
+@pytest.mark.filterwarnings(
+    "ignore:Be aware that when using .ckpt_path"
+)  # the crash callbacks are not resumed
 @pytest.mark.parametrize("crash_at", [4, 8, 12], ids=["float", "incremental", "quantized"])
 def test_resume_in_any_phase_equals_an_uninterrupted_run(tiny, trainer, tmp_path, crash_at, one_thread):
-    from .conftest import TinyModule
 
     def start():
         L.seed_everything(3, verbose=False)
@@ -103,8 +110,13 @@ def test_resume_in_any_phase_equals_an_uninterrupted_run(tiny, trainer, tmp_path
 def test_checkpoint_of_another_plan_is_refused(tiny, trainer, tmp_path):
     checkpoints = ModelCheckpoint(tmp_path, filename="last")
     trainer(MBUQuantize(), checkpoints, enable_checkpointing=True, epochs=1).fit(tiny)
-    with pytest.raises(MisconfigurationException, match="trained with another plan .*down3.conv1: binary in the checkpoint, masked now"):
-        run = trainer(MBUQuantize(masked="all"), ModelCheckpoint(tmp_path), enable_checkpointing=True, epochs=2)
+    with pytest.raises(
+        MisconfigurationException,
+        match="trained with another plan .*down3.conv1: binary in the checkpoint, masked now",
+    ):
+        run = trainer(
+            MBUQuantize(masked="all"), ModelCheckpoint(tmp_path), enable_checkpointing=True, epochs=2
+        )
         run.fit(type(tiny)(), ckpt_path=tmp_path / "last.ckpt")
 
 
@@ -116,7 +128,9 @@ def test_logged_numbers(tiny, trainer, tmp_path):
     header, *rows = (tmp_path / "metrics.csv").read_text().splitlines()
     columns = header.split(",")
     values = {
-        name: [float(row.split(",")[columns.index(name)]) for row in rows if row.split(",")[columns.index(name)]]
+        name: [
+            float(row.split(",")[columns.index(name)]) for row in rows if row.split(",")[columns.index(name)]
+        ]
         for name in ("mbu/phase", "mbu/binary_fraction", "mbu/mask_density", "mbu/flip_ratio")
     }
     assert values["mbu/phase"] == [0, 1, 2, 2]
@@ -165,7 +179,9 @@ def test_run_without_an_end(tiny, trainer):
         trainer(MBUQuantize(), epochs=-1).fit(tiny)
 
 
-@pytest.mark.parametrize("attribute, words", [("nose", "has no such module"), (None, "found 2 modules with convolutions")])
+@pytest.mark.parametrize(
+    "attribute, words", [("nose", "has no such module"), (None, "found 2 modules with convolutions")]
+)
 def test_network_that_cannot_be_found(tiny, trainer, attribute, words):
     tiny.second = nn.Conv2d(3, 3, 3)
     with pytest.raises(MisconfigurationException, match=words):

@@ -24,7 +24,11 @@ def plan():
 
 
 def test_ranks_and_scores_are_those_of_table_a4(plan):
-    found = {layer.name.rpartition(".")[0]: (layer.rank, round(layer.cost, 3)) for layer in plan.layers if layer.rank}
+    found = {
+        layer.name.rpartition(".")[0]: (layer.rank, round(layer.cost, 3))
+        for layer in plan.layers
+        if layer.rank
+    }
     assert found == {block: (rank, score) for rank, (block, _, score) in enumerate(TABLE_A4, 1)}
 
 
@@ -63,7 +67,9 @@ def test_transposed_convolutions_count_half():
     assert (operation_count(10, transposed=False), operation_count(10, transposed=True)) == (20, 10)
 
 
-@pytest.mark.parametrize("layer, size", [(nn.Conv2d(3, 5, 3, stride=2, padding=1), 8), (nn.ConvTranspose2d(3, 5, 2, 2), 8)])
+@pytest.mark.parametrize(
+    "layer, size", [(nn.Conv2d(3, 5, 3, stride=2, padding=1), 8), (nn.ConvTranspose2d(3, 5, 2, 2), 8)]
+)
 def test_multiply_adds_are_counted_per_product(layer, size):
     from lightning_mbu.trace import trace
 

@@ -37,7 +37,10 @@ def by_name(plan):
 
 
 def test_every_exclusion_has_its_reason():
-    reasons = {name: layer.reason for name, layer in by_name(make_plan(PlainUNet(), torch.empty(1, 3, 32, 32))).items()}
+    reasons = {
+        name: layer.reason
+        for name, layer in by_name(make_plan(PlainUNet(), torch.empty(1, 3, 32, 32))).items()
+    }
     for name, words in {
         "first": "first executed", "depthwise": "depthwise", "grouped": "grouped", "squeeze": "squeeze-excite",
         "reflect": "padding mode", "thin": "4 channels", "last": "head",
@@ -91,7 +94,9 @@ def test_orders(order, first, last):
     assert (plan.quantized[0].name, plan.quantized[-1].name) == (first, last)
 
 
-@pytest.mark.parametrize("masked, kinds", [("all", {"masked"}), ("none", {"masked", "binary"}), (0.5, {"masked", "binary"})])
+@pytest.mark.parametrize(
+    "masked, kinds", [("all", {"masked"}), ("none", {"masked", "binary"}), (0.5, {"masked", "binary"})]
+)
 def test_masked_share(masked, kinds):
     plan = make_plan(MBUNet(width=8), torch.empty(1, 3, 32, 32), masked=masked)
     assert {layer.kind for layer in plan.quantized} == kinds

@@ -30,7 +30,9 @@ def test_surgery(name):
     assert prepare(model, plan) is model
     assert keys <= set(model.state_dict())
     assert all(dict(model.named_parameters())[name] is p for name, p in parameters.items())
-    assert [n for n, _ in quantized_layers(model)] and all(float(m.gate) == 1 for _, m in quantized_layers(model))
+    assert [n for n, _ in quantized_layers(model)] and all(
+        float(m.gate) == 1 for _, m in quantized_layers(model)
+    )
     once = str(model)
     assert str(prepare(model, plan)) == once, "applying a plan twice changes nothing"
     for _, layer in quantized_layers(model):

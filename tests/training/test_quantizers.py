@@ -16,7 +16,9 @@ def test_sign_of_zero_is_plus_one():
     assert BinaryWeight()(x).flatten().tolist() == [-1, 1, 1, 1]
 
 
-@pytest.mark.parametrize("absorbs, function", [("none", lambda x: x), ("relu", torch.relu), ("relu6", nn.functional.relu6)])
+@pytest.mark.parametrize(
+    "absorbs, function", [("none", lambda x: x), ("relu", torch.relu), ("relu6", nn.functional.relu6)]
+)
 def test_gate_zero_is_the_float_activation_in_value_and_gradient(absorbs, function):
     x = (4 * torch.randn(2, 3, 4, 4)).requires_grad_()
     y = x.detach().clone().requires_grad_()
@@ -94,7 +96,9 @@ def test_only_plain_convolutions():
         quantize_layer(nn.Conv2d(8, 8, 3, groups=2), "binary")
 
 
-@pytest.mark.parametrize("make", [lambda: nn.Conv2d(8, 12, 3, padding=1), lambda: nn.ConvTranspose2d(8, 12, 2, 2, bias=False)])
+@pytest.mark.parametrize(
+    "make", [lambda: nn.Conv2d(8, 12, 3, padding=1), lambda: nn.ConvTranspose2d(8, 12, 2, 2, bias=False)]
+)
 @pytest.mark.parametrize("kind", ["masked", "binary"])
 @pytest.mark.parametrize("scale", [True, False])
 def test_layer_keeps_parameters_and_is_float_at_gate_zero(make, kind, scale):
@@ -103,7 +107,9 @@ def test_layer_keeps_parameters_and_is_float_at_gate_zero(make, kind, scale):
     layer = quantize_layer(plain, kind, scale=scale, threshold="learned")
     assert layer.weight is plain.weight and layer.bias is plain.bias
     assert set(plain.state_dict()) <= set(layer.state_dict())
-    assert set(layer.state_dict()) - set(plain.state_dict()) == {"threshold"} | ({"scale"} if scale else set())
+    assert set(layer.state_dict()) - set(plain.state_dict()) == {"threshold"} | (
+        {"scale"} if scale else set()
+    )
     assert type(plain) in (nn.Conv2d, nn.ConvTranspose2d)
     layer.gate.fill_(0)
     assert torch.allclose(layer(x), plain(x), atol=1e-5)
@@ -122,7 +128,9 @@ def test_layer_at_gate_one_scales_an_exact_integer(kind):
 
 def test_what_is_learned_rests_in_the_float_phase_and_nothing_is_unused():
     torch.manual_seed(0)
-    layer = quantize_layer(nn.Conv2d(8, 8, 3), "masked", mask_rule="learned", threshold="learned", absorbs="relu")
+    layer = quantize_layer(
+        nn.Conv2d(8, 8, 3), "masked", mask_rule="learned", threshold="learned", absorbs="relu"
+    )
     x = torch.randn(2, 8, 6, 6)
     for value in (0.0, 0.5, 1.0):
         layer.zero_grad()

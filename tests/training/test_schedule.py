@@ -1,3 +1,5 @@
+import itertools
+
 import pytest
 
 from lightning_mbu.schedule import Phases, warm_restart_cosine
@@ -5,7 +7,17 @@ from lightning_mbu.schedule import Phases, warm_restart_cosine
 BISEGUNET = Phases(50 / 180, 100 / 180)
 
 
-@pytest.mark.parametrize("epoch, phase", [(0, "float"), (49, "float"), (50, "incremental"), (149, "incremental"), (150, "quantized"), (180, "quantized")])
+@pytest.mark.parametrize(
+    "epoch, phase",
+    [
+        (0, "float"),
+        (49, "float"),
+        (50, "incremental"),
+        (149, "incremental"),
+        (150, "quantized"),
+        (180, "quantized"),
+    ],
+)
 def test_phases_of_bisegunet(epoch, phase):
     assert BISEGUNET.phase(epoch / 180 + 1e-9) == phase
 
@@ -15,7 +27,9 @@ def test_gates_open_one_after_another_and_never_close():
     steps = [[phases.gate(p / 100, i, count) for i in range(count)] for p in range(101)]
     assert steps[0] == [0.0] * count and steps[19] == [0.0] * count
     assert steps[20] == [1.0, 0, 0, 0, 0] and steps[31] == [1.0, 1.0, 0, 0, 0] and steps[70] == [1.0] * count
-    assert all(a <= b for before, after in zip(steps, steps[1:], strict=False) for a, b in zip(before, after, strict=True))
+    assert all(
+        a <= b for before, after in itertools.pairwise(steps) for a, b in zip(before, after, strict=True)
+    )
 
 
 def test_ramp_rises_linearly_and_ends_at_one():
@@ -42,6 +56,8 @@ def test_learning_rate_restarts_at_each_switch():
         assert warm_restart_cosine(edge + 1e-9, BISEGUNET) == pytest.approx(1.0)
     for edge in (*edges[1:], 1.0):
         assert warm_restart_cosine(edge - 1e-9, BISEGUNET, final=0.1) == pytest.approx(0.1)
-    assert warm_restart_cosine(0.0, Phases()) == 1.0 and warm_restart_cosine(1.0, Phases()) == pytest.approx(0)
+    assert warm_restart_cosine(0.0, Phases()) == 1.0 and warm_restart_cosine(1.0, Phases()) == pytest.approx(
+        0
+    )
     with pytest.raises(ValueError, match="at least 0"):
         warm_restart_cosine(-0.1, Phases())

@@ -29,7 +29,11 @@ def clean(module: GraphModule) -> bool:
 def _remove_guards(module: GraphModule) -> None:
     """Export's assertions on shapes; `PackedModel` checks its input itself, with a better message."""
     for node in list(module.graph.nodes):
-        if node.op == "call_function" and "_assert" in getattr(node.target, "__name__", "") and not node.users:
+        if (
+            node.op == "call_function"
+            and "_assert" in getattr(node.target, "__name__", "")
+            and not node.users
+        ):
             module.graph.erase_node(node)
 
 

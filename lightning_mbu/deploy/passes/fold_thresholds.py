@@ -12,9 +12,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from mbu_ops.packing import pack_bits
 from torch import Tensor
 from torch.fx import GraphModule, Node
+
+from mbu_ops.packing import pack_bits
 
 from ..graph import (
     CONVOLUTIONS,
@@ -188,7 +189,9 @@ def _replace(
         for place, key in enumerate(planes):
             outputs[key] = fused
             if len(planes) > 1:
-                outputs[key] = graph.call_function(aten.slice.Tensor, (fused, 3, place * words, (place + 1) * words))
+                outputs[key] = graph.call_function(
+                    aten.slice.Tensor, (fused, 3, place * words, (place + 1) * words)
+                )
                 outputs[key].meta["segments"] = (channels,)
     for reader, key in zip(readers, keys, strict=True):
         reader.pack.replace_all_uses_with(outputs[key])

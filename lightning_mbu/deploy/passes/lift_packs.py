@@ -83,9 +83,7 @@ def _through_concat(module: GraphModule, concat: Node, threshold: Tensor) -> Nod
         return None
     nodes = [part for part in parts if isinstance(part, Node)]
     sizes = [channels_of(part) for part in nodes]
-    bits = [
-        new_pack(module, part, piece) for part, piece in zip(nodes, threshold.split(sizes), strict=True)
-    ]
+    bits = [new_pack(module, part, piece) for part, piece in zip(nodes, threshold.split(sizes), strict=True)]
     joined = module.graph.call_function(aten.cat.default, (bits, 3))
     joined.meta["segments"] = tuple(sizes)
     return joined

@@ -1,0 +1,40 @@
+# Each target sets up what it needs in .venv; nothing has to be installed by hand.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+SOURCES := pyproject.toml constraints.txt ops/CMakeLists.txt $(shell find ops/csrc -type f)
+
+# Threads that spin while they wait slow everything down on a machine that does something else as well.
+export OMP_WAIT_POLICY ?= PASSIVE
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: demo test lint bench clean
+.DEFAULT_GOAL := test
+
+demo: $(READY)  ## train, convert, prove, compile, time; DATA=folder for real images, ARGS for `mbu demo --help`
+	$(BIN)/mbu demo $(if $(DATA),--data $(DATA)) $(ARGS)
+
+test: $(READY)  ## everything but lint; ARGS for pytest
+	$(BIN)/python -m pytest -q $(ARGS)
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/clang-format --dry-run --Werror $$(find ops/csrc -name '*.cpp' -o -name '*.h')
+
+bench: $(READY)  ## one-bit convolutions, layer by layer
+	$(BIN)/python ops/bench/bench_conv2d.py $(ARGS)
+
+# torch first: the library is built against the headers of the torch that is installed.
+$(READY): $(SOURCES)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "lightning-mbu needs Python 3.11 or newer; give one with make PYTHON=...")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q -c constraints.txt torch torchvision
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build
