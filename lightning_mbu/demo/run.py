@@ -65,7 +65,6 @@ def run_demo(settings: DemoSettings, console: Console | None = None) -> dict[str
     console = console or Console()
     _quiet()
     output = Path(settings.output)
-    output.mkdir(parents=True, exist_ok=True)
     data = CellsData(
         settings.data, settings.layout, settings.size, settings.batch_size, settings.count, settings.seed
     )
