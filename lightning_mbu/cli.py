@@ -81,7 +81,7 @@ def _add_demo_options(parser: argparse.ArgumentParser) -> None:
     from .demo.settings import DemoSettings, field_help
 
     for field in fields(DemoSettings):
-        kind = str if field.default is None else type(field.default)
+        kind = {"int": int, "float": float}.get(str(field.type).partition(" ")[0], str)
         parser.add_argument(
             f"--{field.name.replace('_', '-')}", type=kind, default=field.default, help=field_help(field.name)
         )

@@ -104,7 +104,7 @@ def write_report(
         path: of the HTML file; its folder is made where it is missing.
         title: heading of the page.
         summary: (name, value) of the few numbers that matter, in order.
-        tables, curves, pictures: sections in this order: curves, tables, pictures.
+        tables, pictures, curves: the sections, in this order.
         conditions: what the numbers depend on: machine, versions, settings.
 
     Returns:
@@ -128,12 +128,12 @@ def render(
     style = resources.files("lightning_mbu").joinpath("report_style.css").read_text(encoding="utf-8")
     cards = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in summary)
     sections = []
-    if curves:
-        sections.append("<section><h2>Training</h2>" + "".join(map(_curve, curves)) + "</section>")
     if tables:
         sections.append("<section><h2>Results</h2>" + "".join(map(_table, tables)) + "</section>")
     if pictures:
         sections.append(_legend() + "".join(map(_pictures, pictures)) + "</section>")
+    if curves:
+        sections.append("<section><h2>Training</h2>" + "".join(map(_curve, curves)) + "</section>")
     if conditions:
         items = "".join(f"<dt>{escape(k)}</dt><dd>{escape(str(v))}</dd>" for k, v in conditions.items())
         sections.append(f'<section><h2>Conditions</h2><dl class="conditions">{items}</dl></section>')

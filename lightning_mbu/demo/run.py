@@ -72,9 +72,9 @@ def run_demo(settings: DemoSettings, console: Console | None = None) -> dict[str
     console.print(data.describe(), highlight=False)
 
     L.seed_everything(settings.seed, verbose=False)
-    float_model = MBUNet(width=settings.width, shortcuts=True)
+    float_model = MBUNet(width=settings.width)
     float_epochs = train(
-        "float U-Net", float_model, data, epochs=settings.epochs, lr=settings.lr, console=console
+        "float U-Net", float_model, data, epochs=settings.passes, lr=settings.learning_rate(False), console=console
     )  # fmt: skip
     float_model.eval()
     networks = [
@@ -110,7 +110,8 @@ def _one_bit(
     model = MBUNet(width=settings.width, shortcuts=shortcuts)
     quantizer = MBUQuantize(input_size=(settings.size, settings.size))
     epochs = train(
-        title, model, data, epochs=settings.epochs, lr=settings.lr, quantizer=quantizer, console=console
+        title, model, data, epochs=settings.passes, lr=settings.learning_rate(shortcuts), quantizer=quantizer,
+        console=console,
     )  # fmt: skip
     with console.status("converting and proving every test image"):
         images = torch.cat([batch for batch, _ in data.test_dataloader()])

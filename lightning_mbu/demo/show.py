@@ -190,7 +190,7 @@ def write(outcome: Outcome, output: Path) -> None:
             ("candidate", "median ms", "min ms"), times, comparison.verdict,
         ),
     ]  # fmt: skip
-    trained = {"data": outcome.data.describe(), "epochs": settings.epochs, "learning rate": settings.lr,
+    trained = {"data": outcome.data.describe(), "epochs": settings.passes,
                "width": settings.width, "seed": settings.seed}  # fmt: skip
     output.mkdir(parents=True, exist_ok=True)
     for name, network in zip(("shortcuts.mbu", "plain.mbu"), outcome.networks, strict=True):
