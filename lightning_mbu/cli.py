@@ -78,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_demo_options(parser: argparse.ArgumentParser) -> None:
-    from .demo.settings import DemoSettings, field_help
+    from .demo_settings import DemoSettings, field_help
 
     for field in fields(DemoSettings):
         kind = {"int": int, "float": float}.get(str(field.type).partition(" ")[0], str)
@@ -89,7 +89,7 @@ def _add_demo_options(parser: argparse.ArgumentParser) -> None:
 
 def _demo(options: argparse.Namespace, console: Console) -> int:
     from .demo.run import run_demo
-    from .demo.settings import DemoSettings
+    from .demo_settings import DemoSettings
 
     run_demo(
         DemoSettings(**{field.name: getattr(options, field.name) for field in fields(DemoSettings)}), console

@@ -10,8 +10,8 @@ from torch import nn
 
 from lightning_mbu import MBUQuantize, convert, load, save, verify
 from lightning_mbu.cli import main
-from lightning_mbu.demo.data import CellsData
-from lightning_mbu.demo.settings import DemoSettings
+from lightning_mbu.demo import CellsData
+from lightning_mbu.demo_settings import DemoSettings
 from lightning_mbu.models import MBUNet
 
 pytestmark = pytest.mark.filterwarnings(

@@ -1,1 +1,4 @@
-"""Everything that `mbu demo` needs beyond the library: generated cell images, the nuclei loader, a data module."""
+"""What `mbu demo` trains on and with; recipes start from the same pieces."""
+
+from .data import CellsData as CellsData
+from .train import LitSegmenter as LitSegmenter

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ..benchmark import Comparison, compare
 from ..callback import MBUQuantize
+from ..demo_settings import DemoSettings
 from ..deploy import PackedModel, Verification, convert, verify
 from ..models import MBUNet
 from ..plan import make_plan
@@ -24,7 +25,6 @@ from ..schedule import Phases
 from ..timing import Timing, time_interleaved
 from . import show
 from .data import CellsData
-from .settings import DemoSettings
 from .train import evaluate, train
 
 

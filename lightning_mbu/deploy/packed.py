@@ -63,7 +63,7 @@ class PackedModel(nn.Module):
 
         Raises:
             TypeError: not a float32 tensor.
-            ValueError: wrong number of dimensions or channels, or a size that the network cannot halve evenly.
+            ValueError: wrong device, number of dimensions or channels, or a size that the network cannot halve evenly.
         """
         if not torch.compiler.is_compiling():
             self._check(x)
@@ -73,6 +73,10 @@ class PackedModel(nn.Module):
         if not isinstance(x, Tensor) or x.dtype != torch.float32:
             found = x.dtype if isinstance(x, Tensor) else type(x).__name__
             raise TypeError(f"the input is {found}; a packed model takes a float32 tensor. Use x.float().")
+        if x.device.type != "cpu":
+            raise ValueError(
+                f"the input is on {x.device}; packed models run on the CPU in this version. Use x.cpu()."
+            )
         channels, multiple = self.input_spec.channels, self.input_spec.multiple
         if x.dim() != 4 or x.shape[1] != channels:
             raise ValueError(f"the input has shape {tuple(x.shape)}; this model takes [N, {channels}, H, W].")
