@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 
 
 def _sign(x: Tensor) -> Tensor:
@@ -53,17 +54,18 @@ _ABSORBABLE: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tens
 ABSORBABLE = tuple(_ABSORBABLE)
 
 
-def _settled(gate: Tensor) -> bool:
+def _settled(gate: Tensor, x: Tensor) -> bool:
     """Whether the float branch can be left out of the computation: worth a third of an eager training step on a CPU.
     On an accelerator the question would cost a synchronization, and in a compiled graph a recompilation."""
-    return not torch.compiler.is_compiling() and gate.device.type == "cpu" and bool(gate == 1)
+    eager = not torch.compiler.is_compiling() and not isinstance(x, FakeTensor)
+    return eager and gate.device.type == "cpu" and bool(gate == 1)
 
 
 class _GatedSign(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, threshold: Tensor, gate: Tensor, estimator: str, absorbs: str) -> Tensor:
         ctx.save_for_backward(x, threshold, gate)
-        ctx.estimator, ctx.absorbs, ctx.settled = estimator, absorbs, _settled(gate)
+        ctx.estimator, ctx.absorbs, ctx.settled = estimator, absorbs, _settled(gate, x)
         quantized = _sign(x - threshold)
         if ctx.settled:
             return quantized
