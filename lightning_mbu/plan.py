@@ -7,13 +7,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 
 import torch
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
 from .activations import read_activations
 from .cost import cost_scores, layer_cost
 from .roles import assign_roles, block_of
+from .tables import as_text
 from .trace import Operation, trace
 
 PLAN_VERSION = 1
@@ -122,10 +122,7 @@ class Plan:
         return table
 
     def __str__(self) -> str:
-        console = Console(width=150, no_color=True)
-        with console.capture() as capture:
-            console.print(self)
-        return capture.get()
+        return as_text(self, 150)
 
 
 def make_plan(

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from rich.console import Console
 from rich.table import Table
 from torch import nn
 
 from .health import mask_density, weight_states
 from .layers import QuantizedConvolution
 from .roles import assign_roles
+from .tables import as_text
 from .trace import trace
 
 
@@ -82,10 +82,7 @@ class Summary:
         return table
 
     def __str__(self) -> str:
-        console = Console(width=120, no_color=True)
-        with console.capture() as capture:
-            console.print(self)
-        return capture.get()
+        return as_text(self, 120)
 
 
 def summary(model: nn.Module, input_size: tuple[int, ...]) -> Summary:

@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 from torch.fx import Interpreter, Node
@@ -19,6 +18,7 @@ from mbu_ops.packing import unpack_bits
 
 from ..layers import QuantizedConvolution
 from ..prepare import quantized_layers
+from ..tables import as_text
 from .files import packed_size
 from .packed import PackedLayer, PackedModel
 
@@ -110,10 +110,7 @@ class Verification:
         return table
 
     def __str__(self) -> str:
-        console = Console(width=130, no_color=True)
-        with console.capture() as capture:
-            console.print(self)
-        return capture.get()
+        return as_text(self, 130)
 
 
 @torch.no_grad()
