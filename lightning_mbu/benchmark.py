@@ -74,16 +74,16 @@ class Comparison:
         if self.speedup > 1.05:
             return (
                 f"{self.best_packed} runs {self.speedup:.2f}x as fast as {self.best_float} "
-                f"and is {size:.1f}x smaller."
+                f"and its tensors take {size:.1f}x less memory."
             )
         if self.speedup >= 0.95:
             return (
                 f"{self.best_packed} runs as fast as {self.best_float}; worth it for its size, "
-                f"{size:.1f}x smaller."
+                f"{size:.1f}x less memory."
             )
         return (
             f"Not worth it for speed here: {self.best_packed} takes {1 / self.speedup:.2f}x the time of "
-            f"{self.best_float}. It is {size:.1f}x smaller."
+            f"{self.best_float}. Its tensors take {size:.1f}x less memory."
         )
 
     def table(self) -> Table:

@@ -49,7 +49,11 @@ def _state_bytes(model: nn.Module) -> int:
 
 def results(outcome: Outcome) -> dict[str, Any]:
     """Plain types, for JSON. Folders are left out: they say nothing about the numbers."""
-    settings = {key: value for key, value in vars(outcome.settings).items() if key not in ("data", "output")}
+    settings = {
+        key: value for key, value in vars(outcome.settings).items() if key not in ("data", "output", "lr")
+    }
+    settings["epochs"] = outcome.settings.passes
+    settings["learning_rates"] = [outcome.settings.learning_rate(shortcuts) for shortcuts in (False, True)]
     one_bit = {}
     for network in outcome.networks:
         check = network.verification

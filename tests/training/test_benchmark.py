@@ -93,7 +93,9 @@ def test_verdict_says_when_it_is_not_worth_it(packed_ms, words):
     }
     result = Comparison(timings, {}, {}, {}, float_bytes=3200, packed_bytes=100)
     assert (
-        words in result.verdict and "float compiled" in result.verdict and "32.0x smaller" in result.verdict
+        words in result.verdict
+        and "float compiled" in result.verdict
+        and "32.0x less memory" in result.verdict
     )
 
 
