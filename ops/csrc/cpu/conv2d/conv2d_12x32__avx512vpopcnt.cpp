@@ -114,12 +114,25 @@ template <int kStride, bool kSums>
 void run(const Conv2dTile& t) {
   for (int64_t tile = t.tile_begin; tile < t.tile_end; ++tile) {
     int64_t i = 0;
-    for (; i + 12 <= t.pixels; i += 12) {
-      // Offsets within a row grow by the step; one row change makes this differ, unless rows join seamlessly.
-      if (kStride && t.source[i + 11] - t.source[i] == 11 * kStride)
+    // Pixels of one row lie a step apart, which the fast variants need. Where fewer than 12 are left in a
+    // row, 8 or 4 of them are still faster that way than 12 with an address each.
+    const auto in_step = [&](int64_t count) {
+      return kStride && t.source[i + count - 1] - t.source[i] == (count - 1) * kStride;
+    };
+    while (i + 12 <= t.pixels) {
+      if (in_step(12)) {
         run_pixels<12, kStride, kSums>(t, i, tile);
-      else
+        i += 12;
+      } else if (in_step(8)) {
+        run_pixels<8, kStride, kSums>(t, i, tile);
+        i += 8;
+      } else if (in_step(4)) {
+        run_pixels<4, kStride, kSums>(t, i, tile);
+        i += 4;
+      } else {
         run_pixels<12, 0, kSums>(t, i, tile);
+        i += 12;
+      }
     }
     for (; i + 8 <= t.pixels; i += 8) run_pixels<8, 0, kSums>(t, i, tile);
     for (; i + 4 <= t.pixels; i += 4) run_pixels<4, 0, kSums>(t, i, tile);
