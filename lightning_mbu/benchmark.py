@@ -35,8 +35,8 @@ class Comparison:
 
     Attributes:
         timings: candidate -> times in ms.
-        differences: candidate -> largest difference from its eager twin, as a share of the twin's largest
-        output. formats: float candidate -> the memory format that was faster and is the one timed.
+        differences: candidate -> largest difference from its eager twin, as a share of the twin's largest output.
+        formats: float candidate -> the memory format that was faster and is the one timed.
         not_run: candidate -> why it could not run here.
         float_bytes, packed_bytes: parameters and buffers of either model.
         conditions: what the numbers depend on.
@@ -152,9 +152,10 @@ def compare(
         example_input: [N, C, H, W], on the device of both models.
         threads: for torch's own operators and those of the packed network.
         repeats: rounds, see `time_interleaved`.
-        tolerance: largest difference allowed between compiled and eager, as a share of the largest eager
-        output. bfloat16: also time the float network in bfloat16; None does so where the processor has
-        instructions for it. min_time_s: see `time_interleaved`.
+        tolerance: largest difference allowed between compiled and eager, as a share of the largest eager output.
+        bfloat16: also time the float network in bfloat16; None does so where the processor has
+            instructions for it.
+        min_time_s: see `time_interleaved`.
 
     Raises:
         ValueError: `threads` is below 1.

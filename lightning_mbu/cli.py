@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="mbu", description="Masked-binary segmentation networks: plan, verify, time, show.",
-        epilog="Example: mbu demo --data nuclei/    A model is a file.mbu, module:function or smp:Unet/resnet34.",
+        epilog="Example: mbu demo --data nuclei/    A model is module:function or smp:Unet/resnet34.",
     )  # fmt: skip
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
 

@@ -34,7 +34,7 @@ PRESETS: dict[str, Preset] = {
     "default": Preset(phases=Phases()),
     # Quantized from the first step, 8 of 12 blocks masked, nothing learned beside weights and batch norms.
     "mbunet": Preset(phases=Phases(), scale=False),
-    # 50 float, 100 incremental and 30 fully binary epochs of 180; learned alpha; L1 pull with 1e-4 (Table 5).
+    # 50 float, 100 incremental and 30 fully binary epochs of 180; learned alpha; L1 pull with 1e-4.
     "bisegunet": Preset(phases=Phases(50 / 180, 100 / 180), masked="none", regularizer=1e-4),
 }
 

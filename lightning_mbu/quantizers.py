@@ -14,7 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 
 def _sign(x: Tensor) -> Tensor:
-    """+1 where x >= 0, else -1. Ten times faster than `torch.where(x >= 0, 1.0, -1.0)` on a CPU."""
+    """+1 where x >= 0, else -1, without `torch.where`, whose CPU kernel is slow for scalar branches."""
     if torch.compiler.is_compiling():
         return (x >= 0).to(x.dtype) * 2 - 1
     return torch.ge(x, 0, out=torch.empty_like(x)).mul_(2).sub_(1)
@@ -55,7 +55,7 @@ ABSORBABLE = tuple(_ABSORBABLE)
 
 
 def _settled(gate: Tensor, x: Tensor) -> bool:
-    """Whether the float branch can be left out of the computation: worth a third of an eager training step on a CPU.
+    """Whether the float branch can be left out, which saves several passes over every activation.
     On an accelerator the question would cost a synchronization, and in a compiled graph a recompilation."""
     eager = not torch.compiler.is_compiling() and not isinstance(x, FakeTensor)
     return eager and gate.device.type == "cpu" and bool(gate == 1)

@@ -47,11 +47,11 @@ def check(
     weight = F.tile_weight(planes)
     with use_cpu_kernel(kernel):
         sums = F.conv2d(bits, weight, out_channels, size, **geometry)  # type: ignore[arg-type]
-        packed = F.conv2d_threshold(bits, weight, threshold, flip, out_channels, size, **geometry)  # type: ignore
+        packed = F.conv2d_threshold(bits, weight, threshold, flip, out_channels, size, **geometry)
     expected = R.conv2d(bits, planes, **geometry)  # type: ignore[arg-type]
     assert torch.equal(sums, expected)
     assert sums.is_contiguous(memory_format=torch.channels_last)
-    assert torch.equal(packed, R.conv2d_threshold(bits, planes, threshold, flip, **geometry))  # type: ignore
+    assert torch.equal(packed, R.conv2d_threshold(bits, planes, threshold, flip, **geometry))
 
 
 @settings(max_examples=35)

@@ -23,10 +23,10 @@ def check(kernel: str, bits: Tensor, planes: Tensor, geometry: dict[str, object]
     weight = F.tile_weight(planes)
     with use_cpu_kernel(kernel):
         sums = F.conv_transpose2d(bits, weight, out_channels, size, **geometry)  # type: ignore[arg-type]
-        packed = F.conv_transpose2d_threshold(bits, weight, threshold, flip, out_channels, size, **geometry)  # type: ignore
+        packed = F.conv_transpose2d_threshold(bits, weight, threshold, flip, out_channels, size, **geometry)
     assert torch.equal(sums, R.conv_transpose2d(bits, planes, **geometry))  # type: ignore[arg-type]
     assert sums.is_contiguous(memory_format=torch.channels_last)
-    assert torch.equal(packed, R.conv_transpose2d_threshold(bits, planes, threshold, flip, **geometry))  # type: ignore
+    assert torch.equal(packed, R.conv_transpose2d_threshold(bits, planes, threshold, flip, **geometry))
 
 
 def layer(channels: int, out_channels: int, kernel: tuple[int, int]) -> Tensor:

@@ -32,7 +32,7 @@ def test_any_window_equals_torch(kernel: str, data: st.DataObject) -> None:
     bits = pack_bits(torch.rand(data.draw(st.integers(0, 2)), height, width, channels) < 0.3)
     expected = R.max_pool2d(bits, window, stride, padding, dilation, ceil_mode)  # type: ignore[arg-type]
     with use_cpu_kernel(kernel):
-        assert torch.equal(F.max_pool2d(bits, window, stride, padding, dilation, ceil_mode), expected)  # type: ignore
+        assert torch.equal(F.max_pool2d(bits, window, stride, padding, dilation, ceil_mode), expected)
 
 
 @pytest.mark.parametrize("arguments", [(2,), (3, 2, 1), (3, 1, 1, 1, True), (5, 1, 2)])
