@@ -20,6 +20,7 @@ struct Conv2dTile {
   int64_t pixels;
   const Word* input;      // of the first pixel
   const int64_t* source;  // [pixels] words from `input` to the pixel's top left input word
+  int64_t row_pixels;     // pixels of a row; a border class that its ends share, all between them have
   int64_t pixel_step;     // what `source` grows by within a row
   const int64_t* target;  // [pixels] elements from `sums` or `bits` to the pixel's first output
   const int32_t* border;  // [pixels] elements from `table` to the pixel's border class

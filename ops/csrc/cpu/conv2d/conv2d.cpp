@@ -90,16 +90,19 @@ void fill_table(const Conv2dParams& p, const Pass& pass, int32_t* table) {
     const int32_t* source = per_tap + (y.taps[i].kernel * p.kernel.w + x.taps[j].kernel) * padded;
     for (int64_t c = 0; c < padded; ++c) row[c] += source[c];
   };
+  // Every class starts from the same sum over all taps, kept in the row that the last class overwrites.
+  const int64_t rows = int64_t{y.classes} * x.classes * planes;
+  int32_t* all_taps = table + (rows - 1) * padded;
+  std::fill(all_taps, all_taps + padded, 0);
+  for (size_t i = 0; i < y.taps.size(); ++i)
+    for (size_t j = 0; j < x.taps.size(); ++j) add(p.weight.nnz(), i, j, all_taps);
   for (int32_t cy = 0; cy < y.classes; ++cy) {
     for (int32_t cx = 0; cx < x.classes; ++cx, table += planes * padded) {
       int32_t* nnz = table + (planes - 1) * padded;  // the last plane's row, overwritten last
-      std::fill(nnz, nnz + padded, 0);
-      for (size_t i = 0; i < y.taps.size(); ++i) {
-        for (size_t j = 0; j < x.taps.size(); ++j) {
-          add(p.weight.nnz(), i, j, nnz);
+      if (nnz != all_taps) std::copy(all_taps, all_taps + padded, nnz);
+      for (size_t i = 0; i < y.taps.size(); ++i)
+        for (size_t j = 0; j < x.taps.size(); ++j)
           if (y.missing_tap(cy, i) || x.missing_tap(cx, j)) add(p.weight.weight_sum(), i, j, nnz);
-        }
-      }
       if (p.sums) continue;
       for (int64_t plane = 0; plane < planes; ++plane) {
         int32_t* limit = table + plane * padded;
@@ -253,6 +256,7 @@ void run_item(const Conv2dParams& p, const Plan& plan, int64_t item) {
   tile.pixels = (row1 - row0) * x.outputs;
   tile.input = origin;
   tile.source = memory.source;
+  tile.row_pixels = x.outputs;
   tile.pixel_step = step_w;
   tile.target = memory.target;
   tile.border = border;

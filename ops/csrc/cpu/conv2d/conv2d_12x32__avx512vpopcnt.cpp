@@ -15,10 +15,28 @@ namespace {
 
 #define MBU_INLINE inline __attribute__((always_inline))
 
-constexpr int kAndOfXor = 0x28;  // truth table of (a ^ b) & c for vpternlogd
-
 MBU_INLINE __m512i load(const void* p) {
   return _mm512_loadu_si512(p);
+}
+
+// low += popcount((word ^ sign0) & mask0), high likewise with sign1, mask1. 0x28 is the truth table.
+//
+// In assembly for its order alone: a compiler's schedule of the same instructions, with those of other pixels
+// in between, was slower by up to a seventh, and by how much changed with every edit.
+MBU_INLINE void count_mismatches(const Word& word, __m512i sign0, __m512i mask0, __m512i sign1, __m512i mask1,
+                                 __m512i& low, __m512i& high) {
+  __m512i x, y;
+  __asm__(
+      "vpbroadcastd %[word], %[x]\n\t"
+      "vmovdqa64 %[x], %[y]\n\t"
+      "vpternlogd $0x28, %[mask0], %[sign0], %[x]\n\t"
+      "vpternlogd $0x28, %[mask1], %[sign1], %[y]\n\t"
+      "vpopcntd %[x], %[x]\n\t"
+      "vpopcntd %[y], %[y]\n\t"
+      "vpaddd %[x], %[low], %[low]\n\t"
+      "vpaddd %[y], %[high], %[high]"
+      : [x] "=&v"(x), [y] "=&v"(y), [low] "+v"(low), [high] "+v"(high)
+      : [word] "m"(word), [sign0] "v"(sign0), [mask0] "v"(mask0), [sign1] "v"(sign1), [mask1] "v"(mask1));
 }
 
 template <int kPixels>
@@ -37,20 +55,15 @@ MBU_INLINE void finish_sums(const Conv2dTile& t, int64_t first, int64_t tile, co
   }
 }
 
-// Nearly every tile lies inside the image: its limits are loaded once.
-MBU_INLINE bool same_border(const int32_t* border) {
-  const __m512i all = _mm512_maskz_loadu_epi32(0xfff, border);
-  return _mm512_mask_cmpneq_epi32_mask(0xfff, all, _mm512_set1_epi32(border[0])) == 0;
-}
-
-template <int kPixels>
+template <int kPixels, int kStride>
 MBU_INLINE void finish_bits(const Conv2dTile& t, int64_t first, int64_t tile, const __m512i* low,
                             const __m512i* high) {
   int64_t word = tile;
   const int32_t* limits = t.table + tile * kTileChannels;
   for (int64_t plane = 0; plane < t.planes; ++plane, word += t.out_words, limits += t.channels_padded) {
     const Word flip = t.flip[word];
-    if (kPixels == 12 && flip == 0 && same_border(t.border + first)) {
+    // Nearly every tile lies in one row and inside the image: its limits are loaded once.
+    if (kPixels == 12 && kStride && flip == 0 && t.border[first] == t.border[first + 11]) {
       const __m512i limit0 = load(limits + t.border[first]), limit1 = load(limits + t.border[first] + 16);
 #pragma GCC unroll 12
       for (int p = 0; p < kPixels; ++p) {
@@ -77,37 +90,31 @@ MBU_INLINE void finish_bits(const Conv2dTile& t, int64_t first, int64_t tile, co
 }
 
 // kStride: distance in words between the pixels when it is the same for all and known to the compiler, which
-// saves 12 registers of addresses and their reloads (some 4 %); 0: any pixels.
+// then needs one address instead of twelve (some 4 %); 0: any pixels.
 template <int kPixels, int kStride, bool kSums>
 MBU_INLINE void run_pixels(const Conv2dTile& t, int64_t first, int64_t tile) {
   __m512i low[kPixels], high[kPixels];
-  const Word* source[kPixels];
+  int64_t offset[kPixels];
 #pragma GCC unroll 12
   for (int p = 0; p < kPixels; ++p) {
     low[p] = high[p] = _mm512_setzero_si512();
-    source[p] = kStride ? t.input + t.source[first] + p * kStride : t.input + t.source[first + p];
+    offset[p] = kStride ? p * kStride : t.source[first + p] - t.source[first];
   }
+  const Word* input = t.input + t.source[first];
   const Word* weight = t.weight + tile * t.weight_stride;
   for (const Conv2dRun *run = t.run, *last = run + t.runs; run != last; ++run) {
-    const Word* w = weight + run->weight;
-    for (int64_t at = run->source, end = at + run->count; at != end; ++at, w += 2 * kTileChannels) {
+    const Word *word = input + run->source, *end = word + run->count, *w = weight + run->weight;
+    for (; word != end; ++word, w += 2 * kTileChannels) {
       const __m512i sign0 = load(w), sign1 = load(w + 16), mask0 = load(w + 32), mask1 = load(w + 48);
 #pragma GCC unroll 12
-      for (int p = 0; p < kPixels; ++p) {
-        const __m512i a = _mm512_set1_epi32(static_cast<int>(source[p][at]));
-        const __m512i x = _mm512_ternarylogic_epi32(sign0, a, mask0, kAndOfXor);
-        const __m512i y = _mm512_ternarylogic_epi32(a, sign1, mask1, kAndOfXor);
-        low[p] = _mm512_add_epi32(low[p], _mm512_popcnt_epi32(x));
-        high[p] = _mm512_add_epi32(high[p], _mm512_popcnt_epi32(y));
-        // Half of the pixels at a time: left alone, GCC interleaves all of them, which costs some per cent.
-        if (p % 6 == 5) __asm__ volatile("" : "+v"(low[p]), "+v"(high[p]));
-      }
+      for (int p = 0; p < kPixels; ++p)
+        count_mismatches(word[offset[p]], sign0, mask0, sign1, mask1, low[p], high[p]);
     }
   }
   if constexpr (kSums)
     finish_sums<kPixels>(t, first, tile, low, high);
   else
-    finish_bits<kPixels>(t, first, tile, low, high);
+    finish_bits<kPixels, kStride>(t, first, tile, low, high);
 }
 
 template <int kStride, bool kSums>
@@ -116,23 +123,22 @@ void run(const Conv2dTile& t) {
     int64_t i = 0;
     // Pixels of one row lie a step apart, which the fast variants need. Where fewer than 12 are left in a
     // row, 8 or 4 of them are still faster that way than 12 with an address each.
-    const auto in_step = [&](int64_t count) {
-      return kStride && t.source[i + count - 1] - t.source[i] == (count - 1) * kStride;
-    };
+    int64_t left = t.row_pixels;
     while (i + 12 <= t.pixels) {
-      if (in_step(12)) {
+      int64_t count = 12;
+      if (kStride && left >= 12) {
         run_pixels<12, kStride, kSums>(t, i, tile);
-        i += 12;
-      } else if (in_step(8)) {
+      } else if (kStride && left >= 8) {
         run_pixels<8, kStride, kSums>(t, i, tile);
-        i += 8;
-      } else if (in_step(4)) {
+        count = 8;
+      } else if (kStride && left >= 4) {
         run_pixels<4, kStride, kSums>(t, i, tile);
-        i += 4;
+        count = 4;
       } else {
         run_pixels<12, 0, kSums>(t, i, tile);
-        i += 12;
       }
+      i += count;
+      for (left -= count; left <= 0;) left += t.row_pixels;
     }
     for (; i + 8 <= t.pixels; i += 8) run_pixels<8, 0, kSums>(t, i, tile);
     for (; i + 4 <= t.pixels; i += 4) run_pixels<4, 0, kSums>(t, i, tile);
