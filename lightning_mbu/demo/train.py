@@ -41,7 +41,7 @@ def evaluate(predict: Callable[[Tensor], Tensor], loader: DataLoader) -> dict[st
 
 
 class LitSegmenter(L.LightningModule):
-    """Binary segmentation: BCE + soft Dice, Adam, one cosine over the run.
+    """Binary segmentation: BCE + soft Dice per image, Adam, one cosine over the run.
 
     Args:
         model: `[N, 3, H, W]` -> logits `[N, 1, H, W]`.
@@ -52,7 +52,7 @@ class LitSegmenter(L.LightningModule):
         super().__init__()
         self.model = model
         self.lr = lr
-        self.dice_loss = DiceLoss("binary")
+        self.dice_loss = DiceLoss("multilabel")
         self.metrics = cell_metrics()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -61,7 +61,9 @@ class LitSegmenter(L.LightningModule):
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         images, masks = batch
         logits = self(images)
-        loss = nn.functional.binary_cross_entropy_with_logits(logits, masks) + self.dice_loss(logits, masks)
+        # Images take the place of classes, so that Dice is taken per image, as it is scored.
+        dice_loss = self.dice_loss(logits.transpose(0, 1), masks.transpose(0, 1))
+        loss = nn.functional.binary_cross_entropy_with_logits(logits, masks) + dice_loss
         self.log("train/loss", loss, on_step=False, on_epoch=True, prog_bar=True)
         return loss
 
