@@ -35,6 +35,7 @@ def samples() -> dict[str, list[tuple[Any, ...]]]:
     torch.manual_seed(0)
     conv = ([3, 3], [2, 1], [1, 2], [1, 1])
     transposed = ([3, 3], [2, 2], [1, 1], [1, 0], [1, 1])
+    doubling = ([2, 2], [2, 2], [0, 0], [0, 0], [1, 1])
     x = torch.randn(2, 40, 5, 6)
     return {
         "pack": [
@@ -58,20 +59,8 @@ def samples() -> dict[str, list[tuple[Any, ...]]]:
             (bits(2, 6, 7, 40), weight(33, 40, 3), torch.rand(1, 2, 33), [], None, 33, *conv),
         ],
         "conv_transpose2d_stream": [
-            (
-                bits(2, 6, 7, 40),
-                weight(33, 40, 2),
-                *stream(33, (2, 11, 6, 7)),
-                33,
-                [2, 2],
-                [2, 2],
-                [0, 0],
-                [0, 0],
-                [1, 1],
-                1,
-                2,
-            ),
-        ],  # fmt: skip
+            (bits(2, 6, 7, 40), weight(33, 40, 2), *stream(33, (2, 11, 6, 7)), 33, *doubling, 1, 2)
+        ],
         "max_pool2d": [
             (bits(2, 6, 7, 40), [3, 3], [2, 2], [1, 1], [1, 1], False),
             (bits(2, 6, 7, 40), [3, 2], [2, 2], [1, 0], [1, 1], True),

@@ -11,6 +11,7 @@ network's.
 from __future__ import annotations
 
 import operator
+from collections import Counter
 from typing import Any
 
 import torch
@@ -37,9 +38,12 @@ _SIGNED = {aten.add.Tensor: 1.0, aten.add.Scalar: 1.0, aten.sub.Tensor: -1.0, at
 
 def fuse_streams(module: GraphModule) -> bool:
     """Applies the first rule to every convolution that has anything to fuse."""
+    convolutions = [node for node in module.graph.nodes if is_call(node, *CONVOLUTIONS)]
+    calls = Counter(node.meta.get("layer") for node in convolutions)
     changed = False
-    for node in list(module.graph.nodes):
-        if is_call(node, *CONVOLUTIONS):
+    for node in convolutions:
+        # Fusing moves a convolution behind its shortcut; the calls of a layer that is used twice keep their order.
+        if calls[node.meta.get("layer")] == 1:
             changed = _fuse(module, node) or changed
     if changed:
         finish(module)

@@ -1,5 +1,5 @@
 // The float residual stream: what follows a convolution whose result is needed as float. The convolution
-// leaves the dot products of some rows and one channel tile in cache, these functions finish them:
+// leaves the dot products of some rows in cache, these functions finish them:
 //
 //   y = dot, then for every step  y = fma(y, affine[step, 0, c], affine[step, 1, c])
 //   y = y + residual;  y = max(y, 0) with relu;  bits = (y >= threshold)
@@ -14,11 +14,11 @@ namespace mbu {
 
 struct Conv2dTile;
 
-// Consecutive channels of one residual tensor that meet consecutive channels of a tile, in one row.
+// Consecutive channels of one residual tensor that meet consecutive channels of the layer, in one row.
 struct ResidualRun {
   const float* data;  // first channel of the source pixel of output column 0
   int64_t stride_c, stride_h, stride_w;
-  int64_t channel, channels;  // of the tile
+  int64_t channel, channels;  // of the row
   bool first;                 // starts the sum of its channels; others add to it
 };
 
@@ -26,20 +26,29 @@ struct ResidualRun {
 struct ResidualRow {
   const ResidualRun* run;
   int64_t runs;
+  int64_t channels;
   int64_t pixels, column, column_step;  // output columns
   int64_t pool, upsample;
   float divisor;
-  float* sum;  // [pixels, kTileChannels]
+  float* sum;  // [pixels, channels]
+
+  // Of output column number i; for a pooled residual, the first column of the window.
+  int64_t source_column(int64_t i) const {
+    const int64_t output = column + i * column_step;
+    return (upsample == 1 ? output : output / upsample) * pool;
+  }
 };
 
 struct StreamRow {
-  const float* dots;      // [pixels, kTileChannels]
-  const float* residual;  // [pixels, kTileChannels] or null
+  const float* dots;  // [pixels, dots_stride]
+  int64_t dots_stride;
+  const float* residual;  // [pixels, residual_stride] or null
+  int64_t residual_stride;
   int64_t pixels, channels;
   const float* affine;  // [steps, 2, affine_stride], from the tile's first channel on
   int64_t steps, affine_stride;
   bool relu;
-  float* output;  // the tile's first channel of the first pixel
+  float* output;  // [pixels, output_stride]
   int64_t output_stride;
 };
 

@@ -1,5 +1,5 @@
-// One band of a convolution with a float result: some rows at a time, tile by tile, so that dot products,
-// residual and result of a tile stay in cache between the convolution and what follows it.
+// One band of a convolution with a float result, some rows at a time: their dot products stay in cache
+// between the convolution, which goes tile by tile, and what follows it, which goes through memory in order.
 #include <algorithm>
 #include <vector>
 
@@ -10,8 +10,8 @@
 namespace mbu {
 namespace {
 
-// Pixels finished at a time: their dot products and residual of one tile are 48 KB.
-constexpr int64_t kChunkPixels = 192;
+// Dot products finished at a time, 192 KB of them, and pixels below which tiles would be cut too small.
+constexpr int64_t kChunkDots = 48 * 1024, kChunkPixels = 96;
 
 struct Memory {
   Scratch dots, residual, target, words, threshold, flip;
@@ -71,39 +71,55 @@ void stream_band(const Conv2dParams& p, const Conv2dTile& band_tile, const Strea
   static thread_local Memory memory;
   const Stream& s = *p.stream;
   const CpuKernel& kernel = cpu_kernel();
-  const int64_t chunk_rows = std::clamp<int64_t>(kChunkPixels / band.columns, 1, band.rows);
+  const int64_t first = band_tile.tile_begin * kTileChannels;
+  const int64_t channels = std::min(band_tile.tile_end * kTileChannels, p.out_channels) - first;
+  const int64_t chunk_pixels = std::max(kChunkPixels, kChunkDots / channels);
+  const int64_t chunk_rows = std::clamp<int64_t>(chunk_pixels / band.columns, 1, band.rows);
   const int64_t chunk = chunk_rows * band.columns;
-  float* dots = memory.dots.get<float>(chunk * kTileChannels);
-  float* residual = memory.residual.get<float>(band.columns * kTileChannels);
+  float* dots = memory.dots.get<float>(chunk * channels);
+  float* residual = memory.residual.get<float>(band.columns * channels);
   auto* target = memory.target.get<int64_t>(chunk);
-  for (int64_t i = 0; i < chunk; ++i) target[i] = i * kTileChannels;
+  for (int64_t i = 0; i < chunk; ++i) target[i] = i * channels;
 
   for (int64_t row = 0; row < band.rows; row += chunk_rows) {
     const int64_t rows = std::min(chunk_rows, band.rows - row), skipped = row * band.columns;
-    for (int64_t t = band_tile.tile_begin; t < band_tile.tile_end; ++t) {
-      const int64_t first = t * kTileChannels, channels = std::min(p.out_channels - first, kTileChannels);
-      Conv2dTile tile = band_tile;
-      tile.pixels = rows * band.columns;
-      tile.source += skipped;
-      tile.border += skipped;
-      tile.target = target;
-      tile.tile_begin = t;
-      tile.tile_end = t + 1;
-      tile.sums = dots - first;
-      kernel.conv2d(tile);
-      for (int64_t r = 0; r < rows; ++r) {
-        const int64_t out_row = band.row + (row + r) * band.row_step;
-        if (s.residuals) {
-          list_runs(s, band, out_row, first, channels, p.out_channels, memory.runs);
-          const float terms = static_cast<float>(std::max<int64_t>(s.residual_channels / p.out_channels, 1));
-          kernel.add_residual({memory.runs.data(), static_cast<int64_t>(memory.runs.size()), band.columns,
-                               band.column, band.column_step, s.pool, s.upsample, terms, residual});
+    Conv2dTile tile = band_tile;
+    tile.pixels = rows * band.columns;
+    tile.source += skipped;
+    tile.border += skipped;
+    tile.target = target;
+    tile.sums = dots - first;
+    kernel.conv2d(tile);
+    for (int64_t r = 0; r < rows; ++r) {
+      const int64_t out_row = band.row + (row + r) * band.row_step;
+      const float* added = nullptr;
+      int64_t added_stride = channels;
+      if (s.residuals) {
+        list_runs(s, band, out_row, first, channels, p.out_channels, memory.runs);
+        const float terms = static_cast<float>(std::max<int64_t>(s.residual_channels / p.out_channels, 1));
+        const ResidualRow sums{memory.runs.data(),
+                               static_cast<int64_t>(memory.runs.size()),
+                               channels,
+                               band.columns,
+                               band.column,
+                               band.column_step,
+                               s.pool,
+                               s.upsample,
+                               terms,
+                               residual};
+        const ResidualRun& run = memory.runs[0];
+        if (sums.runs == 1 && run.stride_c == 1 && s.pool == 1 && band.column_step % s.upsample == 0) {
+          added = run.data + sums.source_column(0) * run.stride_w;  // read where it lies
+          added_stride = band.column_step / s.upsample * run.stride_w;
+        } else {
+          kernel.add_residual(sums);
+          added = residual;
         }
-        const int64_t pixel = (band.n * p.output.h + out_row) * p.output.w + band.column;
-        kernel.finish_row({dots + r * band.columns * kTileChannels, s.residuals ? residual : nullptr,
-                           band.columns, channels, s.affine + first, s.steps, p.out_channels, s.relu,
-                           s.output + pixel * p.out_channels + first, band.column_step * p.out_channels});
       }
+      const int64_t pixel = (band.n * p.output.h + out_row) * p.output.w + band.column;
+      kernel.finish_row({dots + r * band.columns * channels, channels, added, added_stride, band.columns,
+                         channels, s.affine + first, s.steps, p.out_channels, s.relu,
+                         s.output + pixel * p.out_channels + first, band.column_step * p.out_channels});
     }
     if (s.planes) pack_rows(p, band, row, rows, band_tile.tile_begin, band_tile.tile_end, memory);
   }
