@@ -8,8 +8,8 @@ namespace {
 struct Mismatches {
   static constexpr bool kMatches = false;
 
-  // In assembly for its order alone: scheduling the same intrinsics, GCC 12 overlaps the pixels until it keeps
-  // three counters in memory. Four chains side by side also suit processors that issue in order.
+  // In assembly for its order alone: scheduling the same intrinsics, GCC 12 overlaps the pixels until it
+  // keeps three counters in memory. Four chains side by side also suit processors that issue in order.
   static MBU_INLINE void count(const Word*& word, const uint32x4_t (&sign)[4], const uint32x4_t (&mask)[4],
                                uint8x16_t (&bytes)[4]) {
     uint32x4_t a, x, y, z;
@@ -32,8 +32,8 @@ struct Mismatches {
         "add %[b1].16b, %[b1].16b, %[y].16b\n\t"
         "add %[b2].16b, %[b2].16b, %[z].16b\n\t"
         "add %[b3].16b, %[b3].16b, %[a].16b"
-        : [word] "+&r"(word), [a] "=&w"(a), [x] "=&w"(x), [y] "=&w"(y), [z] "=&w"(z), [b0] "+w"(b0), [b1] "+w"(b1),
-          [b2] "+w"(b2), [b3] "+w"(b3)
+        : [word] "+&r"(word), [a] "=&w"(a), [x] "=&w"(x), [y] "=&w"(y), [z] "=&w"(z), [b0] "+w"(b0),
+          [b1] "+w"(b1), [b2] "+w"(b2), [b3] "+w"(b3)
         : [s0] "w"(sign[0]), [s1] "w"(sign[1]), [s2] "w"(sign[2]), [s3] "w"(sign[3]), [m0] "w"(mask[0]),
           [m1] "w"(mask[1]), [m2] "w"(mask[2]), [m3] "w"(mask[3])
         : "memory");

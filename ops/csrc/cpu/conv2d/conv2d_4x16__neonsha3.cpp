@@ -31,8 +31,8 @@ struct Matches {
         "add %[b1].16b, %[b1].16b, %[y].16b\n\t"
         "add %[b2].16b, %[b2].16b, %[z].16b\n\t"
         "add %[b3].16b, %[b3].16b, %[a].16b"
-        : [word] "+&r"(word), [a] "=&w"(a), [x] "=&w"(x), [y] "=&w"(y), [z] "=&w"(z), [b0] "+w"(b0), [b1] "+w"(b1),
-          [b2] "+w"(b2), [b3] "+w"(b3)
+        : [word] "+&r"(word), [a] "=&w"(a), [x] "=&w"(x), [y] "=&w"(y), [z] "=&w"(z), [b0] "+w"(b0),
+          [b1] "+w"(b1), [b2] "+w"(b2), [b3] "+w"(b3)
         : [s0] "w"(sign[0]), [s1] "w"(sign[1]), [s2] "w"(sign[2]), [s3] "w"(sign[3]), [m0] "w"(mask[0]),
           [m1] "w"(mask[1]), [m2] "w"(mask[2]), [m3] "w"(mask[3])
         : "memory");

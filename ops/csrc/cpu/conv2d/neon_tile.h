@@ -1,10 +1,10 @@
-// conv2d with output channels across lanes, for 128-bit registers: 4 pixels x 16 channels, half a weight tile.
-// Included by one file per instruction set, which says how one register of products is formed.
+// conv2d with output channels across lanes, for 128-bit registers: 4 pixels x 16 channels, half a weight
+// tile. Included by one file per instruction set, which says how one register of products is formed.
 //
 // A `cnt` counts bits per byte, so counters are bytes for as long as they cannot overflow: per register of
 // products one `cnt` and one `add`, and every 31 words a widening to 32 bits. 16 registers of counters, 8 of
-// weights and 1 to 4 of products fill the file; a broadcast activation word (which costs a vector slot on many
-// cores) serves 4 registers. Pixels advance by post-increment, so any list of pixels costs the same.
+// weights and 1 to 4 of products fill the file; a broadcast activation word (which costs a vector slot on
+// many cores) serves 4 registers. Pixels advance by post-increment, so any list of pixels costs the same.
 //
 // In an unnamed namespace, because copies compiled with different flags must not be merged by the linker.
 #pragma once
@@ -21,7 +21,7 @@ namespace {
 #define MBU_INLINE inline __attribute__((always_inline))
 
 constexpr int64_t kHalfChannels = 16;
-constexpr int kVectors = 4;          // of 4 channels in 16
+constexpr int kVectors = 4;         // of 4 channels in 16
 constexpr int64_t kByteWords = 31;  // words, at most 8 per byte each, before a byte could pass 255
 
 struct Counts {
@@ -89,7 +89,8 @@ inline Counts count_nonzero(const Conv2dTile& t, const Word* weight) {
     const Word* mask = weight + run->weight + kTileChannels;
     for (int64_t k = 0; k < run->count; ++k, mask += 2 * kTileChannels)
       for (int v = 0; v < kVectors; ++v)
-        total.v[v] = vpadalq_u16(total.v[v], vpaddlq_u8(vcntq_u8(vreinterpretq_u8_u32(vld1q_u32(mask + 4 * v)))));
+        total.v[v] =
+            vpadalq_u16(total.v[v], vpaddlq_u8(vcntq_u8(vreinterpretq_u8_u32(vld1q_u32(mask + 4 * v)))));
   }
   return total;
 }
@@ -172,8 +173,8 @@ MBU_INLINE void run_pixels(const Conv2dTile& t, int64_t first, int64_t channel, 
     finish_bits<kPixels>(t, first, channel, whole, counts);
 }
 
-// Logic::count(a, sign, mask, bytes): adds the bits set per byte to `bytes`, for 4 registers of channels: one bit
-// per mismatch, or per match where Logic::kMatches.
+// Logic::count(a, sign, mask, bytes): adds the bits set per byte to `bytes`, for 4 registers of channels: one
+// bit per mismatch, or per match where Logic::kMatches.
 template <class Logic>
 inline void conv2d_neon(const Conv2dTile& t) {
   const int64_t end = std::min(t.channels, t.tile_end * kTileChannels);

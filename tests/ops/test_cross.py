@@ -1,0 +1,103 @@
+"""Kernels without torch: built for this processor and, where the tools are at hand, for 64-bit Arm under an emulator.
+
+``cross/`` is a program that runs every kernel against slow loops of its own. Files and flags come from
+``ops/CMakeLists.txt``, so a new kernel is tested here without another list to extend.
+"""
+
+from __future__ import annotations
+
+import platform
+import re
+import shutil
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from mbu_ops.backends import cpu_kernels
+
+ROOT = Path(__file__).resolve().parents[2]
+CSRC = ROOT / "ops" / "csrc"
+PROGRAM = Path(__file__).parent / "cross"
+
+
+def kernel_sources(processor: str) -> dict[Path, list[str]]:
+    """The files of ``csrc/cpu`` that CMake compiles for ``processor``, with their own flags."""
+    cmake = (ROOT / "ops" / "CMakeLists.txt").read_text().replace("\\\n", "")
+    lists = {
+        name: re.findall(r"cpu/\S+\.cpp", body) for name, body in re.findall(r"set\((\w+)([^)]*)\)", cmake)
+    }
+    named = {file for files in lists.values() for file in files}
+    assert named == {str(path.relative_to(CSRC)) for path in (CSRC / "cpu").rglob("*.cpp")}
+    flags = dict(re.findall(r'properties\(\$\{(\w+)\} PROPERTIES COMPILE_OPTIONS\s+"([^"]*)"', cmake))
+    chosen = ["SOURCES"]
+    for pattern, names in re.findall(
+        r'PROCESSOR MATCHES "([^"]+)"\)\s+list\(APPEND SOURCES ([^)]*)\)', cmake
+    ):
+        if re.search(pattern, processor):
+            chosen += re.findall(r"\$\{(\w+)\}", names)
+    return {CSRC / file: flags.get(name, "").split(";") for name in chosen for file in lists[name]}
+
+
+def build(compiler: str, processor: str, folder: Path) -> Path:
+    """Compiles and links the program; optimised only as far as a short build allows."""
+    jobs = {path: ["-O2", *filter(None, flags)] for path, flags in kernel_sources(processor).items()}
+    jobs |= {path: ["-O1"] for path in PROGRAM.glob("*.cpp")}
+    include = ["-I", str(CSRC / "include"), "-I", str(CSRC)]
+
+    def run(*arguments: str) -> None:
+        command = [compiler, *arguments]
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, check=False)
+        assert done.returncode == 0, done.stderr
+
+    def compile_one(path: Path, flags: list[str]) -> None:
+        run("-std=c++20", *flags, *include, "-c", str(path), "-o", f"{path.stem}.o")
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(compile_one, jobs.keys(), jobs.values()))
+    run("-static", *sorted(f"{path.stem}.o" for path in jobs), "-o", "kernels")
+    return folder / "kernels"
+
+
+def report(*command: str | Path) -> dict[str, str]:
+    """What the program says about each kernel."""
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return dict(line.split(": ", 1) for line in done.stdout.splitlines())
+
+
+def is_right(line: str) -> bool:
+    count = re.fullmatch(r"(\d+) of (\d+) right", line)
+    return count is not None and count[1] == count[2] and int(count[1]) > 300
+
+
+def test_kernels_of_this_processor(tmp_path: Path) -> None:
+    compiler = shutil.which("g++")
+    if compiler is None:
+        pytest.skip("no g++ to build the program with")
+    said = report(build(compiler, platform.machine(), tmp_path))
+    assert {name: is_right(line) for name, line in said.items()} == {
+        kernel.name: kernel.available for kernel in cpu_kernels()
+    }
+
+
+@pytest.fixture(scope="module")
+def arm_program(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    compiler = shutil.which("aarch64-linux-gnu-g++")
+    emulator = shutil.which("qemu-aarch64") or shutil.which("qemu-aarch64-static")
+    if compiler is None or emulator is None:
+        pytest.skip("needs aarch64-linux-gnu-g++ and qemu-aarch64 (Debian: g++-aarch64-linux-gnu, qemu-user)")
+    return emulator, build(compiler, "aarch64", tmp_path_factory.mktemp("arm"))
+
+
+@pytest.mark.parametrize(
+    ("processor", "kernels"), [("max", ["neonsha3", "neon", "scalar"]), ("cortex-a53", ["neon", "scalar"])]
+)
+def test_arm_kernels(arm_program: tuple[str, Path], processor: str, kernels: list[str]) -> None:
+    """A kernel whose instructions the processor lacks says so instead of ending the program."""
+    emulator, program = arm_program
+    said = report(emulator, "-cpu", processor, program)
+    assert set(said) == {"neonsha3", "neon", "scalar"}
+    assert [name for name, line in said.items() if is_right(line)] == kernels
+    assert all("not available" in line for name, line in said.items() if name not in kernels)
