@@ -27,8 +27,9 @@ struct Tally {
 std::vector<Tally> kernels;
 
 void on_signal(int) {
-  if (write(2, current, std::strlen(current)) > 0 && write(2, ": stopped by a signal\n", 22) > 0) _exit(3);
-  _exit(3);
+  const bool told =
+      write(2, current, std::strlen(current)) > 0 && write(2, ": stopped by a signal\n", 22) > 0;
+  _exit(told ? 3 : 4);
 }
 
 }  // namespace
@@ -45,6 +46,7 @@ void for_each_kernel(const std::function<void()>& clear, const std::function<voi
     ++kernel.cases;
     if (!right() && ++kernel.wrong <= 5) std::printf("%s: wrong result\n", current);
   }
+  std::snprintf(current, sizeof(current), "%s", title.c_str());
 }
 
 }  // namespace cross
