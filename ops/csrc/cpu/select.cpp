@@ -46,7 +46,7 @@ bool has_neonsha3() {
 #if defined(__linux__)
   return getauxval(AT_HWCAP) & HWCAP_SHA3;
 #else
-  return false;  // the plain kernel runs; asking another system is not written, as it could not be tried
+  return false;  // not asked elsewhere: the plain kernel runs
 #endif
 }
 #endif

@@ -13,12 +13,11 @@ struct Matches {
   static constexpr bool kMatches = true;
 
   // In assembly for its order, as in the plain kernel.
-  static MBU_INLINE void count(const Word*& word, const uint32x4_t (&sign)[4], const uint32x4_t (&mask)[4],
+  static MBU_INLINE void count(uint32x4_t a, const uint32x4_t (&sign)[4], const uint32x4_t (&mask)[4],
                                uint8x16_t (&bytes)[4]) {
-    uint32x4_t a, x, y, z;
+    uint32x4_t x, y, z;
     uint8x16_t b0 = bytes[0], b1 = bytes[1], b2 = bytes[2], b3 = bytes[3];
     __asm__ volatile(
-        "ld1r {%[a].4s}, [%[word]], #4\n\t"
         "bcax %[x].16b, %[s0].16b, %[m0].16b, %[a].16b\n\t"
         "bcax %[y].16b, %[s1].16b, %[m1].16b, %[a].16b\n\t"
         "bcax %[z].16b, %[s2].16b, %[m2].16b, %[a].16b\n\t"
@@ -31,11 +30,10 @@ struct Matches {
         "add %[b1].16b, %[b1].16b, %[y].16b\n\t"
         "add %[b2].16b, %[b2].16b, %[z].16b\n\t"
         "add %[b3].16b, %[b3].16b, %[a].16b"
-        : [word] "+&r"(word), [a] "=&w"(a), [x] "=&w"(x), [y] "=&w"(y), [z] "=&w"(z), [b0] "+w"(b0),
-          [b1] "+w"(b1), [b2] "+w"(b2), [b3] "+w"(b3)
+        : [a] "+&w"(a), [x] "=&w"(x), [y] "=&w"(y), [z] "=&w"(z), [b0] "+w"(b0), [b1] "+w"(b1), [b2] "+w"(b2),
+          [b3] "+w"(b3)
         : [s0] "w"(sign[0]), [s1] "w"(sign[1]), [s2] "w"(sign[2]), [s3] "w"(sign[3]), [m0] "w"(mask[0]),
-          [m1] "w"(mask[1]), [m2] "w"(mask[2]), [m3] "w"(mask[3])
-        : "memory");
+          [m1] "w"(mask[1]), [m2] "w"(mask[2]), [m3] "w"(mask[3]));
     bytes[0] = b0;
     bytes[1] = b1;
     bytes[2] = b2;

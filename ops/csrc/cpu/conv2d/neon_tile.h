@@ -1,10 +1,11 @@
 // conv2d with output channels across lanes, for 128-bit registers: 4 pixels x 16 channels, half a weight
 // tile. Included by one file per instruction set, which says how one register of products is formed.
 //
-// A `cnt` counts bits per byte, so counters are bytes for as long as they cannot overflow: per register of
-// products one `cnt` and one `add`, and every 31 words a widening to 32 bits. 16 registers of counters, 8 of
-// weights and 1 to 4 of products fill the file; a broadcast activation word (which costs a vector slot on
-// many cores) serves 4 registers. Pixels advance by post-increment, so any list of pixels costs the same.
+// `cnt` counts bits per byte, so counters are bytes for as long as they cannot overflow: one `cnt` and one
+// `add` per register of products, and every 31 words a widening to 32 bits. Registers: 16 of counters, 8 of
+// weights, 4 of activations, 3 of products. A broadcast activation word, which costs a vector slot on many
+// processors, meets 4 registers of weights. Pixels advance by post-increment, so any list of them costs the
+// same.
 //
 // In an unnamed namespace, because copies compiled with different flags must not be merged by the linker.
 #pragma once
@@ -41,6 +42,14 @@ MBU_INLINE void widen(uint8x16_t (&bytes)[kPixels][kVectors], Counts* counts) {
   }
 }
 
+// The word at `word`, broadcast; moves on to the next. In assembly, because around the intrinsic GCC 12 adds
+// five register moves to the loop over the words.
+MBU_INLINE uint32x4_t broadcast_next(const Word*& word) {
+  uint32x4_t a;
+  __asm__ volatile("ld1r {%[a].4s}, [%[word]], #4" : [a] "=w"(a), [word] "+r"(word) : : "memory");
+  return a;
+}
+
 // counts[p] = what Logic counts, over all runs, for the 16 channels whose sign words start at `weight`.
 template <class Logic, int kPixels>
 MBU_INLINE void count_pixels(const Conv2dTile& t, int64_t first, const Word* weight, Counts* counts) {
@@ -68,8 +77,11 @@ MBU_INLINE void count_pixels(const Conv2dTile& t, int64_t first, const Word* wei
           sign[v] = vld1q_u32(w + 4 * v);
           mask[v] = vld1q_u32(w + kTileChannels + 4 * v);
         }
+        uint32x4_t a[kPixels];
 #pragma GCC unroll 4
-        for (int p = 0; p < kPixels; ++p) Logic::count(word[p], sign, mask, bytes[p]);
+        for (int p = 0; p < kPixels; ++p) a[p] = broadcast_next(word[p]);
+#pragma GCC unroll 4
+        for (int p = 0; p < kPixels; ++p) Logic::count(a[p], sign, mask, bytes[p]);
       }
       left -= chunk;
       room -= chunk;
