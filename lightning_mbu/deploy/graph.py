@@ -14,6 +14,8 @@ mbu = torch.ops.mbu
 
 CONVOLUTIONS = (mbu.conv2d.default, mbu.conv_transpose2d.default)
 FUSED_CONVOLUTIONS = (mbu.conv2d_threshold.default, mbu.conv_transpose2d_threshold.default)
+STREAM_CONVOLUTIONS = (mbu.conv2d_stream.default, mbu.conv_transpose2d_stream.default)
+ALL_CONVOLUTIONS = CONVOLUTIONS + FUSED_CONVOLUTIONS + STREAM_CONVOLUTIONS
 
 
 def is_call(node: Any, *targets: Any) -> bool:
@@ -49,6 +51,19 @@ def constant_node(module: GraphModule, tensor: Tensor, name: str) -> Node:
 def channels_of(node: Node) -> int:
     """Channels of the float tensor `[N, C, H, W]` that `node` yields."""
     return int(node.meta["val"].shape[1])
+
+
+def is_per_channel(module: GraphModule, argument: object, channels: int) -> bool:
+    """Whether `argument` is a constant that has one value for each channel, or one for all."""
+    if isinstance(argument, int | float):
+        return True
+    tensor = constant(module, argument)
+    return tensor is not None and tuple(tensor.shape) in ((), (1,), (1, channels, 1, 1), (channels, 1, 1))
+
+
+def is_plain_pack(node: Any) -> bool:
+    """Whether `node` is a `mbu.pack` without flips."""
+    return is_call(node, mbu.pack.default) and (len(node.args) < 3 or node.args[2] is None)
 
 
 def threshold_of(module: GraphModule, pack: Node) -> Tensor:

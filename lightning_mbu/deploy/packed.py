@@ -10,7 +10,7 @@ from torch.fx import GraphModule, Node
 
 from mbu_ops.packing import pack_weight, unpack_weight
 
-from .graph import CONVOLUTIONS, FUSED_CONVOLUTIONS, add_constant, constant, finish, is_call
+from .graph import ALL_CONVOLUTIONS, FUSED_CONVOLUTIONS, add_constant, constant, finish, is_call
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class PackedModel(nn.Module):
         return {
             node: by_tiles[str(node.args[1].target)]
             for node in self.graph_module.graph.nodes
-            if is_call(node, *CONVOLUTIONS, *FUSED_CONVOLUTIONS)
+            if is_call(node, *ALL_CONVOLUTIONS)
         }
 
     def __repr__(self) -> str:
@@ -119,7 +119,7 @@ def lay_out_weights(module: GraphModule, kinds: dict[str, str]) -> tuple[PackedL
     """
     layers = []
     for node in module.graph.nodes:
-        if not is_call(node, *CONVOLUTIONS, *FUSED_CONVOLUTIONS):
+        if not is_call(node, *ALL_CONVOLUTIONS):
             continue
         name, segments = node.meta["layer"], node.args[0].meta["segments"]
         planes = constant(module, node.args[1])

@@ -112,6 +112,27 @@ def _conv_transpose2d_threshold(
     return _words(bits, height, width, words)
 
 
+def _conv2d_stream(
+    bits, weight, affine, residual, threshold, out_channels, kernel_size, stride, padding, dilation,
+    pad_value=0, pool=1, upsample=1, relu=False,
+):  # fmt: skip
+    height, width = _conv_shape(bits, kernel_size, stride, padding, dilation)
+    return _stream(bits, threshold, out_channels, height, width)
+
+
+def _conv_transpose2d_stream(
+    bits, weight, affine, residual, threshold, out_channels, kernel_size, stride, padding, output_padding, dilation,
+    pool=1, upsample=1, relu=False,
+):  # fmt: skip
+    height, width = _transposed_shape(bits, kernel_size, stride, padding, output_padding, dilation)
+    return _stream(bits, threshold, out_channels, height, width)
+
+
+def _stream(bits: Tensor, threshold: Tensor | None, channels: int, height: int, width: int):
+    planes = 0 if threshold is None else threshold.shape[0]
+    return _sums(bits, channels, height, width), _words(bits, height, width, planes * words_of(channels))
+
+
 def _max_pool2d(bits, kernel_size, stride, padding, dilation, ceil_mode):
     height, width = (
         pool_size(bits.shape[1 + i], kernel_size[i], stride[i], padding[i], dilation[i], ceil_mode)
@@ -120,7 +141,7 @@ def _max_pool2d(bits, kernel_size, stride, padding, dilation, ceil_mode):
     return _words(bits, height, width, bits.shape[3])
 
 
-FAKES: dict[str, Callable[..., Tensor]] = {
+FAKES: dict[str, Callable[..., Tensor | tuple[Tensor, Tensor]]] = {
     "pack": _pack,
     "unpack": _unpack,
     "tile_weight": _tile_weight,
@@ -128,6 +149,8 @@ FAKES: dict[str, Callable[..., Tensor]] = {
     "conv2d_threshold": _conv2d_threshold,
     "conv_transpose2d": _conv_transpose2d,
     "conv_transpose2d_threshold": _conv_transpose2d_threshold,
+    "conv2d_stream": _conv2d_stream,
+    "conv_transpose2d_stream": _conv_transpose2d_stream,
     "max_pool2d": _max_pool2d,
 }
 

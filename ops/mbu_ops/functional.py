@@ -188,6 +188,94 @@ def conv_transpose2d_threshold(
     )
 
 
+def conv2d_stream(
+    bits: Tensor,
+    weight: Tensor,
+    affine: Tensor,
+    residual: Sequence[Tensor],
+    threshold: Tensor | None,
+    out_channels: int,
+    kernel_size: IntPair,
+    stride: IntPair = 1,
+    padding: IntPair = 0,
+    dilation: IntPair = 1,
+    pad_value: int = 0,
+    pool: int = 1,
+    upsample: int = 1,
+    relu: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """:func:`conv2d` whose result is needed as float, with what follows it in the same pass over memory.
+
+    ``y = dot``; for every step ``y = fma(y, affine[step, 0], affine[step, 1])``; ``y = y + r``; ``y = relu(y)``;
+    then ``bit = (y >= threshold)``.
+
+    Args:
+        affine: float32 ``[steps, 2, OC]``, factors and offsets: a scale, then a batch norm, rounded one by one.
+        residual: float32 ``[N, C_i, H, W]`` parts of the shortcut, joined along the channels; none: r = 0. With
+            fewer channels than OC in all they are repeated, with more averaged over groups (c, c + OC, ...).
+        threshold: float32 ``[T, OC]``, one row per plane of bits; ``None``: no bits.
+        pool: the residual is the maximum over windows of ``pool`` x ``pool`` pixels.
+        upsample: each pixel of the residual counts for ``upsample`` x ``upsample`` pixels (nearest).
+        relu: whether to clip at zero.
+
+    Returns:
+        float32 ``[N, OC, OH, OW]`` in channels_last memory, and int32 ``[N, OH, OW, T * ceil(OC/32)]``.
+    """
+    _library.require()
+    return torch.ops.mbu.conv2d_stream(
+        bits,
+        weight,
+        affine,
+        list(residual),
+        threshold,
+        out_channels,
+        _pair(kernel_size),
+        _pair(stride),
+        _pair(padding),
+        _pair(dilation),
+        pad_value,
+        pool,
+        upsample,
+        relu,
+    )
+
+
+def conv_transpose2d_stream(
+    bits: Tensor,
+    weight: Tensor,
+    affine: Tensor,
+    residual: Sequence[Tensor],
+    threshold: Tensor | None,
+    out_channels: int,
+    kernel_size: IntPair,
+    stride: IntPair = 1,
+    padding: IntPair = 0,
+    output_padding: IntPair = 0,
+    dilation: IntPair = 1,
+    pool: int = 1,
+    upsample: int = 1,
+    relu: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """:func:`conv_transpose2d`, then the float stream as in :func:`conv2d_stream`."""
+    _library.require()
+    return torch.ops.mbu.conv_transpose2d_stream(
+        bits,
+        weight,
+        affine,
+        list(residual),
+        threshold,
+        out_channels,
+        _pair(kernel_size),
+        _pair(stride),
+        _pair(padding),
+        _pair(output_padding),
+        _pair(dilation),
+        pool,
+        upsample,
+        relu,
+    )
+
+
 def max_pool2d(
     bits: Tensor,
     kernel_size: IntPair,

@@ -27,6 +27,10 @@ def epilogue(planes: int, out_channels: int) -> tuple[Tensor, Tensor]:
     return threshold, torch.zeros(planes, (out_channels + 31) // 32, dtype=torch.int32)
 
 
+def stream(out_channels: int, residual: tuple[int, ...]) -> tuple[Tensor, list[Tensor], Tensor]:
+    return torch.rand(2, 2, out_channels), [torch.rand(residual)], torch.rand(2, out_channels)
+
+
 def samples() -> dict[str, list[tuple[Any, ...]]]:
     torch.manual_seed(0)
     conv = ([3, 3], [2, 1], [1, 2], [1, 1])
@@ -49,6 +53,25 @@ def samples() -> dict[str, list[tuple[Any, ...]]]:
         "conv_transpose2d_threshold": [
             (bits(2, 6, 7, 40), weight(33, 40, 3), *epilogue(2, 33), 33, *transposed)
         ],
+        "conv2d_stream": [
+            (bits(2, 6, 7, 40), weight(33, 40, 3), *stream(33, (2, 66, 3, 9)), 33, *conv, 0, 1, 1, True),
+            (bits(2, 6, 7, 40), weight(33, 40, 3), torch.rand(1, 2, 33), [], None, 33, *conv),
+        ],
+        "conv_transpose2d_stream": [
+            (
+                bits(2, 6, 7, 40),
+                weight(33, 40, 2),
+                *stream(33, (2, 11, 6, 7)),
+                33,
+                [2, 2],
+                [2, 2],
+                [0, 0],
+                [0, 0],
+                [1, 1],
+                1,
+                2,
+            ),
+        ],  # fmt: skip
         "max_pool2d": [
             (bits(2, 6, 7, 40), [3, 3], [2, 2], [1, 1], [1, 1], False),
             (bits(2, 6, 7, 40), [3, 2], [2, 2], [1, 0], [1, 1], True),

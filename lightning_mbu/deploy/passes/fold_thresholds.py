@@ -27,6 +27,7 @@ from ..graph import (
     evaluate,
     finish,
     is_call,
+    is_per_channel,
     mbu,
     new_pack,
     threshold_of,
@@ -112,19 +113,12 @@ def _monotone_input(module: GraphModule, node: Node) -> Node | None:
         return node.args[0] if isinstance(node.args[0], Node) else None
     if is_call(node, *_BINARY) and not node.kwargs:
         left, right = node.args
-        if isinstance(left, Node) and _is_per_channel(module, right, channels_of(node)):
+        if isinstance(left, Node) and is_per_channel(module, right, channels_of(node)):
             return left
         commutes = not is_call(node, aten.div.Tensor)
-        if commutes and isinstance(right, Node) and _is_per_channel(module, left, channels_of(node)):
+        if commutes and isinstance(right, Node) and is_per_channel(module, left, channels_of(node)):
             return right
     return None
-
-
-def _is_per_channel(module: GraphModule, argument: object, channels: int) -> bool:
-    if isinstance(argument, int | float):
-        return True
-    tensor = constant(module, argument)
-    return tensor is not None and tuple(tensor.shape) in ((), (1,), (1, channels, 1, 1), (channels, 1, 1))
 
 
 def _pack_readers(module: GraphModule, node: Node, chain: tuple[Node, ...]) -> list[_Reader]:

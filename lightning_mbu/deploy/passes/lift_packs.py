@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
-from ..graph import aten, channels_of, finish, is_call, mbu, new_pack, threshold_of
+from ..graph import aten, channels_of, finish, is_call, is_plain_pack, mbu, new_pack, threshold_of
 
 _MAX_POOL = aten.max_pool2d.default
 _NEAREST = (aten.upsample_nearest2d.vec, aten.upsample_nearest2d.default)
@@ -35,7 +35,7 @@ def lift_packs(module: GraphModule) -> bool:
 def _lift_once(module: GraphModule) -> bool:
     for node in module.graph.nodes:
         rule = next((rule for targets, rule in _RULES if is_call(node, *targets)), None)
-        packs = [user for user in node.users if _is_plain_pack(user)]
+        packs = [user for user in node.users if is_plain_pack(user)]
         if rule is None or not packs or len(packs) != len(node.users):
             continue
         lifted = False
@@ -51,10 +51,6 @@ def _lift_once(module: GraphModule) -> bool:
                 module.graph.erase_node(node)  # or it would count as a reader of its own sources
             return True
     return False
-
-
-def _is_plain_pack(node: Node) -> bool:
-    return is_call(node, mbu.pack.default) and (len(node.args) < 3 or node.args[2] is None)
 
 
 def _through_max_pool(module: GraphModule, pool: Node, threshold: Tensor) -> Node | None:
@@ -123,7 +119,7 @@ def merge_packs(module: GraphModule) -> bool:
     merged = False
     seen: dict[tuple, Node] = {}
     for node in list(module.graph.nodes):
-        if _is_plain_pack(node):
+        if is_plain_pack(node):
             key = (node.args[0], tuple(threshold_of(module, node).tolist()))
         elif is_call(node, mbu.max_pool2d.default):
             key = (node.args[0], repr(node.args[1:]))

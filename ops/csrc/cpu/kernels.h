@@ -56,6 +56,9 @@ struct UnpackRow {
   float* output;  // [pixels, channels]
 };
 
+struct ResidualRow;
+struct StreamRow;
+
 struct CpuKernel {
   const char* name;
   const char* isa;
@@ -63,6 +66,8 @@ struct CpuKernel {
   void (*conv2d)(const Conv2dTile&);
   void (*pack)(const PackRow&);
   void (*unpack)(const UnpackRow&);
+  void (*add_residual)(const ResidualRow&);  // cpu/stream/stream.h
+  void (*finish_row)(const StreamRow&);
   // row[i] = a | b | ..: the words of `rows` input rows, each `count` words long
   void (*or_rows)(const Word* const* rows, int64_t row_count, int64_t count, Word* row);
 };

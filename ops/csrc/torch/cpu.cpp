@@ -98,13 +98,19 @@ struct Threshold {
   const Tensor &threshold, &flip;
 };
 
-// The part that all four convolutions share; `p` holds the layer and the output size.
-Tensor run_conv(const char* op, Conv2dParams& p, const Tensor& bits, const Tensor& weight,
-                const Threshold* t) {
+// The input and the weight of a layer; `p` holds its geometry and the output size.
+void read_input(const char* op, Conv2dParams& p, const Tensor& bits, const Tensor& weight) {
   p.input = image(op, bits);
   p.weight = tiled_weight(op, weight, p.out_channels, p.kernel, p.input.words);
+  const int64_t pixels = checked_mul(checked_mul(p.input.batch, p.output.h, op), p.output.w, op);
+  checked_mul(pixels, words_of(p.out_channels) * kTileChannels * 4, op);
+}
+
+// Sums, or bits with thresholds: the part that four convolutions share.
+Tensor run_conv(const char* op, Conv2dParams& p, const Tensor& bits, const Tensor& weight,
+                const Threshold* t) {
+  read_input(op, p, bits, weight);
   const int64_t n = p.input.batch, oc_words = words_of(p.out_channels);
-  checked_mul(checked_mul(checked_mul(n, p.output.h, op), p.output.w, op), oc_words * kTileChannels * 4, op);
   if (!t) {
     Tensor out = empty_float_nhwc({n, p.out_channels, p.output.h, p.output.w});
     p.sums = out.mutable_data_ptr<float>();
@@ -125,9 +131,56 @@ Tensor run_conv(const char* op, Conv2dParams& p, const Tensor& bits, const Tenso
   return out;
 }
 
-Tensor run_conv2d(const char* op, const Tensor& bits, const Tensor& weight, const Threshold* t,
-                  int64_t out_channels, Pair kernel_size, Pair stride, Pair padding, Pair dilation,
-                  int64_t pad_value) {
+struct StreamArguments {
+  const Tensor& affine;
+  const std::vector<Tensor>& residual;
+  const std::optional<Tensor>& threshold;
+  int64_t pool, upsample;
+  bool relu;
+};
+
+// The float stream and its bits: what follows dot products whose result is needed as float.
+FloatAndBits run_stream(const char* op, Conv2dParams& p, const Tensor& bits, const Tensor& weight,
+                        const StreamArguments& a) {
+  read_input(op, p, bits, weight);
+  const int64_t n = p.input.batch, oc = p.out_channels;
+  Stream s{};
+  MBU_CHECK(a.affine.dim() == 3, op, ": affine has ", a.affine.dim(),
+            " dimensions; it must be [steps, 2, OC]: factors and offsets");
+  s.steps = a.affine.size(0);
+  const Tensor affine = dense(op, "affine", a.affine, ScalarType::Float, {s.steps, 2, oc}, "[steps, 2, OC]");
+  s.affine = affine.const_data_ptr<float>();
+  s.pool = a.pool;
+  s.upsample = a.upsample;
+  s.relu = a.relu;
+  std::vector<StreamSource> sources;
+  for (const Tensor& part : a.residual) sources.push_back(read_residual(op, p, part, a.pool, a.upsample));
+  for (const StreamSource& source : sources) s.residual_channels += source.channels;
+  MBU_CHECK(sources.empty() ||
+                (s.residual_channels > 0 && (s.residual_channels % oc == 0 || oc % s.residual_channels == 0)),
+            op, ": residual has ", s.residual_channels, " channels in all and the layer ", oc,
+            "; one must be a multiple of the other");
+  s.residual = sources.data();
+  s.residuals = static_cast<int64_t>(sources.size());
+  Tensor threshold;
+  if (a.threshold) {
+    MBU_CHECK(a.threshold->dim() == 2, op, ": threshold has ", a.threshold->dim(),
+              " dimensions; it must be [T, OC], one row per plane of bits (threshold[None])");
+    s.planes = a.threshold->size(0);
+    threshold = dense(op, "threshold", *a.threshold, ScalarType::Float, {s.planes, oc}, "[T, OC]");
+    s.threshold = threshold.const_data_ptr<float>();
+  }
+  Tensor out = empty_float_nhwc({n, oc, p.output.h, p.output.w});
+  Tensor out_bits = empty_int({n, p.output.h, p.output.w, checked_mul(s.planes, words_of(oc), op)});
+  s.output = out.mutable_data_ptr<float>();
+  s.bits = static_cast<Word*>(out_bits.mutable_data_ptr());
+  p.stream = &s;
+  conv2d(p);
+  return {out, out_bits};
+}
+
+Conv2dParams conv2d_layer(const char* op, const Tensor& bits, int64_t out_channels, Pair kernel_size,
+                          Pair stride, Pair padding, Pair dilation, int64_t pad_value) {
   check_bits(op, bits);
   MBU_CHECK(pad_value == 0 || pad_value == -1, op, ": pad_value=", pad_value,
             "; it must be 0 (a padded tap contributes nothing) or -1 (a padded activation is -1)");
@@ -137,12 +190,11 @@ Tensor run_conv2d(const char* op, const Tensor& bits, const Tensor& weight, cons
   read_layer(op, kernel_size, stride, padding, dilation, p.kernel, p.stride, p.padding, p.dilation);
   p.output = {conv_size(op, "height", bits.size(1), p.kernel.h, p.stride.h, p.padding.h, p.dilation.h),
               conv_size(op, "width", bits.size(2), p.kernel.w, p.stride.w, p.padding.w, p.dilation.w)};
-  return run_conv(op, p, bits, weight, t);
+  return p;
 }
 
-Tensor run_conv_transpose2d(const char* op, const Tensor& bits, const Tensor& weight, const Threshold* t,
-                            int64_t out_channels, Pair kernel_size, Pair stride, Pair padding,
-                            Pair output_padding, Pair dilation) {
+Conv2dParams transposed_layer(const char* op, const Tensor& bits, int64_t out_channels, Pair kernel_size,
+                              Pair stride, Pair padding, Pair output_padding, Pair dilation) {
   check_bits(op, bits);
   Conv2dParams p{};
   p.out_channels = out_channels;
@@ -153,35 +205,61 @@ Tensor run_conv_transpose2d(const char* op, const Tensor& bits, const Tensor& we
   p.output = {
       transposed_size(op, "height", bits.size(1), p.kernel.h, p.stride.h, p.padding.h, extra.h, p.dilation.h),
       transposed_size(op, "width", bits.size(2), p.kernel.w, p.stride.w, p.padding.w, extra.w, p.dilation.w)};
-  return run_conv(op, p, bits, weight, t);
+  return p;
 }
 
 Tensor conv2d_cpu(const Tensor& bits, const Tensor& weight, int64_t out_channels, Pair kernel_size,
                   Pair stride, Pair padding, Pair dilation, int64_t pad_value) {
-  return run_conv2d("conv2d", bits, weight, nullptr, out_channels, kernel_size, stride, padding, dilation,
-                    pad_value);
+  const char* op = "conv2d";
+  Conv2dParams p = conv2d_layer(op, bits, out_channels, kernel_size, stride, padding, dilation, pad_value);
+  return run_conv(op, p, bits, weight, nullptr);
 }
 
 Tensor conv2d_threshold_cpu(const Tensor& bits, const Tensor& weight, const Tensor& threshold,
                             const Tensor& flip, int64_t out_channels, Pair kernel_size, Pair stride,
                             Pair padding, Pair dilation, int64_t pad_value) {
   const Threshold t{threshold, flip};
-  return run_conv2d("conv2d_threshold", bits, weight, &t, out_channels, kernel_size, stride, padding,
-                    dilation, pad_value);
+  const char* op = "conv2d_threshold";
+  Conv2dParams p = conv2d_layer(op, bits, out_channels, kernel_size, stride, padding, dilation, pad_value);
+  return run_conv(op, p, bits, weight, &t);
 }
 
 Tensor conv_transpose2d_cpu(const Tensor& bits, const Tensor& weight, int64_t out_channels, Pair kernel_size,
                             Pair stride, Pair padding, Pair output_padding, Pair dilation) {
-  return run_conv_transpose2d("conv_transpose2d", bits, weight, nullptr, out_channels, kernel_size, stride,
-                              padding, output_padding, dilation);
+  const char* op = "conv_transpose2d";
+  Conv2dParams p =
+      transposed_layer(op, bits, out_channels, kernel_size, stride, padding, output_padding, dilation);
+  return run_conv(op, p, bits, weight, nullptr);
 }
 
 Tensor conv_transpose2d_threshold_cpu(const Tensor& bits, const Tensor& weight, const Tensor& threshold,
                                       const Tensor& flip, int64_t out_channels, Pair kernel_size, Pair stride,
                                       Pair padding, Pair output_padding, Pair dilation) {
   const Threshold t{threshold, flip};
-  return run_conv_transpose2d("conv_transpose2d_threshold", bits, weight, &t, out_channels, kernel_size,
-                              stride, padding, output_padding, dilation);
+  const char* op = "conv_transpose2d_threshold";
+  Conv2dParams p =
+      transposed_layer(op, bits, out_channels, kernel_size, stride, padding, output_padding, dilation);
+  return run_conv(op, p, bits, weight, &t);
+}
+
+FloatAndBits conv2d_stream_cpu(const Tensor& bits, const Tensor& weight, const Tensor& affine,
+                               std::vector<Tensor> residual, std::optional<Tensor> threshold,
+                               int64_t out_channels, Pair kernel_size, Pair stride, Pair padding,
+                               Pair dilation, int64_t pad_value, int64_t pool, int64_t upsample, bool relu) {
+  const char* op = "conv2d_stream";
+  Conv2dParams p = conv2d_layer(op, bits, out_channels, kernel_size, stride, padding, dilation, pad_value);
+  return run_stream(op, p, bits, weight, {affine, residual, threshold, pool, upsample, relu});
+}
+
+FloatAndBits conv_transpose2d_stream_cpu(const Tensor& bits, const Tensor& weight, const Tensor& affine,
+                                         std::vector<Tensor> residual, std::optional<Tensor> threshold,
+                                         int64_t out_channels, Pair kernel_size, Pair stride, Pair padding,
+                                         Pair output_padding, Pair dilation, int64_t pool, int64_t upsample,
+                                         bool relu) {
+  const char* op = "conv_transpose2d_stream";
+  Conv2dParams p =
+      transposed_layer(op, bits, out_channels, kernel_size, stride, padding, output_padding, dilation);
+  return run_stream(op, p, bits, weight, {affine, residual, threshold, pool, upsample, relu});
 }
 
 Tensor max_pool2d_cpu(const Tensor& bits, Pair kernel_size, Pair stride, Pair padding, Pair dilation,
@@ -203,7 +281,7 @@ Tensor max_pool2d_cpu(const Tensor& bits, Pair kernel_size, Pair stride, Pair pa
 }  // namespace mbu
 
 STABLE_TORCH_LIBRARY_IMPL(mbu, CPU, m) {
-#define MBU_OP(name, arguments) m.impl(#name, TORCH_BOX(&mbu::name##_cpu));
+#define MBU_OP(result, name, arguments) m.impl(#name, TORCH_BOX(&mbu::name##_cpu));
   MBU_OPS(MBU_OP)
 #undef MBU_OP
 }

@@ -5,8 +5,8 @@
 namespace mbu {
 namespace {
 
-#define MBU_OP(name, arguments)                                                    \
-  Tensor name##_cuda arguments {                                                   \
+#define MBU_OP(result, name, arguments)                                            \
+  result name##_cuda arguments {                                                   \
     fail("mbu::" #name                                                             \
          " has no CUDA kernels in this version; move the packed model to the CPU " \
          "(model.cpu())");                                                         \
@@ -21,7 +21,7 @@ MBU_OPS(MBU_OP)
 }  // namespace mbu
 
 STABLE_TORCH_LIBRARY_IMPL(mbu, CUDA, m) {
-#define MBU_OP(name, arguments) m.impl(#name, TORCH_BOX(&mbu::name##_cuda));
+#define MBU_OP(result, name, arguments) m.impl(#name, TORCH_BOX(&mbu::name##_cuda));
   MBU_OPS(MBU_OP)
 #undef MBU_OP
 }

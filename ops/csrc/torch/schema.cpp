@@ -19,6 +19,15 @@ STABLE_TORCH_LIBRARY(mbu, m) {
       "int out_channels, int[2] kernel_size, int[2] stride, int[2] padding, int[2] output_padding, "
       "int[2] dilation) -> Tensor");
   m.def(
+      "conv2d_stream(Tensor bits, Tensor weight, Tensor affine, Tensor[] residual, Tensor? threshold, "
+      "int out_channels, int[2] kernel_size, int[2] stride, int[2] padding, int[2] dilation, "
+      "int pad_value=0, int pool=1, int upsample=1, bool relu=False) -> (Tensor, Tensor)");
+  m.def(
+      "conv_transpose2d_stream(Tensor bits, Tensor weight, Tensor affine, Tensor[] residual, "
+      "Tensor? threshold, int out_channels, int[2] kernel_size, int[2] stride, int[2] padding, "
+      "int[2] output_padding, int[2] dilation, int pool=1, int upsample=1, bool relu=False) "
+      "-> (Tensor, Tensor)");
+  m.def(
       "max_pool2d(Tensor bits, int[2] kernel_size, int[2] stride, int[2] padding, int[2] dilation, "
       "bool ceil_mode) -> Tensor");
 }

@@ -75,7 +75,6 @@ void check_conv(Random& r, const Conv& l) {
   const std::vector<int32_t> sum = dots(l, a, weight);
   Guarded<int32_t> tiled(TiledWeight::size(l.oc, taps, words));
   tile_weight(planes.data(), l.oc, l.kernel, words, tiled.data());
-
   Conv2dParams p{};
   p.input = a.image();
   p.weight = {tiled.data()};
@@ -87,9 +86,11 @@ void check_conv(Random& r, const Conv& l) {
   p.sums = floats.data();
   check(floats, std::vector<float>(sum.begin(), sum.end()), [&] { conv2d(p); });
 
+  p.sums = nullptr;
+  check_stream(r, p, sum);
+
   // Thresholds that are met exactly, just missed, or never.
   const int64_t out_words = words_of(l.oc);
-  p.sums = nullptr;
   p.planes = 1 + r.below(3);
   std::vector<int32_t> threshold(static_cast<size_t>(p.planes * l.oc));
   std::vector<Word> flip(static_cast<size_t>(p.planes * out_words));

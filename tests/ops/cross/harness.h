@@ -97,6 +97,8 @@ void check(Guarded<T>& out, const std::vector<T>& expected, const std::function<
 }
 
 void check_convs(Random& r);
+// The float residual stream behind the convolution of `p`, whose dot products are `sum`.
+void check_stream(Random& r, Conv2dParams p, const std::vector<int32_t>& sum);
 void check_packing(Random& r);
 void check_max_pools(Random& r);
 

@@ -15,6 +15,7 @@
 
 #include "cpu/conv2d/axis.h"
 #include "cpu/kernels.h"
+#include "cpu/stream/stream.h"
 #include "mbu/parallel.h"
 #include "mbu/scratch.h"
 
@@ -82,7 +83,7 @@ std::atomic<uint64_t> calls{0};
 // product reaches the threshold: nnz - 2 * count >= threshold  <=>  count <= floor((nnz - threshold) / 2).
 void fill_table(const Conv2dParams& p, const Pass& pass, int32_t* table) {
   const AxisPhase &y = *pass.y, &x = *pass.x;
-  const int64_t padded = p.weight.padded_channels(), planes = p.sums ? 1 : p.planes;
+  const int64_t padded = p.weight.padded_channels(), planes = p.bits ? p.planes : 1;
   // |dot| <= reach, so a threshold beyond it may be brought to reach + 1 without changing any bit; the
   // differences below then stay far inside 32 bits.
   const int32_t reach = static_cast<int32_t>(p.weight.taps() * p.input.words * kWordBits);
@@ -103,7 +104,7 @@ void fill_table(const Conv2dParams& p, const Pass& pass, int32_t* table) {
       for (size_t i = 0; i < y.taps.size(); ++i)
         for (size_t j = 0; j < x.taps.size(); ++j)
           if (y.missing_tap(cy, i) || x.missing_tap(cx, j)) add(p.weight.weight_sum(), i, j, nnz);
-      if (p.sums) continue;
+      if (!p.bits) continue;
       for (int64_t plane = 0; plane < planes; ++plane) {
         int32_t* limit = table + plane * padded;
         const int32_t* threshold = p.threshold + plane * p.out_channels;
@@ -154,7 +155,7 @@ void make_plan(const Conv2dParams& p, Plan& plan) {
                p.zero_padding});
   plan.x.plan({p.input.width, p.output.w, p.kernel.w, p.stride.w, p.padding.w, p.dilation.w, p.transposed,
                p.zero_padding});
-  const int64_t padded = p.weight.padded_channels(), planes = p.sums ? 1 : p.planes;
+  const int64_t padded = p.weight.padded_channels(), planes = p.bits ? p.planes : 1;
   plan.call = calls.fetch_add(1, std::memory_order_relaxed) + 1;
   plan.tiles = padded / kTileChannels;
   plan.passes.clear();
@@ -241,8 +242,8 @@ void run_item(const Conv2dParams& p, const Plan& plan, int64_t item) {
     step_w = x.step * in.stride_w;
   }
 
-  const int64_t planes = p.sums ? 1 : p.planes, padded = p.weight.padded_channels();
-  const int64_t out_pixel = p.sums ? p.out_channels : planes * plan.tiles;
+  const int64_t planes = p.bits ? p.planes : 1, padded = p.weight.padded_channels();
+  const int64_t out_pixel = p.bits ? planes * plan.tiles : p.out_channels;
   memory.list_pixels(plan, pass, step_h, step_w, p.output.w * out_pixel, out_pixel);
   auto* border = memory.border.get<int32_t>(pass.band_rows * x.outputs);
   for (int64_t row = row0, i = 0; row < row1; ++row) {
@@ -269,6 +270,12 @@ void run_item(const Conv2dParams& p, const Plan& plan, int64_t item) {
   tile.table = plan.table + pass.table;
   tile.channels = p.out_channels;
   tile.channels_padded = padded;
+  if (p.stream) {
+    stream_band(
+        p, tile,
+        {n, row1 - row0, x.outputs, y.out_base + row0 * y.out_step, y.out_step, x.out_base, x.out_step});
+    return;
+  }
   if (p.sums) tile.sums = p.sums + out_first * out_pixel;
   if (p.bits) tile.bits = p.bits + out_first * out_pixel;
   tile.planes = planes;

@@ -17,6 +17,26 @@ struct PackedImage {
   int64_t stride_n, stride_h, stride_w;  // the words of a pixel are contiguous
 };
 
+// One part of a residual: float32 [N, channels, H, W] with any strides.
+struct StreamSource {
+  const float* data;
+  int64_t channels, stride_n, stride_c, stride_h, stride_w;
+};
+
+// What turns dot products into the float residual stream; see cpu/stream/stream.h for the formula.
+struct Stream {
+  const float* affine;  // [steps, 2, OC]
+  int64_t steps;
+  const StreamSource* residual;  // [residuals], one after another along the channels
+  int64_t residuals, residual_channels;
+  int64_t pool, upsample;  // max over pool x pool pixels, each pixel repeated upsample x upsample times
+  bool relu;
+  float* output;           // [N, OH, OW, OC]
+  Word* bits;              // [N, OH, OW, planes * OCw]
+  const float* threshold;  // [planes, OC]
+  int64_t planes;
+};
+
 struct Conv2dParams {
   PackedImage input;
   TiledWeight weight;
@@ -24,7 +44,8 @@ struct Conv2dParams {
   Extent kernel, stride, padding, dilation, output;
   bool transposed;
   bool zero_padding;  // a padded tap contributes nothing; otherwise a padded activation is -1
-  // Exactly one of the two outputs is set.
+  // Exactly one of the three outputs is set.
+  const Stream* stream;
   float* sums;  // [N, OH, OW, OC]
   Word* bits;   // [N, OH, OW, planes * OCw]
   int64_t planes;

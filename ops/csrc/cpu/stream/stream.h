@@ -1,0 +1,55 @@
+// The float residual stream: what follows a convolution whose result is needed as float. The convolution
+// leaves the dot products of some rows and one channel tile in cache, these functions finish them:
+//
+//   y = dot, then for every step  y = fma(y, affine[step, 0, c], affine[step, 1, c])
+//   y = y + residual;  y = max(y, 0) with relu;  bits = (y >= threshold)
+//
+// The steps are those of the trained network (scale, batch norm), rounded as there.
+#pragma once
+#include <cstdint>
+
+#include "mbu/params.h"
+
+namespace mbu {
+
+struct Conv2dTile;
+
+// Consecutive channels of one residual tensor that meet consecutive channels of a tile, in one row.
+struct ResidualRun {
+  const float* data;  // first channel of the source pixel of output column 0
+  int64_t stride_c, stride_h, stride_w;
+  int64_t channel, channels;  // of the tile
+  bool first;                 // starts the sum of its channels; others add to it
+};
+
+// sum[pixel, channel] = (sum of runs) / divisor
+struct ResidualRow {
+  const ResidualRun* run;
+  int64_t runs;
+  int64_t pixels, column, column_step;  // output columns
+  int64_t pool, upsample;
+  float divisor;
+  float* sum;  // [pixels, kTileChannels]
+};
+
+struct StreamRow {
+  const float* dots;      // [pixels, kTileChannels]
+  const float* residual;  // [pixels, kTileChannels] or null
+  int64_t pixels, channels;
+  const float* affine;  // [steps, 2, affine_stride], from the tile's first channel on
+  int64_t steps, affine_stride;
+  bool relu;
+  float* output;  // the tile's first channel of the first pixel
+  int64_t output_stride;
+};
+
+// Where a band lies: rows and columns of one image and one pass (see conv2d.cpp).
+struct StreamBand {
+  int64_t n, rows, columns;
+  int64_t row, row_step, column, column_step;  // of the output
+};
+
+// Runs the band's tiles and finishes them. `tile` describes the whole band; its outputs are set here.
+void stream_band(const Conv2dParams& params, const Conv2dTile& tile, const StreamBand& band);
+
+}  // namespace mbu

@@ -1,0 +1,113 @@
+"""conv2d_stream and conv_transpose2d_stream: the float residual stream against the reference, every kernel."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+import mbu_ops.functional as F
+import mbu_ops.reference as R
+from mbu_ops import pack_bits, pack_weight
+from mbu_ops.backends import use_cpu_kernel
+
+
+def coarse(*shape: int) -> Tensor:
+    """Values of few bits, so that every order of rounding gives the same result."""
+    return torch.randint(-32, 33, shape) / 8.0
+
+
+@settings(max_examples=40)
+@given(data=st.data())
+def test_any_stream_equals_the_reference(kernel: str, data: st.DataObject) -> None:
+    torch.manual_seed(data.draw(st.integers(0, 2**16), label="seed"))
+    channels = data.draw(st.sampled_from([1, 33, 64]), label="channels")
+    unit = data.draw(st.sampled_from([1, 8, 20, 32]), label="unit")
+    out_channels = unit * data.draw(st.sampled_from([1, 2, 4]), label="multiple")
+    height, width = data.draw(st.integers(1, 6), label="height"), data.draw(st.integers(1, 40), label="width")
+    transposed = data.draw(st.booleans(), label="transposed")
+    n, scale = data.draw(st.integers(0, 2), label="batch"), 2 if transposed else 1
+    out_height, out_width = scale * height, scale * width
+    pool, upsample = data.draw(st.sampled_from([(1, 1), (2, 1), (1, scale)]), label="pool, upsample")
+    parts = data.draw(
+        st.sampled_from([[], [unit], [out_channels], [2 * out_channels], [out_channels, out_channels], [unit, 4 * out_channels - unit]]),
+        label="parts",
+    )  # fmt: skip
+    residual = [
+        coarse(n, part, out_height // upsample * pool + pool - 1, out_width // upsample * pool)
+        for part in parts
+    ]
+    if data.draw(st.booleans(), label="channels_last"):
+        residual = [part.contiguous(memory_format=torch.channels_last) for part in residual]
+    affine = coarse(data.draw(st.integers(0, 2), label="steps"), 2, out_channels)
+    planes = data.draw(st.integers(0, 2), label="planes")
+    threshold = coarse(planes, out_channels) * 4 if planes else None
+    relu = data.draw(st.booleans(), label="relu")
+
+    bits = pack_bits(torch.rand(n, height, width, channels) < 0.5)
+    weight = torch.randint(-1, 2, (out_channels, channels, *((2, 2) if transposed else (3, 3))))
+    weights = pack_weight(weight)
+    with use_cpu_kernel(kernel):
+        tiled = F.tile_weight(weights)
+        options = {"pool": pool, "upsample": upsample, "relu": relu}
+        if transposed:
+            found = F.conv_transpose2d_stream(
+                bits, tiled, affine, residual, threshold, out_channels, 2, 2, **options
+            )
+            dots = R.conv_transpose2d(bits, weights, 2)
+        else:
+            found = F.conv2d_stream(
+                bits, tiled, affine, residual, threshold, out_channels, 3, padding=1, **options
+            )
+            dots = R.conv2d(bits, weights, padding=1)
+    expected = R.stream(dots, affine, residual, threshold, **options)
+    assert torch.equal(found[0], expected[0]) and torch.equal(found[1], expected[1])
+    assert found[0].is_contiguous(memory_format=torch.channels_last)
+
+
+def test_rounds_like_scale_batch_norm_and_addition_of_torch(kernel: str) -> None:
+    bits, weight = (
+        pack_bits(torch.rand(2, 16, 24, 64) < 0.5),
+        pack_weight(torch.randint(-1, 2, (96, 64, 3, 3))),
+    )
+    norm = torch.nn.BatchNorm2d(96).eval()
+    for tensor, spread in ((norm.weight, 1), (norm.bias, 3), (norm.running_mean, 9), (norm.running_var, 90)):
+        torch.nn.init.uniform_(tensor, 0.1, spread)  # type: ignore[arg-type]
+    scale, residual = torch.rand(96), torch.randn(2, 96, 16, 24)
+    with torch.no_grad(), use_cpu_kernel(kernel):
+        tiled = F.tile_weight(weight)
+        plain = norm(F.conv2d(bits, tiled, 96, 3, padding=1) * scale.view(1, -1, 1, 1)) + residual
+        maps = torch.ones(2, 96, 8, 8)
+        offset = norm(0 * maps)[0, :, 0, 0]
+        factor = torch.nn.functional.batch_norm(
+            maps, torch.zeros(96), norm.running_var, norm.weight, None, eps=norm.eps
+        )[0, :, 0, 0]
+        affine = torch.stack([torch.stack([scale, torch.zeros(96)]), torch.stack([factor, offset])])
+        found, _ = F.conv2d_stream(bits, tiled, affine, [residual], None, 96, 3, padding=1)
+    assert torch.equal(found, plain)
+
+
+@pytest.mark.parametrize(
+    "change,message",
+    [
+        ({"affine": torch.zeros(1, 2, 31)}, r"affine has shape \[1, 2, 31\]"),
+        ({"affine": torch.zeros(2, 32)}, "affine has 2 dimensions"),
+        ({"residual": [torch.zeros(1, 24, 4, 4)]}, "24 channels in all and the layer 32"),
+        ({"residual": [torch.zeros(1, 32, 4, 5)]}, "images of 4x5 pixels, the layer 1 of 4x4"),
+        ({"residual": [torch.zeros(1, 32, 4, 4).half()]}, "residual is Half"),
+        ({"pool": 2, "upsample": 2}, "pool=2 and upsample=2"),
+        ({"pool": 0}, "pool=0"),
+        ({"threshold": torch.zeros(32)}, "threshold has 1 dimensions"),
+    ],
+)
+def test_bad_arguments_are_named(change: dict[str, object], message: str) -> None:
+    arguments: dict[str, object] = {
+        "bits": torch.zeros(1, 4, 4, 1, dtype=torch.int32),
+        "weight": F.tile_weight(pack_weight(torch.ones(32, 32, 1, 1, dtype=torch.int8))),
+        "affine": torch.zeros(1, 2, 32), "residual": [torch.zeros(1, 32, 4, 4)], "threshold": None,
+        "out_channels": 32, "kernel_size": 1,
+    }  # fmt: skip
+    with pytest.raises(RuntimeError, match=message):
+        F.conv2d_stream(**{**arguments, **change})  # type: ignore[arg-type]
