@@ -23,7 +23,7 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
-	$(BIN)/clang-format --dry-run --Werror $$(find ops/csrc -name '*.cpp' -o -name '*.h')
+	$(BIN)/clang-format --dry-run --Werror $$(find ops/csrc tests/ops -name '*.cpp' -o -name '*.h')
 
 bench: $(READY)  ## one-bit convolutions, layer by layer
 	$(BIN)/python ops/bench/bench_conv2d.py $(ARGS)

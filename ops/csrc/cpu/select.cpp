@@ -1,4 +1,4 @@
-// Chooses the kernel. A kernel runs only where cpuid and the operating system both say that it can: an
+// Chooses the kernel. A kernel runs only where processor and operating system both say that it can: an
 // instruction the processor lacks would end the process with SIGILL.
 #include <atomic>
 #include <cstdlib>
@@ -7,6 +7,8 @@
 #include <string>
 #if defined(__x86_64__)
 #include <cpuid.h>
+#elif defined(__aarch64__) && defined(__linux__)
+#include <sys/auxv.h>
 #endif
 
 #include "cpu/kernels.h"
@@ -40,6 +42,14 @@ bool has_avx512vpopcnt() {
   if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
   constexpr unsigned kB = bit_AVX512F | bit_AVX512BW | bit_AVX512VL | bit_AVX512DQ | bit_BMI2;
   return (b & kB) == kB && (c & bit_AVX512VPOPCNTDQ);
+}
+#elif defined(__aarch64__)
+bool has_neonsha3() {
+#if defined(__linux__)
+  return getauxval(AT_HWCAP) & HWCAP_SHA3;
+#else
+  return false;  // not asked elsewhere: the plain kernel runs
+#endif
 }
 #endif
 
