@@ -29,12 +29,17 @@ struct Conv2dTile {
   const Word* weight;     // tiles, see types.h
   int64_t weight_stride;  // words from one tile to the next
   int64_t tile_begin, tile_end;
-  // Epilogue. With `sums`: sums[target + oc] = table[border + oc] - 2 * count.
-  // With `bits`: bits[target + t * out_words + tile] has bit (count <= table[border + t * channels_padded +
-  // oc]), xor flip[t * out_words + tile].
+  // Epilogue. With `sums`: sums[target + oc] = table[border + oc] - 2 * count; kernels with `adds_stream`
+  // then apply the steps, residual[target + oc] and the relu of cpu/stream/stream.h to it. With `bits`:
+  // bits[target + t * out_words + tile] has bit (count <= table[border + t * channels_padded + oc]), xor
+  // flip[t * out_words + tile].
   const int32_t* table;
   int64_t channels, channels_padded;
   float* sums;
+  const float* affine;  // [steps, 2, channels]
+  int64_t steps;
+  const float* residual;  // or null; may be `sums`
+  bool relu;
   Word* bits;
   int64_t planes, out_words;
   const Word* flip;
@@ -64,6 +69,7 @@ struct CpuKernel {
   const char* isa;
   bool (*available)();
   void (*conv2d)(const Conv2dTile&);
+  bool adds_stream;  // conv2d finishes the float residual stream itself
   void (*pack)(const PackRow&);
   void (*unpack)(const UnpackRow&);
   void (*add_residual)(const ResidualRow&);  // cpu/stream/stream.h

@@ -15,12 +15,12 @@
 
 namespace mbu {
 
-#define MBU_CPU_KERNEL(name, isa, predicate, conv, row) \
-  void conv2d_##conv(const Conv2dTile&);                \
-  void pack__##row(const PackRow&);                     \
-  void unpack__##row(const UnpackRow&);                 \
-  void add_residual__##row(const ResidualRow&);         \
-  void finish_row__##row(const StreamRow&);             \
+#define MBU_CPU_KERNEL(name, isa, predicate, conv, adds_stream, row) \
+  void conv2d_##conv(const Conv2dTile&);                             \
+  void pack__##row(const PackRow&);                                  \
+  void unpack__##row(const UnpackRow&);                              \
+  void add_residual__##row(const ResidualRow&);                      \
+  void finish_row__##row(const StreamRow&);                          \
   void or_rows__##row(const Word* const*, int64_t, int64_t, Word*);
 #include "cpu/kernels.inc"
 #undef MBU_CPU_KERNEL
@@ -54,10 +54,9 @@ bool has_neonsha3() {
 #endif
 
 const CpuKernel kKernels[] = {
-#define MBU_CPU_KERNEL(name, isa, predicate, conv, row)                  \
-  {#name,         isa,           predicate,           conv2d_##conv,     \
-   pack__##row,   unpack__##row, add_residual__##row, finish_row__##row, \
-   or_rows__##row},
+#define MBU_CPU_KERNEL(name, isa, predicate, conv, adds_stream, row)                \
+  {#name,       isa,           predicate,           conv2d_##conv,     adds_stream, \
+   pack__##row, unpack__##row, add_residual__##row, finish_row__##row, or_rows__##row},
 #include "cpu/kernels.inc"
 #undef MBU_CPU_KERNEL
 };

@@ -39,19 +39,32 @@ MBU_INLINE void count_mismatches(const Word& word, __m512i sign0, __m512i mask0,
       : [word] "m"(word), [sign0] "v"(sign0), [mask0] "v"(mask0), [sign1] "v"(sign1), [mask1] "v"(mask1));
 }
 
+// The float stream's arithmetic on the dot products of 16 channels, at `out`.
+MBU_INLINE void finish_floats(const Conv2dTile& t, __m512i dots, __mmask16 valid, int64_t channel,
+                              int64_t out) {
+  __m512 y = _mm512_cvtepi32_ps(dots);
+  const float* parameters = t.affine + channel;
+  for (int64_t step = 0; step < t.steps; ++step, parameters += 2 * t.channels)
+    y = _mm512_fmadd_ps(y, _mm512_maskz_loadu_ps(valid, parameters),
+                        _mm512_maskz_loadu_ps(valid, parameters + t.channels));
+  if (t.residual) y = _mm512_add_ps(y, _mm512_maskz_loadu_ps(valid, t.residual + out));
+  if (t.relu) y = _mm512_max_ps(_mm512_setzero_ps(), y);  // keeps NaN, the second operand
+  _mm512_mask_storeu_ps(t.sums + out, valid, y);
+}
+
 template <int kPixels>
 MBU_INLINE void finish_sums(const Conv2dTile& t, int64_t first, int64_t tile, const __m512i* low,
                             const __m512i* high) {
-  const int64_t left = t.channels - tile * kTileChannels;
+  const int64_t channel = tile * kTileChannels, left = t.channels - channel;
   const __mmask32 valid = left >= kTileChannels ? ~__mmask32{0} : (__mmask32{1} << left) - 1;
 #pragma GCC unroll 12
   for (int p = 0; p < kPixels; ++p) {
-    const int32_t* nnz = t.table + t.border[first + p] + tile * kTileChannels;
-    float* sums = t.sums + t.target[first + p] + tile * kTileChannels;
-    const __m512i a = _mm512_sub_epi32(load(nnz), _mm512_slli_epi32(low[p], 1));
-    const __m512i b = _mm512_sub_epi32(load(nnz + 16), _mm512_slli_epi32(high[p], 1));
-    _mm512_mask_storeu_ps(sums, static_cast<__mmask16>(valid), _mm512_cvtepi32_ps(a));
-    _mm512_mask_storeu_ps(sums + 16, static_cast<__mmask16>(valid >> 16), _mm512_cvtepi32_ps(b));
+    const int32_t* nnz = t.table + t.border[first + p] + channel;
+    const int64_t out = t.target[first + p] + channel;
+    finish_floats(t, _mm512_sub_epi32(load(nnz), _mm512_slli_epi32(low[p], 1)), static_cast<__mmask16>(valid),
+                  channel, out);
+    finish_floats(t, _mm512_sub_epi32(load(nnz + 16), _mm512_slli_epi32(high[p], 1)),
+                  static_cast<__mmask16>(valid >> 16), channel + 16, out + 16);
   }
 }
 

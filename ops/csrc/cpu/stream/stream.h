@@ -30,7 +30,8 @@ struct ResidualRow {
   int64_t pixels, column, column_step;  // output columns
   int64_t pool, upsample;
   float divisor;
-  float* sum;  // [pixels, channels]
+  float* sum;  // [pixels, sum_stride]
+  int64_t sum_stride;
 
   // Of output column number i; for a pooled residual, the first column of the window.
   int64_t source_column(int64_t i) const {

@@ -14,7 +14,7 @@ namespace {
 constexpr int64_t kChunkDots = 48 * 1024, kChunkPixels = 96;
 
 struct Memory {
-  Scratch dots, residual, target, words, threshold, flip;
+  Scratch dots, target, words, threshold, flip;
   std::vector<ResidualRun> runs;
 };
 
@@ -65,6 +65,16 @@ void pack_rows(const Conv2dParams& p, const StreamBand& band, int64_t row, int64
   }
 }
 
+// Whether the shortcut is one tensor that lies in memory as the output does.
+bool lies_like_output(const Conv2dParams& p) {
+  const Stream& s = *p.stream;
+  const StreamSource& r = s.residual[0];
+  const int64_t row = p.output.w * p.out_channels;
+  return s.residuals == 1 && s.residual_channels == p.out_channels && s.pool == 1 && s.upsample == 1 &&
+         r.stride_c == 1 && r.stride_w == p.out_channels && r.stride_h == row &&
+         r.stride_n == p.output.h * row;
+}
+
 }  // namespace
 
 void stream_band(const Conv2dParams& p, const Conv2dTile& band_tile, const StreamBand& band) {
@@ -75,51 +85,50 @@ void stream_band(const Conv2dParams& p, const Conv2dTile& band_tile, const Strea
   const int64_t channels = std::min(band_tile.tile_end * kTileChannels, p.out_channels) - first;
   const int64_t chunk_pixels = std::max(kChunkPixels, kChunkDots / channels);
   const int64_t chunk_rows = std::clamp<int64_t>(chunk_pixels / band.columns, 1, band.rows);
-  const int64_t chunk = chunk_rows * band.columns;
-  float* dots = memory.dots.get<float>(chunk * channels);
-  float* residual = memory.residual.get<float>(band.columns * channels);
-  auto* target = memory.target.get<int64_t>(chunk);
-  for (int64_t i = 0; i < chunk; ++i) target[i] = i * channels;
+  const auto offset = [&](int64_t row) {
+    const int64_t pixel = (band.n * p.output.h + band.row + row * band.row_step) * p.output.w + band.column;
+    return pixel * p.out_channels;
+  };
+  const int64_t pixel_stride = band.column_step * p.out_channels;
+  const bool fitted = s.residuals && !lies_like_output(p);
+  // A shortcut that has to be fitted first is put where the result will be.
+  const float* residual = fitted ? s.output : s.residuals ? s.residual[0].data : nullptr;
+  const float terms = static_cast<float>(std::max<int64_t>(s.residual_channels / p.out_channels, 1));
+
+  Conv2dTile tile = band_tile;
+  float* dots = nullptr;
+  if (kernel.adds_stream) {
+    tile.sums = s.output + offset(0);
+    tile.affine = s.affine;
+    tile.steps = s.steps;
+    tile.residual = residual ? residual + offset(0) : nullptr;
+    tile.relu = s.relu;
+  } else {
+    dots = memory.dots.get<float>(chunk_rows * band.columns * channels);
+    auto* target = memory.target.get<int64_t>(chunk_rows * band.columns);
+    for (int64_t i = 0; i < chunk_rows * band.columns; ++i) target[i] = i * channels;
+    tile.sums = dots - first;
+    tile.target = target;
+  }
 
   for (int64_t row = 0; row < band.rows; row += chunk_rows) {
     const int64_t rows = std::min(chunk_rows, band.rows - row), skipped = row * band.columns;
-    Conv2dTile tile = band_tile;
+    for (int64_t r = row; fitted && r < row + rows; ++r) {
+      list_runs(s, band, band.row + r * band.row_step, first, channels, p.out_channels, memory.runs);
+      kernel.add_residual({memory.runs.data(), static_cast<int64_t>(memory.runs.size()), channels,
+                           band.columns, band.column, band.column_step, s.pool, s.upsample, terms,
+                           s.output + offset(r) + first, pixel_stride});
+    }
     tile.pixels = rows * band.columns;
-    tile.source += skipped;
-    tile.border += skipped;
-    tile.target = target;
-    tile.sums = dots - first;
+    tile.source = band_tile.source + skipped;
+    tile.border = band_tile.border + skipped;
+    if (kernel.adds_stream) tile.target = band_tile.target + skipped;
     kernel.conv2d(tile);
-    for (int64_t r = 0; r < rows; ++r) {
-      const int64_t out_row = band.row + (row + r) * band.row_step;
-      const float* added = nullptr;
-      int64_t added_stride = channels;
-      if (s.residuals) {
-        list_runs(s, band, out_row, first, channels, p.out_channels, memory.runs);
-        const float terms = static_cast<float>(std::max<int64_t>(s.residual_channels / p.out_channels, 1));
-        const ResidualRow sums{memory.runs.data(),
-                               static_cast<int64_t>(memory.runs.size()),
-                               channels,
-                               band.columns,
-                               band.column,
-                               band.column_step,
-                               s.pool,
-                               s.upsample,
-                               terms,
-                               residual};
-        const ResidualRun& run = memory.runs[0];
-        if (sums.runs == 1 && run.stride_c == 1 && s.pool == 1 && band.column_step % s.upsample == 0) {
-          added = run.data + sums.source_column(0) * run.stride_w;  // read where it lies
-          added_stride = band.column_step / s.upsample * run.stride_w;
-        } else {
-          kernel.add_residual(sums);
-          added = residual;
-        }
-      }
-      const int64_t pixel = (band.n * p.output.h + out_row) * p.output.w + band.column;
-      kernel.finish_row({dots + r * band.columns * channels, channels, added, added_stride, band.columns,
-                         channels, s.affine + first, s.steps, p.out_channels, s.relu,
-                         s.output + pixel * p.out_channels + first, band.column_step * p.out_channels});
+    for (int64_t r = row; !kernel.adds_stream && r < row + rows; ++r) {
+      const float* row_dots = dots + (r - row) * band.columns * channels;
+      const float* added = residual ? residual + offset(r) + first : nullptr;
+      kernel.finish_row({row_dots, channels, added, pixel_stride, band.columns, channels, s.affine + first,
+                         s.steps, p.out_channels, s.relu, s.output + offset(r) + first, pixel_stride});
     }
     if (s.planes) pack_rows(p, band, row, rows, band_tile.tile_begin, band_tile.tile_end, memory);
   }
