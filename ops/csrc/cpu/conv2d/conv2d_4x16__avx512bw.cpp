@@ -1,7 +1,7 @@
 // conv2d for AVX-512 without a popcount instruction: 4 pixels x 16 channels, one counter per 32-bit lane.
 //
 // Counting bits by table costs 7 operations a register, adding registers bit by bit costs 2: a full adder of
-// three bit planes is two vpternlogd (sum 0x96, carry 0xe8). So 8 words are first added up, bit by bit
+// three bit planes is two vpternlogd (0x96, 0xd4). So 8 words are first added up, bit by bit
 // (Harley and Seal), and only the carry that stands for eights is counted:
 //
 //   8 words: 8 x (a ^ sign) & mask, 7 full adders, 1 count = 8 + 14 + 7 operations for 4096 products
@@ -10,6 +10,8 @@
 // and fours stay in registers and are counted once per pixel. VNNI would replace single operations at the
 // end only, and int8 products of its own are bounded by 128 per cycle.
 #include <immintrin.h>
+
+#include <utility>
 
 #include "cpu/kernels.h"
 #include "mbu/scratch.h"
@@ -22,6 +24,13 @@ namespace {
 constexpr int kGroup = 16;     // channels of a register
 constexpr int kPixels = 4;     // 5 registers each, beside 8 of weights
 constexpr int64_t kRoom = 30;  // groups of 8 words whose eights, 8 per byte at most, fit a byte; one is spare
+
+// f(0), f(1), .. f(kCount - 1), written out, so that arrays indexed by the argument live in registers.
+template <int kCount, class F>
+MBU_INLINE void each(F f) {
+  [&]<int... i>(std::integer_sequence<int, i...>)
+      __attribute__((always_inline)) { (f(i), ...); }(std::make_integer_sequence<int, kCount>());
+}
 
 MBU_INLINE __m512i load(const void* p) {
   return _mm512_loadu_si512(p);
@@ -45,11 +54,11 @@ MBU_INLINE __m512i count_bits(__m512i x) {
   return _mm512_add_epi8(_mm512_shuffle_epi8(table, low), _mm512_shuffle_epi8(table, high));
 }
 
-// sum becomes the sum bit of sum + a + b; returns the carry.
+// sum becomes the sum bit of sum + a + b; returns the carry: a where a == b, else not the new sum. Computed
+// from the new sum, because the three old values would need a copy: vpternlogd overwrites an operand.
 MBU_INLINE __m512i full_add(__m512i& sum, __m512i a, __m512i b) {
-  const __m512i carry = _mm512_ternarylogic_epi32(sum, a, b, 0xe8);
   sum = _mm512_ternarylogic_epi32(sum, a, b, 0x96);
-  return carry;
+  return _mm512_ternarylogic_epi32(a, b, sum, 0xd4);
 }
 
 MBU_INLINE __m512i half_add(__m512i& sum, __m512i a) {
@@ -58,37 +67,58 @@ MBU_INLINE __m512i half_add(__m512i& sum, __m512i a) {
   return carry;
 }
 
-struct Pixel {
-  const Word* input;
-  __m512i ones, twos, fours, bytes;
-};
+// Four words of one pixel, in assembly for its order alone: with copies and spills in between, a compiler's
+// schedule of the same instructions was slower by a tenth and more. Returns what the twos carry.
+MBU_INLINE __m512i add_four(const Word* input, const Step* step, const __m512i* sign, const __m512i* mask,
+                            __m512i& ones, __m512i& twos) {
+  __m512i a, b, c, d;
+  __asm__(
+      "vpbroadcastd %[word0], %[a]\n\t"
+      "vpbroadcastd %[word1], %[b]\n\t"
+      "vpternlogd $0x28, %[mask0], %[sign0], %[a]\n\t"
+      "vpternlogd $0x28, %[mask1], %[sign1], %[b]\n\t"
+      "vpbroadcastd %[word2], %[c]\n\t"
+      "vpbroadcastd %[word3], %[d]\n\t"
+      "vpternlogd $0x96, %[a], %[b], %[ones]\n\t"
+      "vpternlogd $0x28, %[mask2], %[sign2], %[c]\n\t"
+      "vpternlogd $0x28, %[mask3], %[sign3], %[d]\n\t"
+      "vpternlogd $0xd4, %[ones], %[b], %[a]\n\t"
+      "vpternlogd $0x96, %[c], %[d], %[ones]\n\t"
+      "vpternlogd $0xd4, %[ones], %[d], %[c]\n\t"
+      "vpternlogd $0x96, %[a], %[c], %[twos]\n\t"
+      "vpternlogd $0xd4, %[twos], %[c], %[a]"
+      : [a] "=&v"(a), [b] "=&v"(b), [c] "=&v"(c), [d] "=&v"(d), [ones] "+v"(ones), [twos] "+v"(twos)
+      : [word0] "m"(input[step[0].source]), [word1] "m"(input[step[1].source]),
+        [word2] "m"(input[step[2].source]), [word3] "m"(input[step[3].source]), [sign0] "v"(sign[0]),
+        [sign1] "v"(sign[1]), [sign2] "v"(sign[2]), [sign3] "v"(sign[3]), [mask0] "v"(mask[0]),
+        [mask1] "v"(mask[1]), [mask2] "v"(mask[2]), [mask3] "v"(mask[3]));
+  return a;
+}
 
-// Adds kSteps words to ones and twos; fours[p] is what they carry.
-template <int kSteps, int kCount>
-MBU_INLINE void add_words(const Step* step, const Word* weight, Pixel* pixel, __m512i* fours) {
-  __m512i sign[4], mask[4];
-#pragma GCC unroll 4
-  for (int i = 0; i < kSteps; ++i) {
+// Adds kSteps words to ones and twos, and hands on what they carry: carry(p, fours).
+template <int kSteps, int kCount, class Carry>
+MBU_INLINE void add_words(const Step* step, const Word* weight, const Word* const* input, __m512i* ones,
+                          __m512i* twos, Carry carry) {
+  __m512i sign[kSteps], mask[kSteps];
+  each<kSteps>([&](int i) __attribute__((always_inline)) {
     sign[i] = load(weight + step[i].weight);
     mask[i] = load(weight + step[i].weight + kTileChannels);
-  }
-#pragma GCC unroll 4
-  for (int p = 0; p < kCount; ++p) {
-    auto mismatches = [&](int i) {
-      const __m512i a = _mm512_set1_epi32(static_cast<int>(pixel[p].input[step[i].source]));
+  });
+  each<kCount>([&](int p) __attribute__((always_inline)) {
+    auto mismatches = [&](int i) __attribute__((always_inline)) {
+      const __m512i a = _mm512_set1_epi32(static_cast<int>(input[p][step[i].source]));
       return _mm512_ternarylogic_epi32(a, sign[i], mask[i], 0x28);  // (a ^ sign) & mask
     };
-    Pixel& x = pixel[p];
-    if constexpr (kSteps == 1) {
-      fours[p] = half_add(x.twos, half_add(x.ones, mismatches(0)));
+    if constexpr (kSteps == 4) {
+      carry(p, add_four(input[p], step, sign, mask, ones[p], twos[p]));
+    } else if constexpr (kSteps == 1) {
+      carry(p, half_add(twos[p], half_add(ones[p], mismatches(0))));
     } else {
-      const __m512i twos = full_add(x.ones, mismatches(0), mismatches(1));
-      if constexpr (kSteps == 2) fours[p] = half_add(x.twos, twos);
-      if constexpr (kSteps == 3) fours[p] = full_add(x.twos, twos, half_add(x.ones, mismatches(2)));
-      if constexpr (kSteps == 4)
-        fours[p] = full_add(x.twos, twos, full_add(x.ones, mismatches(2), mismatches(3)));
+      const __m512i first = full_add(ones[p], mismatches(0), mismatches(1));
+      if constexpr (kSteps == 2) carry(p, half_add(twos[p], first));
+      if constexpr (kSteps == 3) carry(p, full_add(twos[p], first, half_add(ones[p], mismatches(2))));
     }
-  }
+  });
 }
 
 template <int kCount>
@@ -96,12 +126,11 @@ MBU_INLINE void finish_sums(const Conv2dTile& t, int64_t first, int64_t channel,
   const int64_t left = t.channels - channel;
   if (left <= 0) return;
   const auto valid = static_cast<__mmask16>(left >= kGroup ? 0xffff : (1 << left) - 1);
-#pragma GCC unroll 4
-  for (int p = 0; p < kCount; ++p) {
+  each<kCount>([&](int p) __attribute__((always_inline)) {
     const __m512i nnz = load(t.table + t.border[first + p] + channel);
     const __m512i sum = _mm512_sub_epi32(nnz, _mm512_slli_epi32(count[p], 1));
     _mm512_mask_storeu_ps(t.sums + t.target[first + p] + channel, valid, _mm512_cvtepi32_ps(sum));
-  }
+  });
 }
 
 template <int kCount>
@@ -111,73 +140,66 @@ MBU_INLINE void finish_bits(const Conv2dTile& t, int64_t first, int64_t channel,
   const int32_t* limits = t.table + channel;
   for (int64_t plane = 0; plane < t.planes; ++plane, word += t.out_words, limits += t.channels_padded) {
     const auto flip = static_cast<uint16_t>(t.flip[word] >> (half * kGroup));
-#pragma GCC unroll 4
-    for (int p = 0; p < kCount; ++p) {
+    each<kCount>([&](int p) __attribute__((always_inline)) {
       const __mmask16 bits = _mm512_cmple_epi32_mask(count[p], load(limits + t.border[first + p]));
       auto* out = reinterpret_cast<uint16_t*>(t.bits + t.target[first + p] + word) + half;
       *out = static_cast<uint16_t>(bits ^ flip);
-    }
+    });
   }
 }
 
 template <int kCount, bool kSums>
 void run_pixels(const Conv2dTile& t, const Step* step, int64_t steps, int64_t first, int64_t channel) {
   const __m512i zero = _mm512_setzero_si512();
-  Pixel pixel[kCount];
-  __m512i eights[kCount], fours[kCount], more[kCount];  // eights: 32-bit lanes, the bytes counted so far
-#pragma GCC unroll 4
-  for (int p = 0; p < kCount; ++p) {
-    pixel[p] = {t.input + t.source[first + p], zero, zero, zero, zero};
-    eights[p] = zero;
-  }
+  const Word* input[kCount];
+  __m512i ones[kCount], twos[kCount], fours[kCount], carried[kCount];  // bit planes
+  __m512i bytes[kCount], eights[kCount];  // eights counted, in bytes and in 32-bit lanes
+  each<kCount>([&](int p) __attribute__((always_inline)) {
+    input[p] = t.input + t.source[first + p];
+    ones[p] = twos[p] = fours[p] = bytes[p] = eights[p] = zero;
+  });
   const __m512i one16 = _mm512_set1_epi16(1);
-  auto count_eights = [&] {
-#pragma GCC unroll 4
-    for (int p = 0; p < kCount; ++p) {
-      const __m512i carry = full_add(pixel[p].fours, fours[p], more[p]);
-      pixel[p].bytes = _mm512_add_epi8(pixel[p].bytes, count_bits<1>(carry));
-    }
+  auto keep = [&](int p, __m512i carry) __attribute__((always_inline)) { carried[p] = carry; };
+  auto count = [&](int p, __m512i carry) __attribute__((always_inline)) {
+    const __m512i bits = count_bits<1>(full_add(fours[p], carried[p], carry));
+    bytes[p] = _mm512_add_epi8(bytes[p], bits);
   };
   const Word* weight = t.weight + channel / kTileChannels * t.weight_stride + channel % kTileChannels;
   int64_t room = kRoom;
   const Step* end = step + steps / 8 * 8;
   for (; step != end; step += 8) {
-    add_words<4, kCount>(step, weight, pixel, fours);
-    add_words<4, kCount>(step + 4, weight, pixel, more);
-    count_eights();
+    add_words<4, kCount>(step, weight, input, ones, twos, keep);
+    add_words<4, kCount>(step + 4, weight, input, ones, twos, count);
     if (--room == 0) {
       room = kRoom;
-      for (int p = 0; p < kCount; ++p) {
-        const __m512i pairs = _mm512_maddubs_epi16(pixel[p].bytes, _mm512_set1_epi8(8));
+      each<kCount>([&](int p) __attribute__((always_inline)) {
+        const __m512i pairs = _mm512_maddubs_epi16(bytes[p], _mm512_set1_epi8(8));
         eights[p] = _mm512_add_epi32(eights[p], _mm512_madd_epi16(pairs, one16));
-        pixel[p].bytes = zero;
-      }
+        bytes[p] = zero;
+      });
     }
   }
-  steps %= 8;
-  if (steps) {
-    for (int p = 0; p < kCount; ++p) fours[p] = more[p] = zero;
-    if (steps >= 4) add_words<4, kCount>(step, weight, pixel, fours);
-    step += steps / 4 * 4;
-    if (steps % 4 == 1) add_words<1, kCount>(step, weight, pixel, more);
-    if (steps % 4 == 2) add_words<2, kCount>(step, weight, pixel, more);
-    if (steps % 4 == 3) add_words<3, kCount>(step, weight, pixel, more);
-    count_eights();
+  each<kCount>([&](int p) __attribute__((always_inline)) { carried[p] = zero; });
+  if (steps & 4) {
+    add_words<4, kCount>(step, weight, input, ones, twos, keep);
+    step += 4;
   }
-  __m512i count[kCount];
-#pragma GCC unroll 4
-  for (int p = 0; p < kCount; ++p) {
-    const Pixel& x = pixel[p];
-    const __m512i rest = _mm512_add_epi8(_mm512_add_epi8(count_bits<1>(x.ones), count_bits<2>(x.twos)),
-                                         count_bits<4>(x.fours));
-    const __m512i pairs = _mm512_add_epi16(_mm512_maddubs_epi16(x.bytes, _mm512_set1_epi8(8)),
+  if (steps % 4 == 1) add_words<1, kCount>(step, weight, input, ones, twos, count);
+  if (steps % 4 == 2) add_words<2, kCount>(step, weight, input, ones, twos, count);
+  if (steps % 4 == 3) add_words<3, kCount>(step, weight, input, ones, twos, count);
+  if (steps % 8 == 4) each<kCount>([&](int p) __attribute__((always_inline)) { count(p, zero); });
+  __m512i total[kCount];
+  each<kCount>([&](int p) __attribute__((always_inline)) {
+    const __m512i rest = _mm512_add_epi8(_mm512_add_epi8(count_bits<1>(ones[p]), count_bits<2>(twos[p])),
+                                         count_bits<4>(fours[p]));
+    const __m512i pairs = _mm512_add_epi16(_mm512_maddubs_epi16(bytes[p], _mm512_set1_epi8(8)),
                                            _mm512_maddubs_epi16(rest, _mm512_set1_epi8(1)));
-    count[p] = _mm512_add_epi32(eights[p], _mm512_madd_epi16(pairs, one16));
-  }
+    total[p] = _mm512_add_epi32(eights[p], _mm512_madd_epi16(pairs, one16));
+  });
   if constexpr (kSums)
-    finish_sums<kCount>(t, first, channel, count);
+    finish_sums<kCount>(t, first, channel, total);
   else
-    finish_bits<kCount>(t, first, channel, count);
+    finish_bits<kCount>(t, first, channel, total);
 }
 
 template <bool kSums>
