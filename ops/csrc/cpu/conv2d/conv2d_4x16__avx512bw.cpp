@@ -11,26 +11,16 @@
 // end only, and int8 products of its own are bounded by 128 per cycle.
 #include <immintrin.h>
 
-#include <utility>
-
 #include "cpu/kernels.h"
+#include "cpu/unroll.h"
 #include "mbu/scratch.h"
 
 namespace mbu {
 namespace {
 
-#define MBU_INLINE inline __attribute__((always_inline))
-
 constexpr int kGroup = 16;     // channels of a register
 constexpr int kPixels = 4;     // 5 registers each, beside 8 of weights
 constexpr int64_t kRoom = 30;  // groups of 8 words whose eights, 8 per byte at most, fit a byte; one is spare
-
-// f(0), f(1), .. f(kCount - 1), written out, so that arrays indexed by the argument live in registers.
-template <int kCount, class F>
-MBU_INLINE void each(F f) {
-  [&]<int... i>(std::integer_sequence<int, i...>)
-      __attribute__((always_inline)) { (f(i), ...); }(std::make_integer_sequence<int, kCount>());
-}
 
 MBU_INLINE __m512i load(const void* p) {
   return _mm512_loadu_si512(p);
@@ -100,12 +90,12 @@ template <int kSteps, int kCount, class Carry>
 MBU_INLINE void add_words(const Step* step, const Word* weight, const Word* const* input, __m512i* ones,
                           __m512i* twos, Carry carry) {
   __m512i sign[kSteps], mask[kSteps];
-  each<kSteps>([&](int i) __attribute__((always_inline)) {
+  each<kSteps>([&](int i) MBU_LAMBDA {
     sign[i] = load(weight + step[i].weight);
     mask[i] = load(weight + step[i].weight + kTileChannels);
   });
-  each<kCount>([&](int p) __attribute__((always_inline)) {
-    auto mismatches = [&](int i) __attribute__((always_inline)) {
+  each<kCount>([&](int p) MBU_LAMBDA {
+    auto mismatches = [&](int i) MBU_LAMBDA {
       const __m512i a = _mm512_set1_epi32(static_cast<int>(input[p][step[i].source]));
       return _mm512_ternarylogic_epi32(a, sign[i], mask[i], 0x28);  // (a ^ sign) & mask
     };
@@ -126,7 +116,7 @@ MBU_INLINE void finish_sums(const Conv2dTile& t, int64_t first, int64_t channel,
   const int64_t left = t.channels - channel;
   if (left <= 0) return;
   const auto valid = static_cast<__mmask16>(left >= kGroup ? 0xffff : (1 << left) - 1);
-  each<kCount>([&](int p) __attribute__((always_inline)) {
+  each<kCount>([&](int p) MBU_LAMBDA {
     const __m512i nnz = load(t.table + t.border[first + p] + channel);
     const __m512i sum = _mm512_sub_epi32(nnz, _mm512_slli_epi32(count[p], 1));
     _mm512_mask_storeu_ps(t.sums + t.target[first + p] + channel, valid, _mm512_cvtepi32_ps(sum));
@@ -140,7 +130,7 @@ MBU_INLINE void finish_bits(const Conv2dTile& t, int64_t first, int64_t channel,
   const int32_t* limits = t.table + channel;
   for (int64_t plane = 0; plane < t.planes; ++plane, word += t.out_words, limits += t.channels_padded) {
     const auto flip = static_cast<uint16_t>(t.flip[word] >> (half * kGroup));
-    each<kCount>([&](int p) __attribute__((always_inline)) {
+    each<kCount>([&](int p) MBU_LAMBDA {
       const __mmask16 bits = _mm512_cmple_epi32_mask(count[p], load(limits + t.border[first + p]));
       auto* out = reinterpret_cast<uint16_t*>(t.bits + t.target[first + p] + word) + half;
       *out = static_cast<uint16_t>(bits ^ flip);
@@ -154,13 +144,13 @@ void run_pixels(const Conv2dTile& t, const Step* step, int64_t steps, int64_t fi
   const Word* input[kCount];
   __m512i ones[kCount], twos[kCount], fours[kCount], carried[kCount];  // bit planes
   __m512i bytes[kCount], eights[kCount];  // eights counted, in bytes and in 32-bit lanes
-  each<kCount>([&](int p) __attribute__((always_inline)) {
+  each<kCount>([&](int p) MBU_LAMBDA {
     input[p] = t.input + t.source[first + p];
     ones[p] = twos[p] = fours[p] = bytes[p] = eights[p] = zero;
   });
   const __m512i one16 = _mm512_set1_epi16(1);
-  auto keep = [&](int p, __m512i carry) __attribute__((always_inline)) { carried[p] = carry; };
-  auto count = [&](int p, __m512i carry) __attribute__((always_inline)) {
+  auto keep = [&](int p, __m512i carry) MBU_LAMBDA { carried[p] = carry; };
+  auto count = [&](int p, __m512i carry) MBU_LAMBDA {
     const __m512i bits = count_bits<1>(full_add(fours[p], carried[p], carry));
     bytes[p] = _mm512_add_epi8(bytes[p], bits);
   };
@@ -172,14 +162,14 @@ void run_pixels(const Conv2dTile& t, const Step* step, int64_t steps, int64_t fi
     add_words<4, kCount>(step + 4, weight, input, ones, twos, count);
     if (--room == 0) {
       room = kRoom;
-      each<kCount>([&](int p) __attribute__((always_inline)) {
+      each<kCount>([&](int p) MBU_LAMBDA {
         const __m512i pairs = _mm512_maddubs_epi16(bytes[p], _mm512_set1_epi8(8));
         eights[p] = _mm512_add_epi32(eights[p], _mm512_madd_epi16(pairs, one16));
         bytes[p] = zero;
       });
     }
   }
-  each<kCount>([&](int p) __attribute__((always_inline)) { carried[p] = zero; });
+  each<kCount>([&](int p) MBU_LAMBDA { carried[p] = zero; });
   if (steps & 4) {
     add_words<4, kCount>(step, weight, input, ones, twos, keep);
     step += 4;
@@ -187,9 +177,9 @@ void run_pixels(const Conv2dTile& t, const Step* step, int64_t steps, int64_t fi
   if (steps % 4 == 1) add_words<1, kCount>(step, weight, input, ones, twos, count);
   if (steps % 4 == 2) add_words<2, kCount>(step, weight, input, ones, twos, count);
   if (steps % 4 == 3) add_words<3, kCount>(step, weight, input, ones, twos, count);
-  if (steps % 8 == 4) each<kCount>([&](int p) __attribute__((always_inline)) { count(p, zero); });
+  if (steps % 8 == 4) each<kCount>([&](int p) MBU_LAMBDA { count(p, zero); });
   __m512i total[kCount];
-  each<kCount>([&](int p) __attribute__((always_inline)) {
+  each<kCount>([&](int p) MBU_LAMBDA {
     const __m512i rest = _mm512_add_epi8(_mm512_add_epi8(count_bits<1>(ones[p]), count_bits<2>(twos[p])),
                                          count_bits<4>(fours[p]));
     const __m512i pairs = _mm512_add_epi16(_mm512_maddubs_epi16(bytes[p], _mm512_set1_epi8(8)),
