@@ -181,11 +181,15 @@ MBU_INLINE void count_words(const uint8_t* nibbles, const uint16_t* offsets, int
   each<kGroup>([&](int c) MBU_LAMBDA {
     each<kVectors>([&](int v) MBU_LAMBDA { bytes[c][v] = _mm256_setzero_si256(); });
   });
-  for (const uint16_t* end = offsets + steps * kNibbles * kGroup; offsets != end;
-       offsets += kGroup, nibbles += kVectors * kLanes) {
-    __m256i a[kVectors];
-    each<kVectors>([&](int v) MBU_LAMBDA { a[v] = load(nibbles + v * kLanes); });
-    each<kGroup>([&](int c) MBU_LAMBDA { add_counts<kVectors>(kCodebook.data() + offsets[c], a, bytes[c]); });
+  // A whole word per iteration: few enough iterations that the branch at their end is predicted.
+  for (; steps; --steps, offsets += kNibbles * kGroup, nibbles += kNibbles * kVectors * kLanes) {
+    each<kNibbles>([&](int n) MBU_LAMBDA {
+      __m256i a[kVectors];
+      each<kVectors>([&](int v) MBU_LAMBDA { a[v] = load(nibbles + (n * kVectors + v) * kLanes); });
+      each<kGroup>([&](int c) MBU_LAMBDA {
+        add_counts<kVectors>(kCodebook.data() + offsets[n * kGroup + c], a, bytes[c]);
+      });
+    });
   }
   const __m256i low = _mm256_set1_epi16(0xff);
   each<kGroup>([&](int c) MBU_LAMBDA {
