@@ -34,7 +34,7 @@ constexpr int kGroup = 4;    // channels whose counters are in registers at a ti
 constexpr int kGroups = kTileChannels / kGroup;
 constexpr int64_t kChunk = 7;          // words: 7 * 8 nibbles * 4 = 224 fits a byte
 constexpr int64_t kMaxCount = 0x7fff;  // counts are compared as signed 16-bit numbers
-constexpr int64_t kFewPixels = 24;     // below, popcount is faster than a block that is mostly empty
+constexpr int64_t kFewPixels = 26;     // popcount takes no longer for as many than this for a register full
 
 // codebook[sign | mask << 4][a]: mismatches of four channels. Where sign is no subset of mask, unused.
 using Codebook = std::array<uint8_t, 256 * 16>;
@@ -296,7 +296,11 @@ void finish_sums(const Conv2dTile& t, int64_t first, int64_t pixels, int64_t til
         if (p >= pixels) break;
         const __m256i nnz = load(t.table + t.border[first + p] + channel);
         const __m256i sum = _mm256_sub_epi32(nnz, _mm256_slli_epi32(_mm256_cvtepu16_epi32(x[i]), 1));
-        _mm256_maskstore_ps(t.sums + t.target[first + p] + channel, valid, _mm256_cvtepi32_ps(sum));
+        float* out = t.sums + t.target[first + p] + channel;
+        if (left >= 8)
+          _mm256_storeu_ps(out, _mm256_cvtepi32_ps(sum));
+        else  // many cycles on some processors
+          _mm256_maskstore_ps(out, valid, _mm256_cvtepi32_ps(sum));
       }
     }
   }
@@ -326,22 +330,28 @@ void conv2d_64x32__avx2(const Conv2dTile& t) {
   static thread_local Scratch nibble_memory, offset_memory;
   int64_t steps = 0;
   for (int64_t i = 0; i < t.runs; ++i) steps += t.run[i].count;
-  if (t.pixels < kFewPixels || steps == 0 || steps * kWordBits > kMaxCount) return conv2d_8x8__avx2(t);
+  if (t.pixels <= kFewPixels || steps == 0 || steps * kWordBits > kMaxCount) return conv2d_8x8__avx2(t);
+
   auto* nibbles = nibble_memory.get<uint8_t>((t.pixels + kBlock - 1) / kBlock * kBlock * steps * kNibbles);
   auto* offsets = offset_memory.get<uint16_t>(steps * kNibbles * kTileChannels);
-  auto half = [&](int64_t first) { return t.pixels - first <= kLanes; };  // one register of pixels is left
-  for (int64_t i = 0; i < t.pixels; i += kBlock) {
-    uint8_t* block = nibbles + i * steps * kNibbles;
-    half(i) ? split_block<1>(t, i, block) : split_block<2>(t, i, block);
-  }
+  // Blocks of two registers of pixels, then one, then pixels too few to fill one.
+  const int64_t end2 = (t.pixels + kBlock - 1 - kLanes - kFewPixels) / kBlock * kBlock;
+  const int64_t end1 = t.pixels - end2 > kFewPixels ? end2 + kLanes : end2;
+  auto block = [&](int64_t first) { return nibbles + first * steps * kNibbles; };
+  for (int64_t i = 0; i < end2; i += kBlock) split_block<2>(t, i, block(i));
+  if (end1 > end2) split_block<1>(t, end2, block(end2));
   for (int64_t tile = t.tile_begin; tile < t.tile_end; ++tile) {
     look_up_weight(t, tile, steps, offsets);
-    for (int64_t i = 0; i < t.pixels; i += kBlock) {
-      const uint8_t* block = nibbles + i * steps * kNibbles;
-      half(i) ? run_block<1>(t, i, tile, steps, block, offsets)
-              : run_block<2>(t, i, tile, steps, block, offsets);
-    }
+    for (int64_t i = 0; i < end2; i += kBlock) run_block<2>(t, i, tile, steps, block(i), offsets);
+    if (end1 > end2) run_block<1>(t, end2, tile, steps, block(end2), offsets);
   }
+  if (end1 >= t.pixels) return;
+  Conv2dTile rest = t;
+  rest.pixels -= end1;
+  rest.source += end1;
+  rest.target += end1;
+  rest.border += end1;
+  conv2d_8x8__avx2(rest);
 }
 
 }  // namespace mbu

@@ -33,7 +33,11 @@ MBU_INLINE void finish_sums(const Conv2dTile& t, int64_t first, int64_t channel,
   for (int p = 0; p < kPixels; ++p) {
     const __m256i nnz = load(t.table + t.border[first + p] + channel);
     const __m256i sum = _mm256_sub_epi32(nnz, _mm256_slli_epi32(count[p], 1));
-    _mm256_maskstore_ps(t.sums + t.target[first + p] + channel, valid, _mm256_cvtepi32_ps(sum));
+    float* out = t.sums + t.target[first + p] + channel;
+    if (left >= kGroup)
+      _mm256_storeu_ps(out, _mm256_cvtepi32_ps(sum));
+    else  // many cycles on some processors
+      _mm256_maskstore_ps(out, valid, _mm256_cvtepi32_ps(sum));
   }
 }
 
@@ -54,8 +58,7 @@ MBU_INLINE void finish_bits(const Conv2dTile& t, int64_t first, int64_t channel,
   }
 }
 
-// kStride: words between the pixels when it is the same for all and known to the compiler; 0: any pixels.
-template <int kPixels, int kStride, bool kSums>
+template <int kPixels, bool kSums>
 MBU_INLINE void run_pixels(const Conv2dTile& t, int64_t first, int64_t channel) {
   const __m256i table = _mm256_setr_epi8(0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4,  //
                                          0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4);
@@ -65,7 +68,7 @@ MBU_INLINE void run_pixels(const Conv2dTile& t, int64_t first, int64_t channel) 
 #pragma GCC unroll 8
   for (int p = 0; p < kPixels; ++p) {
     count[p] = bytes[p] = _mm256_setzero_si256();
-    offset[p] = kStride ? p * kStride : t.source[first + p] - t.source[first];
+    offset[p] = t.source[first + p] - t.source[first];
   }
   auto widen = [&] {
     const __m256i one8 = _mm256_set1_epi8(1), one16 = _mm256_set1_epi16(1);
@@ -115,9 +118,9 @@ void run(const Conv2dTile& t) {
   for (int64_t channel = t.tile_begin * kTileChannels; channel < t.tile_end * kTileChannels;
        channel += kGroup) {
     int64_t i = 0;
-    for (; i + 8 <= t.pixels; i += 8) run_pixels<8, 0, kSums>(t, i, channel);
-    for (; i + 4 <= t.pixels; i += 4) run_pixels<4, 0, kSums>(t, i, channel);
-    for (; i < t.pixels; ++i) run_pixels<1, 0, kSums>(t, i, channel);
+    for (; i + 8 <= t.pixels; i += 8) run_pixels<8, kSums>(t, i, channel);
+    for (; i + 4 <= t.pixels; i += 4) run_pixels<4, kSums>(t, i, channel);
+    for (; i < t.pixels; ++i) run_pixels<1, kSums>(t, i, channel);
   }
 }
 
