@@ -23,7 +23,7 @@ namespace {
 
 constexpr int kGroup = 16;        // channels of a register
 constexpr int kPixels = 4;        // 5 registers each, beside 8 of weights
-constexpr int64_t kFewSteps = 8;  // words below which counting ones, twos and fours outweighs the rest
+constexpr int64_t kFewSteps = 10;  // words below which counting ones, twos and fours outweighs the rest
 constexpr int64_t kRoom = 30;  // groups of 8 words whose eights, 8 per byte at most, fit a byte; one is spare
 
 MBU_INLINE __m512i load(const void* p) {

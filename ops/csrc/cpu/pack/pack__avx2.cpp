@@ -2,8 +2,6 @@
 // contiguous (the default). Other strides go to the portable code.
 #include <immintrin.h>
 
-#include <cstring>
-
 #include "cpu/kernels.h"
 
 namespace mbu {
@@ -20,53 +18,73 @@ MBU_INLINE __m128i load_halves(const uint16_t* p) {
   return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
 }
 
+// The first `count` of eight halves; the others are 0.
+MBU_INLINE __m128i load_halves(const uint16_t* p, int64_t count) {
+  uint16_t first[kLanes] = {};
+  for (int64_t i = 0; i < count; ++i) first[i] = p[i];
+  return load_halves(first);
+}
+
+// load(p) reads 8 numbers, load(p, count) fewer, touching no memory behind them.
 struct F32 {
   using Element = float;
   static MBU_INLINE __m256 load(const float* p) { return _mm256_loadu_ps(p); }
+  static MBU_INLINE __m256 load(const float* p, int64_t count) {
+    const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    return _mm256_maskload_ps(p, _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(count)), lane));
+  }
 };
 
 struct BF16 {
   using Element = uint16_t;
-  static MBU_INLINE __m256 load(const uint16_t* p) {
-    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(load_halves(p)), 16));
+  static MBU_INLINE __m256 widen(__m128i h) {
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(h), 16));
   }
+  static MBU_INLINE __m256 load(const uint16_t* p) { return widen(load_halves(p)); }
+  static MBU_INLINE __m256 load(const uint16_t* p, int64_t count) { return widen(load_halves(p, count)); }
 };
 
 struct F16 {
   using Element = uint16_t;
   static MBU_INLINE __m256 load(const uint16_t* p) { return _mm256_cvtph_ps(load_halves(p)); }
+  static MBU_INLINE __m256 load(const uint16_t* p, int64_t count) {
+    return _mm256_cvtph_ps(load_halves(p, count));
+  }
 };
 
 MBU_INLINE __m256 reaches(__m256 x, __m256 threshold) {
   return _mm256_cmp_ps(x, threshold, _CMP_GE_OQ);  // ordered: NaN compares false
 }
 
-template <class T>
-MBU_INLINE Word pack_word(const typename T::Element* x, const float* threshold) {
-  Word word = 0;
-#pragma GCC unroll 4
-  for (int i = 0; i < 32; i += kLanes)
-    word |= static_cast<Word>(_mm256_movemask_ps(reaches(T::load(x + i), _mm256_loadu_ps(threshold + i))))
-            << i;
-  return word;
+// Bit i: x[i] reaches threshold[i].
+MBU_INLINE Word eight_bits(__m256 x, const float* threshold) {
+  return static_cast<Word>(_mm256_movemask_ps(reaches(x, _mm256_loadu_ps(threshold))));
 }
 
-// stride_c == 1: the signs of a compare are 8 bits of the output word. The last channels, fewer than a word,
-// are copied, because a load of 8 could leave the tensor.
+// stride_c == 1: the signs of a compare are 8 bits of the output word.
 template <class T>
 void pack_channels(const PackRow& r) {
   const auto* pixel = static_cast<const typename T::Element*>(r.input);
-  const int64_t full = r.channels / kWordBits, tail = r.channels % kWordBits;
+  const int64_t full = r.channels / kWordBits;
+  const Word valid = valid_bits(full, r.channels);
   Word* output = r.output;
   for (int64_t i = 0; i < r.pixels; ++i, pixel += r.stride_w) {
-    for (int64_t k = 0; k < full; ++k)
-      *output++ = pack_word<T>(pixel + k * kWordBits, r.threshold + k * kWordBits) ^ r.flip[k];
-    if (tail) {
-      typename T::Element last[kWordBits] = {};
-      std::memcpy(last, pixel + full * kWordBits, static_cast<size_t>(tail) * sizeof(last[0]));
-      const Word word = pack_word<T>(last, r.threshold + full * kWordBits);
-      *output++ = (word & valid_bits(full, r.channels)) ^ r.flip[full];
+    for (int64_t k = 0; k < full; ++k) {
+      const auto* x = pixel + k * kWordBits;
+      const float* threshold = r.threshold + k * kWordBits;
+      Word word = 0;
+#pragma GCC unroll 4
+      for (int c = 0; c < kWordBits; c += kLanes) word |= eight_bits(T::load(x + c), threshold + c) << c;
+      *output++ = word ^ r.flip[k];
     }
+    if (!valid) continue;
+    Word word = 0;
+    int64_t c = full * kWordBits;
+    for (; c + kLanes <= r.channels; c += kLanes)
+      word |= eight_bits(T::load(pixel + c), r.threshold + c) << (c % kWordBits);
+    if (c < r.channels)
+      word |= eight_bits(T::load(pixel + c, r.channels - c), r.threshold + c) << (c % kWordBits);
+    *output++ = (word & valid) ^ r.flip[full];
   }
 }
 
