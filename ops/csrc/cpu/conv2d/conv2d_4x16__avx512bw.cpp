@@ -16,14 +16,10 @@
 #include "mbu/scratch.h"
 
 namespace mbu {
-
-void conv2d_64x32__avx2(const Conv2dTile& t);
-
 namespace {
 
-constexpr int kGroup = 16;        // channels of a register
-constexpr int kPixels = 4;        // 5 registers each, beside 8 of weights
-constexpr int64_t kFewSteps = 10;  // words below which counting ones, twos and fours outweighs the rest
+constexpr int kGroup = 16;     // channels of a register
+constexpr int kPixels = 4;     // 5 registers each, beside 8 of weights
 constexpr int64_t kRoom = 30;  // groups of 8 words whose eights, 8 per byte at most, fit a byte; one is spare
 
 MBU_INLINE __m512i load(const void* p) {
@@ -201,7 +197,6 @@ void run(const Conv2dTile& t) {
   static thread_local Scratch memory;
   int64_t steps = 0;
   for (int64_t i = 0; i < t.runs; ++i) steps += t.run[i].count;
-  if (steps < kFewSteps) return conv2d_64x32__avx2(t);
   Step* step = memory.get<Step>(steps);
   for (int64_t i = 0; i < t.runs; ++i)
     for (int64_t k = 0; k < t.run[i].count; ++k)
