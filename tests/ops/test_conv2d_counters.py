@@ -12,7 +12,7 @@ from mbu_ops.backends import use_cpu_kernel
 
 # Around every limit that a kernel has: bytes that gain 8 (31 words) or 32 (7 words) per word, or 8 per 8 words
 # (240 words), signed 16-bit sums (1023 words), and 2^16 products.
-WORDS = [1, 7, 8, 9, 10, 14, 15, 31, 32, 63, 240, 241, 248, 249, 489, 1023, 1024, 2048]
+WORDS = [1, 7, 8, 9, 14, 15, 31, 32, 63, 240, 241, 248, 249, 489, 1023, 1024, 2048]
 PIXELS = 101  # full registers of pixels, a part of one, and too few for one: 64 + 32 + 5
 
 
@@ -33,7 +33,7 @@ def test_every_product_differs(kernel: str, words: int) -> None:
     assert torch.equal(packed, R.conv2d_threshold(bits, planes, threshold, flip))
 
 
-@pytest.mark.parametrize("words", WORDS)
+@pytest.mark.parametrize("words", [9, 13, 63, 250, 2048])
 def test_random_products(kernel: str, words: int) -> None:
     torch.manual_seed(words)
     channels, out_channels = 32 * words - 3, 35

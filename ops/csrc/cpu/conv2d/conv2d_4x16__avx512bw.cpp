@@ -57,34 +57,6 @@ MBU_INLINE __m512i half_add(__m512i& sum, __m512i a) {
   return carry;
 }
 
-// Four words of one pixel, in assembly for its order alone: with copies and spills in between, a compiler's
-// schedule of the same instructions was slower by a tenth and more. Returns what the twos carry.
-MBU_INLINE __m512i add_four(const Word* input, const Step* step, const __m512i* sign, const __m512i* mask,
-                            __m512i& ones, __m512i& twos) {
-  __m512i a, b, c, d;
-  __asm__(
-      "vpbroadcastd %[word0], %[a]\n\t"
-      "vpbroadcastd %[word1], %[b]\n\t"
-      "vpternlogd $0x28, %[mask0], %[sign0], %[a]\n\t"
-      "vpternlogd $0x28, %[mask1], %[sign1], %[b]\n\t"
-      "vpbroadcastd %[word2], %[c]\n\t"
-      "vpbroadcastd %[word3], %[d]\n\t"
-      "vpternlogd $0x96, %[a], %[b], %[ones]\n\t"
-      "vpternlogd $0x28, %[mask2], %[sign2], %[c]\n\t"
-      "vpternlogd $0x28, %[mask3], %[sign3], %[d]\n\t"
-      "vpternlogd $0xd4, %[ones], %[b], %[a]\n\t"
-      "vpternlogd $0x96, %[c], %[d], %[ones]\n\t"
-      "vpternlogd $0xd4, %[ones], %[d], %[c]\n\t"
-      "vpternlogd $0x96, %[a], %[c], %[twos]\n\t"
-      "vpternlogd $0xd4, %[twos], %[c], %[a]"
-      : [a] "=&v"(a), [b] "=&v"(b), [c] "=&v"(c), [d] "=&v"(d), [ones] "+v"(ones), [twos] "+v"(twos)
-      : [word0] "m"(input[step[0].source]), [word1] "m"(input[step[1].source]),
-        [word2] "m"(input[step[2].source]), [word3] "m"(input[step[3].source]), [sign0] "v"(sign[0]),
-        [sign1] "v"(sign[1]), [sign2] "v"(sign[2]), [sign3] "v"(sign[3]), [mask0] "v"(mask[0]),
-        [mask1] "v"(mask[1]), [mask2] "v"(mask[2]), [mask3] "v"(mask[3]));
-  return a;
-}
-
 // Adds kSteps words to ones and twos, and hands on what they carry: carry(p, fours).
 template <int kSteps, int kCount, class Carry>
 MBU_INLINE void add_words(const Step* step, const Word* weight, const Word* const* input, __m512i* ones,
@@ -99,14 +71,14 @@ MBU_INLINE void add_words(const Step* step, const Word* weight, const Word* cons
       const __m512i a = _mm512_set1_epi32(static_cast<int>(input[p][step[i].source]));
       return _mm512_ternarylogic_epi32(a, sign[i], mask[i], 0x28);  // (a ^ sign) & mask
     };
-    if constexpr (kSteps == 4) {
-      carry(p, add_four(input[p], step, sign, mask, ones[p], twos[p]));
-    } else if constexpr (kSteps == 1) {
+    if constexpr (kSteps == 1) {
       carry(p, half_add(twos[p], half_add(ones[p], mismatches(0))));
     } else {
       const __m512i first = full_add(ones[p], mismatches(0), mismatches(1));
       if constexpr (kSteps == 2) carry(p, half_add(twos[p], first));
       if constexpr (kSteps == 3) carry(p, full_add(twos[p], first, half_add(ones[p], mismatches(2))));
+      if constexpr (kSteps == 4)
+        carry(p, full_add(twos[p], first, full_add(ones[p], mismatches(2), mismatches(3))));
     }
   });
 }

@@ -53,7 +53,8 @@ struct Avx2 {
   static MBU_INLINE Reg unpack_low64(Reg a, Reg b) { return _mm256_unpacklo_epi64(a, b); }
   static MBU_INLINE Reg unpack_high64(Reg a, Reg b) { return _mm256_unpackhi_epi64(a, b); }
 
-  // counts[r] += table[a[r]]. In assembly, because a compiler copied every counter once per step.
+  // counts[r] += table[a[r]]. In assembly: the compiler copied every counter once per step, which cost a
+  // third of the speed with AVX2.
   template <int kRegs>
   static MBU_INLINE void add_counts(const uint8_t* table, const Reg* a, Reg* counts) {
     Reg x, y;
