@@ -32,16 +32,41 @@ namespace {
 }
 
 #if defined(__x86_64__)
-bool has_avx512vpopcnt() {
+// Processor features of cpuid leaves 1 and 7, all zero where the operating system does not save the
+// registers.
+struct Features {
+  unsigned leaf1_c = 0, leaf7_b = 0, leaf7_c = 0;
+};
+
+constexpr unsigned kAvxState = 0x06;     // xmm, ymm
+constexpr unsigned kAvx512State = 0xe6;  // and opmask, upper zmm, zmm16-31
+
+Features features(unsigned state) {
+  Features result;
   unsigned a, b, c, d;
-  if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & bit_OSXSAVE)) return false;
+  if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & bit_OSXSAVE)) return {};
+  result.leaf1_c = c;
   unsigned low, high;
   __asm__("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
-  constexpr unsigned kStates = 0xe6;  // xmm, ymm, opmask, upper zmm, zmm16-31: saved by the operating system
-  if ((low & kStates) != kStates) return false;
-  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
+  if ((low & state) != state) return {};
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return {};
+  result.leaf7_b = b;
+  result.leaf7_c = c;
+  return result;
+}
+
+bool has_avx2() {
+  const Features f = features(kAvxState);
+  return (f.leaf1_c & bit_F16C) && (f.leaf1_c & bit_FMA) && (f.leaf7_b & bit_AVX2);
+}
+
+bool has_avx512bw() {
   constexpr unsigned kB = bit_AVX512F | bit_AVX512BW | bit_AVX512VL | bit_AVX512DQ | bit_BMI2;
-  return (b & kB) == kB && (c & bit_AVX512VPOPCNTDQ);
+  return (features(kAvx512State).leaf7_b & kB) == kB;
+}
+
+bool has_avx512vpopcnt() {
+  return has_avx512bw() && (features(kAvx512State).leaf7_c & bit_AVX512VPOPCNTDQ);
 }
 #elif defined(__aarch64__)
 bool has_neonsha3() {
