@@ -8,15 +8,19 @@
 #if defined(__x86_64__)
 #include <cpuid.h>
 #endif
+#if defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 #include "cpu/kernels.h"
 
 namespace mbu {
 
-#define MBU_CPU_KERNEL(name, isa, predicate, conv, row) \
-  void conv2d_##conv(const Conv2dTile&);                \
-  void pack__##row(const PackRow&);                     \
-  void unpack__##row(const UnpackRow&);                 \
+#define MBU_CPU_KERNEL(name, isa, predicate, layout, conv, row) \
+  void conv2d_##conv(const Conv2dTile&);                        \
+  void pack__##row(const PackRow&);                             \
+  void unpack__##row(const UnpackRow&);                         \
   void or_rows__##row(const Word* const*, int64_t, int64_t, Word*);
 #include "cpu/kernels.inc"
 #undef MBU_CPU_KERNEL
@@ -28,22 +32,48 @@ namespace {
 }
 
 #if defined(__x86_64__)
-bool has_avx512vpopcnt() {
+// Whether the operating system saves all these register states (bits of XCR0).
+bool saves_states(unsigned states) {
   unsigned a, b, c, d;
   if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & bit_OSXSAVE)) return false;
   unsigned low, high;
   __asm__("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
-  constexpr unsigned kStates = 0xe6;  // xmm, ymm, opmask, upper zmm, zmm16-31: saved by the operating system
-  if ((low & kStates) != kStates) return false;
+  return (low & states) == states;
+}
+
+bool has_avx512vpopcnt() {
+  if (!saves_states(0xe6)) return false;  // xmm, ymm, opmask, upper zmm, zmm16-31
+  unsigned a, b, c, d;
   if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
   constexpr unsigned kB = bit_AVX512F | bit_AVX512BW | bit_AVX512VL | bit_AVX512DQ | bit_BMI2;
   return (b & kB) == kB && (c & bit_AVX512VPOPCNTDQ);
 }
 #endif
 
+#if defined(__x86_64__) && defined(__linux__)
+// Linux keeps the 8 KiB of tile registers from a process until it asks for them, once for all its threads.
+bool may_use_tiles() {
+  constexpr long kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+}
+
+bool has_amx_int8() {
+  static const bool has = [] {
+    if (!has_avx512vpopcnt() || !saves_states(0x60000)) return false;  // tile configuration, tile data
+    unsigned a, b, c, d;
+    constexpr unsigned kTile = 1u << 24, kInt8 = 1u << 25;
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d & kTile) == 0 || (d & kInt8) == 0) return false;
+    // Palette 1: bytes per row, number of tiles, rows. The kernel uses 8 tiles of 16 rows of 64 bytes.
+    if (!__get_cpuid_count(0x1d, 1, &a, &b, &c, &d)) return false;
+    return (b & 0xffff) >= 64 && (b >> 16) >= 8 && (c & 0xffff) >= 16 && may_use_tiles();
+  }();
+  return has;
+}
+#endif
+
 const CpuKernel kKernels[] = {
-#define MBU_CPU_KERNEL(name, isa, predicate, conv, row) \
-  {#name, isa, predicate, conv2d_##conv, pack__##row, unpack__##row, or_rows__##row},
+#define MBU_CPU_KERNEL(name, isa, predicate, layout, conv, row) \
+  {#name, isa, WeightLayout::layout, predicate, conv2d_##conv, pack__##row, unpack__##row, or_rows__##row},
 #include "cpu/kernels.inc"
 #undef MBU_CPU_KERNEL
 };
@@ -96,6 +126,9 @@ MBU_EXPORT const char* mbu_cpu_kernel_name(int i) {
 }
 MBU_EXPORT const char* mbu_cpu_kernel_isa(int i) {
   return mbu::kKernels[i].isa;
+}
+MBU_EXPORT const char* mbu_cpu_kernel_layout(int i) {
+  return name_of(mbu::kKernels[i].layout);
 }
 MBU_EXPORT int mbu_cpu_kernel_available(int i) {
   return mbu::kKernels[i].available();

@@ -89,8 +89,9 @@ Tensor tile_weight_cpu(const Tensor& planes) {
   check_planes(planes);
   const int64_t oc = planes.size(1), kh = planes.size(2), kw = planes.size(3), cw = planes.size(4);
   const Tensor source = torch::stable::contiguous(planes);
-  Tensor out = empty_int({TiledWeight::size(oc, kh * kw, cw)});
-  tile_weight(words(source), oc, {kh, kw}, cw, out.mutable_data_ptr<int32_t>());
+  const WeightLayout layout = cpu_kernel().layout;
+  Tensor out = empty_int({TiledWeight::size(layout, oc, kh * kw, cw)});
+  tile_weight(words(source), oc, {kh, kw}, cw, layout, out.mutable_data_ptr<int32_t>());
   return out;
 }
 
@@ -102,13 +103,14 @@ struct Threshold {
 Tensor run_conv(const char* op, Conv2dParams& p, const Tensor& bits, const Tensor& weight,
                 const Threshold* t) {
   p.input = image(op, bits);
-  p.weight = tiled_weight(op, weight, p.out_channels, p.kernel, p.input.words);
+  const CpuKernel& kernel = cpu_kernel();  // one for the check and the call
+  p.weight = tiled_weight(op, weight, p.out_channels, p.kernel, p.input.words, kernel);
   const int64_t n = p.input.batch, oc_words = words_of(p.out_channels);
   checked_mul(checked_mul(checked_mul(n, p.output.h, op), p.output.w, op), oc_words * kTileChannels * 4, op);
   if (!t) {
     Tensor out = empty_float_nhwc({n, p.out_channels, p.output.h, p.output.w});
     p.sums = out.mutable_data_ptr<float>();
-    conv2d(p);
+    conv2d(p, kernel);
     return out;
   }
   MBU_CHECK(t->threshold.dim() == 2, op, ": threshold has ", t->threshold.dim(),
@@ -121,7 +123,7 @@ Tensor run_conv(const char* op, Conv2dParams& p, const Tensor& bits, const Tenso
   p.flip = words(flip);
   Tensor out = empty_int({n, p.output.h, p.output.w, checked_mul(p.planes, oc_words, op)});
   p.bits = static_cast<Word*>(out.mutable_data_ptr());
-  if (p.planes > 0) conv2d(p);
+  if (p.planes > 0) conv2d(p, kernel);
   return out;
 }
 
