@@ -1,7 +1,8 @@
-// The AMX tile intrinsics in plain C++, for processors without AMX. Include it before the kernel (g++ -include):
-// it takes the place of the intrinsics of <immintrin.h>, and what would fault on hardware ends the program with
-// the rule that was broken. Written after the instruction descriptions in Intel's Software Developer's Manual,
-// volume 2 (LDTILECFG, TILELOADD, TILESTORED, TILEZERO, TILERELEASE, TDPBSSD, TDPBUSD); one state per thread.
+// The AMX tile intrinsics in plain C++, for processors without AMX. Include it before the kernel (g++
+// -include): it takes the place of the intrinsics of <immintrin.h>, and what would fault on hardware ends the
+// program with the rule that was broken. Written after the instruction descriptions in Intel's Software
+// Developer's Manual, volume 2 (LDTILECFG, TILELOADD, TILESTORED, TILEZERO, TILERELEASE, TDPBSSD, TDPBUSD);
+// one state per thread.
 #pragma once
 #include <immintrin.h>
 
@@ -82,8 +83,7 @@ inline void load(int index, const void* base, int64_t stride) {
   Tile& t = tile(index, "tileloadd");
   std::memset(t.data, 0, sizeof(t.data));
   for (int row = 0; row < t.rows; ++row)
-    std::memcpy(t.data[row], static_cast<const char*>(base) + row * stride,
-                static_cast<size_t>(t.row_bytes));
+    std::memcpy(t.data[row], static_cast<const char*>(base) + row * stride, static_cast<size_t>(t.row_bytes));
 }
 
 inline void store(int index, void* base, int64_t stride) {

@@ -1,6 +1,6 @@
 // Runs the AMX kernel on emulated tiles (amx_emulation.h) and compares every output with a loop over the
-// definition of the operation. Without arguments: the check. With the name of a fault: breaks that rule of the
-// tiles, so that the test sees the emulation object.
+// definition of the operation. Without arguments: the check. With the name of a fault: breaks that rule of
+// the tiles, so that the test sees the emulation object.
 #include <cstdio>
 #include <cstring>
 #include <random>
@@ -26,8 +26,9 @@ void parallel_range(int64_t count, int64_t, RangeFunction function, void* contex
 void conv2d_32x32__amx_int8(const Conv2dTile&);
 
 const CpuKernel& cpu_kernel() {
-  static const CpuKernel kernel{"amx_int8", "emulated", WeightLayout::int8, [] { return true; },
-                                conv2d_32x32__amx_int8, nullptr, nullptr, nullptr};
+  static const CpuKernel kernel{
+      "amx_int8", "emulated", WeightLayout::int8, [] { return true; }, conv2d_32x32__amx_int8, nullptr,
+      nullptr,    nullptr};
   return kernel;
 }
 
@@ -49,13 +50,14 @@ struct Case {
 
   std::string text() const {
     char line[256];
-    std::snprintf(line, sizeof(line),
-                  "n=%ld c=%ld oc=%ld %ldx%ld k=%ldx%ld s=%ld,%ld p=%ld,%ld d=%ld,%ld t=%d zero=%d planes=%ld "
-                  "op=%ld,%ld gap=%ld threads=%d",
-                  long(batch), long(channels), long(out_channels), long(height), long(width), long(kernel.h),
-                  long(kernel.w), long(stride.h), long(stride.w), long(padding.h), long(padding.w),
-                  long(dilation.h), long(dilation.w), transposed, zero_padding, long(planes),
-                  long(output_padding.h), long(output_padding.w), long(gap), threads);
+    std::snprintf(
+        line, sizeof(line),
+        "n=%ld c=%ld oc=%ld %ldx%ld k=%ldx%ld s=%ld,%ld p=%ld,%ld d=%ld,%ld t=%d zero=%d planes=%ld "
+        "op=%ld,%ld gap=%ld threads=%d",
+        long(batch), long(channels), long(out_channels), long(height), long(width), long(kernel.h),
+        long(kernel.w), long(stride.h), long(stride.w), long(padding.h), long(padding.w), long(dilation.h),
+        long(dilation.w), transposed, zero_padding, long(planes), long(output_padding.h),
+        long(output_padding.w), long(gap), threads);
     return line;
   }
 };
@@ -97,7 +99,8 @@ int64_t run(const Case& c, uint64_t seed) {
   tile_weight(planes.data(), c.out_channels, c.kernel, words, WeightLayout::int8, tiled.data());
 
   Conv2dParams p{};
-  p.input = {input.data(), c.batch, c.height, c.width, words, c.height * c.width * pitch, c.width * pitch, pitch};
+  p.input = {input.data(),    c.batch, c.height, c.width, words, c.height * c.width * pitch,
+             c.width * pitch, pitch};
   p.weight = {tiled.data()};
   p.out_channels = c.out_channels;
   p.kernel = c.kernel;
@@ -115,7 +118,8 @@ int64_t run(const Case& c, uint64_t seed) {
   const int64_t oc_words = words_of(c.out_channels), pixels = c.batch * p.output.h * p.output.w;
   const auto reach = static_cast<int32_t>(taps * c.channels / 2 + 1);
   std::vector<int32_t> threshold(static_cast<size_t>(c.planes * c.out_channels));
-  for (int32_t& t : threshold) t = static_cast<int32_t>(random() % static_cast<uint64_t>(2 * reach + 1)) - reach;
+  for (int32_t& t : threshold)
+    t = static_cast<int32_t>(random() % static_cast<uint64_t>(2 * reach + 1)) - reach;
   for (size_t i = 0; i < threshold.size(); i += 5) threshold[i] = i % 2 ? INT32_MIN : INT32_MAX;
   std::vector<Word> flip(static_cast<size_t>(c.planes * oc_words));
   for (Word& word : flip) word = coin(0.5) ? static_cast<Word>(random()) : 0;
@@ -178,7 +182,7 @@ int64_t run(const Case& c, uint64_t seed) {
 
 // Layers of real networks, chosen for what they reach in the kernel.
 std::vector<Case> fixed_cases() {
-  const Extent one{1, 1}, none{0, 0};
+  const Extent none{0, 0};
   auto conv = [&](int64_t c, int64_t oc, int64_t h, int64_t w, int64_t k, int64_t s, int64_t p, int64_t d) {
     return Case{1, c, oc, h, w, {k, k}, {s, s}, {p, p}, {d, d}, false, true, 1, none, 0, 1, 0.6};
   };
@@ -190,9 +194,7 @@ std::vector<Case> fixed_cases() {
       conv(320, 32, 5, 5, 3, 1, 2, 2),    // dilation, more steps than the lead
       conv(32, 64, 1, 1, 5, 1, 2, 1),     // one pixel, most taps missing
       conv(128, 32, 2, 700, 3, 1, 1, 1),  // bands of one row
-      conv(64, 32, 40, 48, 5, 3, 0, 1),
-      conv(1024, 32, 3, 3, 1, 1, 0, 1),
-      conv(64, 256, 4, 4, 3, 1, 1, 1),
+      conv(64, 32, 40, 48, 5, 3, 0, 1),  conv(1024, 32, 3, 3, 1, 1, 0, 1), conv(64, 256, 4, 4, 3, 1, 1, 1),
   };
   Case up = conv(64, 32, 7, 9, 2, 2, 0, 1);
   up.transposed = true;
