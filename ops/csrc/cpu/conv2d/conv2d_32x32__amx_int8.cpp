@@ -60,10 +60,13 @@ struct Step {
   int64_t input, weight;
 };
 
+// 16 pixels that follow one another in the bytes. Those that exist follow one another in the lists of
+// Conv2dTile too; those in a gap between two rows do not exist.
 struct PixelTile {
-  int64_t start;               // bytes to its first pixel
-  int32_t border;              // the border class if all 16 pixels exist and share it, else -1
-  int32_t pixel[kTilePixels];  // indices into the lists of Conv2dTile, -1: does not exist
+  int64_t start;  // bytes to the first
+  int64_t pixel;  // index of the first that exists
+  __mmask16 exists;
+  int32_t border;  // the border class if all 16 exist and share it, else -1
 };
 
 struct Grid {
@@ -120,18 +123,26 @@ void plan_tiles(const Conv2dTile& t, Band& band) {
   const int64_t through = ((rows - 1) * pitch + columns + kTilePixels - 1) / kTilePixels;
   const bool joined = through < rows * by_row;
   band.tiles.resize(static_cast<size_t>(joined ? through : rows * by_row));
-  int64_t row = 0, column = 0;
+  int64_t row = 0, column = 0, pixel = 0;
   for (PixelTile& tile : band.tiles) {
-    tile.start = (row * pitch + column) * kStepChannels;
-    bool whole = true;
-    for (int32_t& pixel : tile.pixel) {
+    tile = {(row * pitch + column) * kStepChannels, pixel, 0, -1};
+    for (int64_t p = 0; p < kTilePixels;) {  // runs of pixels and of gaps
       const bool exists = row < rows && column < columns;
-      pixel = exists ? static_cast<int32_t>(row * columns + column) : -1;
-      whole = whole && exists && t.border[pixel] == t.border[tile.pixel[0]];
-      if (++column == pitch && joined) ++row, column = 0;
+      const int64_t end = exists ? columns : joined && row < rows ? pitch : column + kTilePixels;
+      const int64_t run = std::min(end - column, kTilePixels - p);
+      if (exists) {
+        tile.exists = static_cast<__mmask16>(tile.exists | ((1u << run) - 1) << p);
+        pixel += run;
+      }
+      p += run;
+      column += run;
+      if (joined && column == pitch) ++row, column = 0;
     }
-    tile.border = whole ? t.border[tile.pixel[0]] : -1;
     if (!joined && column >= columns) ++row, column = 0;
+    if (tile.exists != 0xffff) continue;
+    const int32_t* border = t.border + tile.pixel;
+    const __m512i first = _mm512_set1_epi32(*border);
+    if (_mm512_cmpeq_epi32_mask(_mm512_loadu_si512(border), first) == 0xffff) tile.border = *border;
   }
 }
 
@@ -187,11 +198,11 @@ MBU_INLINE __m512i load(const void* p) {
 void finish_sums(const Conv2dTile& t, const PixelTile& pixels, int64_t tile, const int32_t* counts) {
   const int64_t left = t.channels - tile * kTileChannels;
   const __mmask32 valid = left >= kTileChannels ? ~__mmask32{0} : (__mmask32{1} << left) - 1;
-  for (int64_t p = 0; p < kTilePixels; ++p, counts += kTileChannels) {
-    const int32_t pixel = pixels.pixel[p];
-    if (pixel < 0) continue;
+  int64_t pixel = pixels.pixel;
+  for (unsigned exists = pixels.exists; exists; exists >>= 1, counts += kTileChannels) {
+    if (!(exists & 1)) continue;
     const int32_t* base = t.table + t.border[pixel] + tile * kTileChannels;
-    float* sums = t.sums + t.target[pixel] + tile * kTileChannels;
+    float* sums = t.sums + t.target[pixel++] + tile * kTileChannels;
     const __m512i a = _mm512_sub_epi32(load(base), _mm512_slli_epi32(load(counts), 1));
     const __m512i b = _mm512_sub_epi32(load(base + 16), _mm512_slli_epi32(load(counts + 16), 1));
     _mm512_mask_storeu_ps(sums, static_cast<__mmask16>(valid), _mm512_cvtepi32_ps(a));
@@ -206,8 +217,9 @@ MBU_INLINE Word at_most(const int32_t* counts, __m512i limit0, __m512i limit1) {
 }
 
 void finish_bits(const Conv2dTile& t, const PixelTile& pixels, int64_t tile, const int32_t* counts) {
-  int64_t word = tile;
   const int32_t* limits = t.table + tile * kTileChannels;
+  const int64_t* target = t.target + pixels.pixel;
+  int64_t word = tile;
   for (int64_t plane = 0; plane < t.planes; ++plane, word += t.out_words, limits += t.channels_padded) {
     const Word flip = t.flip[word];
     Word* out = t.bits + word;
@@ -215,14 +227,15 @@ void finish_bits(const Conv2dTile& t, const PixelTile& pixels, int64_t tile, con
       const __m512i limit0 = load(limits + pixels.border), limit1 = load(limits + pixels.border + 16);
 #pragma GCC unroll 16
       for (int64_t p = 0; p < kTilePixels; ++p)
-        out[t.target[pixels.pixel[p]]] = at_most(counts + p * kTileChannels, limit0, limit1) ^ flip;
+        out[target[p]] = at_most(counts + p * kTileChannels, limit0, limit1) ^ flip;
       continue;
     }
-    for (int64_t p = 0; p < kTilePixels; ++p) {
-      const int32_t pixel = pixels.pixel[p];
-      if (pixel < 0) continue;
+    const int32_t* count = counts;
+    int64_t pixel = pixels.pixel;
+    for (unsigned exists = pixels.exists; exists; exists >>= 1, count += kTileChannels) {
+      if (!(exists & 1)) continue;
       const int32_t* limit = limits + t.border[pixel];
-      out[t.target[pixel]] = at_most(counts + p * kTileChannels, load(limit), load(limit + 16)) ^ flip;
+      out[t.target[pixel++]] = at_most(count, load(limit), load(limit + 16)) ^ flip;
     }
   }
 }
