@@ -176,11 +176,12 @@ def _doctor(options: argparse.Namespace, console: Console) -> int:
     for name, value in facts.items():
         console.print(f"{name}: {value}", highlight=False)
     table = Table(title="CPU kernels (MBU_CPU_KERNEL=name forces one)", title_justify="left")
-    for heading in ("name", "instruction set", "available", "chosen"):
+    for heading in ("name", "instruction set", "weights", "available", "chosen"):
         table.add_column(heading)
     for kernel in kernels:
         table.add_row(
-            kernel["name"], kernel["isa"], *("yes" if kernel[k] else "no" for k in ("available", "selected"))
+            *(kernel[k] for k in ("name", "isa", "layout")),
+            *("yes" if kernel[k] else "no" for k in ("available", "selected")),
         )
     console.print(table)
     console.print("No CUDA kernels in this version: packed models run on the CPU.")

@@ -23,7 +23,7 @@ class PackedLayer:
         segments: input channels of each concatenated part; every part starts at a new word.
         fused: its output leaves as bits, thresholds folded in.
         planes: buffer with the neutral weight, int32 `[2, OC, KH, KW, Cw]`; the saved file holds this.
-        tiles: buffer with the weight in this processor's layout.
+        tiles: buffer with the weight in the layout of the CPU kernel in use when it was made.
     """
 
     name: str
@@ -91,6 +91,12 @@ class PackedModel(nn.Module):
     def weight(self, layer: PackedLayer) -> Tensor:
         """The weight of `layer`, int8 `[OC, C, KH, KW]`, values in {-1, 0, +1}."""
         return unpack_weight(getattr(self.graph_module, layer.planes), sum(layer.segments), layer.segments)
+
+    def tile_weights(self) -> None:
+        """Tiles every weight again, for the CPU kernel in use now (see `mbu_ops.backends.use_cpu_kernel`)."""
+        for layer in self.layers:
+            planes = getattr(self.graph_module, layer.planes)
+            setattr(self.graph_module, layer.tiles, torch.ops.mbu.tile_weight(planes))
 
     def convolution_nodes(self) -> dict[Node, PackedLayer]:
         """Graph node -> the layer it runs."""

@@ -60,41 +60,52 @@ def read_shapes(path: Path) -> list[Layer]:
     return [Layer(line[0], *map(int, line[1:8]), transposed=line[8] == "1") for line in lines if line]
 
 
-def prepare(layer: Layer, sums: bool) -> tuple[Callable[[], Tensor], Callable[[], Tensor]]:
-    """The operation and its reference on random data."""
+def prepare(layer: Layer, sums: bool) -> tuple[Tensor, Callable[[Tensor], Tensor], Callable[[], Tensor]]:
+    """Weight planes, the operation on tiled ones and its reference, on random data."""
     torch.manual_seed(0)
     bits = pack_bits(torch.rand(1, layer.height, layer.width, layer.channels) < 0.5)
     planes = pack_weight(
         torch.randint(-1, 2, (layer.out_channels, layer.channels, layer.kernel, layer.kernel))
     )
-    weight = F.tile_weight(planes)
     threshold = torch.randint(-20, 21, (1, layer.out_channels), dtype=torch.int32)
     flip = torch.zeros(1, (layer.out_channels + 31) // 32, dtype=torch.int32)
     geometry = (layer.stride, layer.padding)
     fixed = (layer.out_channels, layer.kernel, *geometry)
     if layer.transposed:
         if sums:
-            return lambda: F.conv_transpose2d(bits, weight, *fixed), lambda: R.conv_transpose2d(
-                bits, planes, *geometry
+            return (
+                planes,
+                lambda weight: F.conv_transpose2d(bits, weight, *fixed),
+                lambda: R.conv_transpose2d(bits, planes, *geometry),
             )
-        return lambda: F.conv_transpose2d_threshold(
-            bits, weight, threshold, flip, *fixed
-        ), lambda: R.conv_transpose2d_threshold(bits, planes, threshold, flip, *geometry)
+        return (
+            planes,
+            lambda weight: F.conv_transpose2d_threshold(bits, weight, threshold, flip, *fixed),
+            lambda: R.conv_transpose2d_threshold(bits, planes, threshold, flip, *geometry),
+        )
     if sums:
-        return lambda: F.conv2d(bits, weight, *fixed), lambda: R.conv2d(bits, planes, *geometry)
-    return lambda: F.conv2d_threshold(bits, weight, threshold, flip, *fixed), lambda: R.conv2d_threshold(
-        bits, planes, threshold, flip, *geometry
+        return (
+            planes,
+            lambda weight: F.conv2d(bits, weight, *fixed),
+            lambda: R.conv2d(bits, planes, *geometry),
+        )
+    return (
+        planes,
+        lambda weight: F.conv2d_threshold(bits, weight, threshold, flip, *fixed),
+        lambda: R.conv2d_threshold(bits, planes, threshold, flip, *geometry),
     )
 
 
-def measure(run: Callable[[], Tensor], kernels: list[str], repeats: int) -> dict[str, list[float]]:
-    """Sorted times in ms per kernel."""
-    times: dict[str, list[float]] = {kernel: [] for kernel in kernels}
+def measure(
+    run: Callable[[Tensor], Tensor], weights: dict[str, Tensor], repeats: int
+) -> dict[str, list[float]]:
+    """Sorted times in ms per kernel, each with its own tiled weight."""
+    times: dict[str, list[float]] = {kernel: [] for kernel in weights}
     for _ in range(repeats):
-        for kernel in kernels:
+        for kernel, weight in weights.items():
             with use_cpu_kernel(kernel):
                 start = time.perf_counter()
-                run()
+                run(weight)
                 times[kernel].append((time.perf_counter() - start) * 1e3)
     return {kernel: sorted(values) for kernel, values in times.items()}
 
@@ -125,14 +136,15 @@ def main() -> int:
     )
     total = dict.fromkeys(options.kernels, 0.0)
     for layer in read_shapes(options.shapes):
-        run, reference = prepare(layer, options.sums)
-        expected = reference()
+        planes, run, reference = prepare(layer, options.sums)
+        expected, weights = reference(), {}
         for kernel in options.kernels:
             with use_cpu_kernel(kernel):
-                if not torch.equal(run(), expected):
+                weights[kernel] = F.tile_weight(planes)
+                if not torch.equal(run(weights[kernel]), expected):
                     print(f"{layer.name}: kernel {kernel} differs from the reference; nothing is timed")
                     return 1
-        for kernel, times in measure(run, options.kernels, options.repeats).items():
+        for kernel, times in measure(run, weights, options.repeats).items():
             median, quarter = statistics.median(times), len(times) // 4
             total[kernel] += median
             print(

@@ -24,12 +24,14 @@ class CpuKernel:
     Attributes:
         name: the name that ``MBU_CPU_KERNEL`` and :func:`use_cpu_kernel` take.
         isa: instruction sets it needs.
+        layout: of the weights it reads, a name of ``WeightLayout`` in ``csrc/include/mbu/types.h``.
         available: whether processor and operating system offer them.
         selected: whether calls use it now.
     """
 
     name: str
     isa: str
+    layout: str
     available: bool
     selected: bool
 
@@ -48,6 +50,7 @@ def _library_functions() -> ctypes.CDLL:
     library = ctypes.CDLL(str(library_path()))
     library.mbu_cpu_kernel_name.restype = ctypes.c_char_p
     library.mbu_cpu_kernel_isa.restype = ctypes.c_char_p
+    library.mbu_cpu_kernel_layout.restype = ctypes.c_char_p
     library.mbu_cpu_kernel_selected.restype = ctypes.c_char_p
     return library
 
@@ -78,13 +81,22 @@ def cpu_kernels() -> list[CpuKernel]:
     for i in range(library.mbu_cpu_kernel_count()):
         name = library.mbu_cpu_kernel_name(i).decode()
         isa = library.mbu_cpu_kernel_isa(i).decode()
-        kernels.append(CpuKernel(name, isa, bool(library.mbu_cpu_kernel_available(i)), name == selected))
+        layout = library.mbu_cpu_kernel_layout(i).decode()
+        available = bool(library.mbu_cpu_kernel_available(i))
+        kernels.append(CpuKernel(name, isa, layout, available, name == selected))
     return kernels
+
+
+def weight_layout() -> str:
+    """The layout that ``tile_weight`` writes now: that of the CPU kernel in use."""
+    return next(kernel.layout for kernel in cpu_kernels() if kernel.selected)
 
 
 @contextmanager
 def use_cpu_kernel(name: str) -> Iterator[None]:
     """Uses kernel ``name`` inside the block, in every thread. For tests and benchmarks.
+
+    Tile weights inside the block too: a kernel refuses those of another layout.
 
     Raises:
         RuntimeError: if the library has no such kernel or this machine cannot run it.

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from . import _library
+from .backends import weight_layout
 from .packing import WORD_BITS, words_of
 
 _HEADER_WORDS = 16  # sizeof(TiledWeightHeader) / 4, csrc/include/mbu/types.h
@@ -60,7 +61,9 @@ def _unpack(bits: Tensor, channels: int) -> Tensor:
 def _tile_weight(planes: Tensor) -> Tensor:
     _, out_channels, kernel_h, kernel_w, words = planes.shape
     padded, taps = words_of(out_channels) * WORD_BITS, kernel_h * kernel_w
-    return planes.new_empty(_HEADER_WORDS + 2 * taps * padded + 2 * taps * words * padded)
+    # Words per tap and output channel: sign and mask, or the bytes of 64 inputs a step.
+    weights = 2 * words if weight_layout() == "bits" else (words + 1) // 2 * 16
+    return planes.new_empty(_HEADER_WORDS + (2 + weights) * taps * padded)
 
 
 def _conv_shape(

@@ -42,13 +42,14 @@ def unpack(bits: Tensor, channels: int) -> Tensor:
 
 
 def tile_weight(planes: Tensor) -> Tensor:
-    """Weight planes to the layout that the CPU kernels read.
+    """Weight planes to the layout that the CPU kernel in use reads.
 
     Args:
         planes: int32 ``[2, OC, KH, KW, Cw]``, see :func:`mbu_ops.packing.pack_weight`.
 
     Returns:
-        An opaque 1-d int32 tensor. Store the planes, not this: its layout may change between versions.
+        An opaque 1-d int32 tensor. Store the planes, not this: its layout differs between processors and may
+        change between versions. A kernel that reads another layout refuses it.
     """
     _library.require()
     return torch.ops.mbu.tile_weight(planes)

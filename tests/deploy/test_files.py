@@ -35,6 +35,19 @@ def test_round_trip(quantized, tmp_path, shortcuts):
     assert sorted(os.listdir(tmp_path)) == ["again.mbu", "net.mbu"]
 
 
+@torch.no_grad()
+def test_a_model_that_meets_another_kernel_is_tiled_again(packed):
+    x = torch.randn(1, 3, 32, 32)
+    expected = packed(x)
+    for layer in packed.layers:
+        header = getattr(packed.graph_module, layer.tiles)
+        header[5] = 1 - header[5]  # as if the model came from a process whose kernel reads the other layout
+    with pytest.raises(RuntimeError, match="weight was tiled in the layout"):
+        packed(x)
+    packed.tile_weights()
+    assert torch.equal(packed(x), expected)
+
+
 def test_file_is_twenty_times_smaller(quantized):
     model = quantized(MBUNet(width=32))
     packed = convert(model, torch.randn(1, 3, 32, 32))

@@ -44,8 +44,8 @@ def check(
     threshold[:, ::7] = INT32.min
     threshold[:, 3::11] = INT32.max
     flip = random_flip(thresholds, out_channels)
-    weight = F.tile_weight(planes)
     with use_cpu_kernel(kernel):
+        weight = F.tile_weight(planes)
         sums = F.conv2d(bits, weight, out_channels, size, **geometry)  # type: ignore[arg-type]
         packed = F.conv2d_threshold(bits, weight, threshold, flip, out_channels, size, **geometry)
     expected = R.conv2d(bits, planes, **geometry)  # type: ignore[arg-type]
@@ -143,10 +143,11 @@ def test_channel_segments_equal_a_concat(kernel: str) -> None:
 
 def test_threads_do_not_change_a_bit(kernel: str) -> None:
     bits, planes = random_bits(2, 64, 96, 40), random_planes(96, 64, (3, 3))
-    weight, before = F.tile_weight(planes), torch.get_num_threads()
+    before = torch.get_num_threads()
     results = []
     try:
         with use_cpu_kernel(kernel):
+            weight = F.tile_weight(planes)
             for threads in (1, 2, 5):
                 torch.set_num_threads(threads)
                 results.append(F.conv2d(bits, weight, 96, 3, 1, 1))
@@ -158,8 +159,8 @@ def test_threads_do_not_change_a_bit(kernel: str) -> None:
 
 def test_empty_batch_and_no_output_channels(kernel: str) -> None:
     planes = random_planes(40, 33, (3, 3))
-    weight = F.tile_weight(planes)
     with use_cpu_kernel(kernel):
+        weight = F.tile_weight(planes)
         assert F.conv2d(random_bits(0, 33, 8, 8), weight, 40, 3, 1, 1).shape == (0, 40, 8, 8)
         none = F.tile_weight(planes[:, :0])
         assert F.conv2d(random_bits(2, 33, 8, 8), none, 0, 3, 1, 1).shape == (2, 0, 8, 8)

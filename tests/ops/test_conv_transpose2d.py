@@ -20,8 +20,8 @@ def check(kernel: str, bits: Tensor, planes: Tensor, geometry: dict[str, object]
     out_channels, size = planes.shape[1], list(planes.shape[2:4])
     threshold = torch.randint(-40, 41, (2, out_channels), dtype=torch.int32)
     flip = torch.randint(-(2**31), 2**31 - 1, (2, (out_channels + 31) // 32), dtype=torch.int32)
-    weight = F.tile_weight(planes)
     with use_cpu_kernel(kernel):
+        weight = F.tile_weight(planes)
         sums = F.conv_transpose2d(bits, weight, out_channels, size, **geometry)  # type: ignore[arg-type]
         packed = F.conv_transpose2d_threshold(bits, weight, threshold, flip, out_channels, size, **geometry)
     assert torch.equal(sums, R.conv_transpose2d(bits, planes, **geometry))  # type: ignore[arg-type]

@@ -28,6 +28,13 @@ def damaged() -> Tensor:
     return weight
 
 
+def foreign() -> Tensor:
+    """A weight whose header names the layout that the kernel in use does not read."""
+    weight = tiled()
+    weight[5] = 1 - weight[5]
+    return weight
+
+
 def threshold(*shape: int) -> Tensor:
     return torch.zeros(shape, dtype=torch.int32)
 
@@ -61,6 +68,10 @@ CASES: dict[str, tuple[Callable[[], object], str]] = {
     "wrong header": (
         lambda: F.conv2d(bits(), damaged(), 40, 3),
         "does not start with the header of a tiled weight",
+    ),
+    "layout": (
+        lambda: F.conv2d(bits(), foreign(), 40, 3),
+        "layout '(bits|int8)', but the CPU kernel in use, [a-z0-9_]+, reads '(int8|bits)'; .*use_cpu_kernel",
     ),
     "short header": (lambda: F.conv2d(bits(), tiled()[:3], 40, 3), "does not start with the header"),
     "cut weight": (

@@ -14,18 +14,39 @@ struct Conv2dRun {
   int64_t count;   // input words
 };
 
+// One kernel element: output pixel (y, x) of a band meets pixel (y * step_h + row, x * step_w + column) of
+// its picture.
+struct Conv2dTap {
+  int64_t row, column;
+  int64_t kernel;  // index into the taps of the weight
+};
+
+// The input of a band as a picture, its ring included: for kernels that rewrite their input once and then
+// compute, where others read it through runs.
+struct Conv2dPicture {
+  int64_t rows, columns;             // pixels
+  int64_t row_stride, pixel_stride;  // words
+  int64_t words;                     // of a pixel
+  int64_t step_h, step_w;            // picture pixels from one output pixel to the next
+  int64_t taps;                      // may be 0: outputs that see no input
+  const Conv2dTap* tap;              // [taps]
+  int64_t kernel_taps;               // all taps of the weight
+};
+
 // One call of a conv2d microkernel: `pixels` output pixels times the channel tiles [tile_begin, tile_end).
-// Pixels are a list, not a rectangle: a tile of pixels is full whatever the width of the image.
+// Pixels are a list, so that a tile of them is full whatever the width of the image; they are also whole rows
+// of `row_pixels`, `pixels` being a multiple of it. `run` and `picture` describe the same products.
 struct Conv2dTile {
   int64_t pixels;
-  const Word* input;      // of the first pixel
+  const Word* input;      // of the first pixel, and of the picture
   const int64_t* source;  // [pixels] words from `input` to the pixel's top left input word
   int64_t row_pixels;     // pixels of a row; a border class that its ends share, all between them have
   int64_t pixel_step;     // what `source` grows by within a row
   const int64_t* target;  // [pixels] elements from `sums` or `bits` to the pixel's first output
   const int32_t* border;  // [pixels] elements from `table` to the pixel's border class
   int64_t runs;
-  const Conv2dRun* run;   // [runs]
+  const Conv2dRun* run;  // [runs]
+  Conv2dPicture picture;
   const Word* weight;     // tiles, see types.h
   int64_t weight_stride;  // words from one tile to the next
   int64_t tile_begin, tile_end;
@@ -67,6 +88,7 @@ struct StreamRow;
 struct CpuKernel {
   const char* name;
   const char* isa;
+  WeightLayout layout;  // of the weights it reads
   bool (*available)();
   void (*conv2d)(const Conv2dTile&);
   bool adds_stream;  // conv2d finishes the float residual stream itself
@@ -82,8 +104,11 @@ struct CpuKernel {
 // another.
 const CpuKernel& cpu_kernel();
 
-void tile_weight(const Word* planes, int64_t out_channels, Extent kernel, int64_t words, int32_t* tiled);
-void conv2d(const Conv2dParams& params);
+// `tiled` has TiledWeight::size(layout, ..) words.
+void tile_weight(const Word* planes, int64_t out_channels, Extent kernel, int64_t words, WeightLayout layout,
+                 int32_t* tiled);
+// `kernel` reads the layout of params.weight; the caller has checked it.
+void conv2d(const Conv2dParams& params, const CpuKernel& kernel = cpu_kernel());
 void pack(const PackParams& params);
 void unpack(const UnpackParams& params);
 void max_pool2d(const MaxPool2dParams& params);

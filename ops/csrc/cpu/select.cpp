@@ -10,17 +10,21 @@
 #elif defined(__aarch64__) && defined(__linux__)
 #include <sys/auxv.h>
 #endif
+#if defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 #include "cpu/kernels.h"
 
 namespace mbu {
 
-#define MBU_CPU_KERNEL(name, isa, predicate, conv, adds_stream, row) \
-  void conv2d_##conv(const Conv2dTile&);                             \
-  void pack__##row(const PackRow&);                                  \
-  void unpack__##row(const UnpackRow&);                              \
-  void add_residual__##row(const ResidualRow&);                      \
-  void finish_row__##row(const StreamRow&);                          \
+#define MBU_CPU_KERNEL(name, isa, predicate, layout, conv, adds_stream, row) \
+  void conv2d_##conv(const Conv2dTile&);                                     \
+  void pack__##row(const PackRow&);                                          \
+  void unpack__##row(const UnpackRow&);                                      \
+  void add_residual__##row(const ResidualRow&);                              \
+  void finish_row__##row(const StreamRow&);                                  \
   void or_rows__##row(const Word* const*, int64_t, int64_t, Word*);
 #include "cpu/kernels.inc"
 #undef MBU_CPU_KERNEL
@@ -38,8 +42,9 @@ struct Features {
   unsigned leaf1_c = 0, leaf7_b = 0, leaf7_c = 0;
 };
 
-constexpr unsigned kAvxState = 0x06;     // xmm, ymm
-constexpr unsigned kAvx512State = 0xe6;  // and opmask, upper zmm, zmm16-31
+constexpr unsigned kAvxState = 0x06;      // xmm, ymm
+constexpr unsigned kAvx512State = 0xe6;   // and opmask, upper zmm, zmm16-31
+constexpr unsigned kTileState = 0x60000;  // tile configuration, tile data
 
 Features features(unsigned state) {
   Features result;
@@ -78,10 +83,31 @@ bool has_neonsha3() {
 }
 #endif
 
+#if defined(__x86_64__) && defined(__linux__)
+// Linux keeps the 8 KiB of tile registers from a process until it asks for them, once for all its threads.
+bool may_use_tiles() {
+  constexpr long kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+}
+
+bool has_amx_int8() {
+  static const bool has = [] {
+    if (!has_avx512vpopcnt() || !features(kTileState).leaf7_b) return false;
+    unsigned a, b, c, d;
+    constexpr unsigned kTile = 1u << 24, kInt8 = 1u << 25;
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d & kTile) == 0 || (d & kInt8) == 0) return false;
+    // Palette 1: bytes per row, number of tiles, rows. The kernel uses 8 tiles of 16 rows of 64 bytes.
+    if (!__get_cpuid_count(0x1d, 1, &a, &b, &c, &d)) return false;
+    return (b & 0xffff) >= 64 && (b >> 16) >= 8 && (c & 0xffff) >= 16 && may_use_tiles();
+  }();
+  return has;
+}
+#endif
+
 const CpuKernel kKernels[] = {
-#define MBU_CPU_KERNEL(name, isa, predicate, conv, adds_stream, row)                \
-  {#name,       isa,           predicate,           conv2d_##conv,     adds_stream, \
-   pack__##row, unpack__##row, add_residual__##row, finish_row__##row, or_rows__##row},
+#define MBU_CPU_KERNEL(name, isa, predicate, layout, conv, adds_stream, row)                        \
+  {#name,       isa,           WeightLayout::layout, predicate,         conv2d_##conv, adds_stream, \
+   pack__##row, unpack__##row, add_residual__##row,  finish_row__##row, or_rows__##row},
 #include "cpu/kernels.inc"
 #undef MBU_CPU_KERNEL
 };
@@ -134,6 +160,9 @@ MBU_EXPORT const char* mbu_cpu_kernel_name(int i) {
 }
 MBU_EXPORT const char* mbu_cpu_kernel_isa(int i) {
   return mbu::kKernels[i].isa;
+}
+MBU_EXPORT const char* mbu_cpu_kernel_layout(int i) {
+  return name_of(mbu::kKernels[i].layout);
 }
 MBU_EXPORT int mbu_cpu_kernel_available(int i) {
   return mbu::kKernels[i].available();

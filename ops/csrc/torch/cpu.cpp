@@ -89,8 +89,9 @@ Tensor tile_weight_cpu(const Tensor& planes) {
   check_planes(planes);
   const int64_t oc = planes.size(1), kh = planes.size(2), kw = planes.size(3), cw = planes.size(4);
   const Tensor source = torch::stable::contiguous(planes);
-  Tensor out = empty_int({TiledWeight::size(oc, kh * kw, cw)});
-  tile_weight(words(source), oc, {kh, kw}, cw, out.mutable_data_ptr<int32_t>());
+  const WeightLayout layout = cpu_kernel().layout;
+  Tensor out = empty_int({TiledWeight::size(layout, oc, kh * kw, cw)});
+  tile_weight(words(source), oc, {kh, kw}, cw, layout, out.mutable_data_ptr<int32_t>());
   return out;
 }
 
@@ -99,9 +100,10 @@ struct Threshold {
 };
 
 // The input and the weight of a layer; `p` holds its geometry and the output size.
-void read_input(const char* op, Conv2dParams& p, const Tensor& bits, const Tensor& weight) {
+void read_input(const char* op, Conv2dParams& p, const Tensor& bits, const Tensor& weight,
+                const CpuKernel& kernel) {
   p.input = image(op, bits);
-  p.weight = tiled_weight(op, weight, p.out_channels, p.kernel, p.input.words);
+  p.weight = tiled_weight(op, weight, p.out_channels, p.kernel, p.input.words, kernel);
   const int64_t pixels = checked_mul(checked_mul(p.input.batch, p.output.h, op), p.output.w, op);
   checked_mul(pixels, words_of(p.out_channels) * kTileChannels * 4, op);
 }
@@ -109,12 +111,13 @@ void read_input(const char* op, Conv2dParams& p, const Tensor& bits, const Tenso
 // Sums, or bits with thresholds: the part that four convolutions share.
 Tensor run_conv(const char* op, Conv2dParams& p, const Tensor& bits, const Tensor& weight,
                 const Threshold* t) {
-  read_input(op, p, bits, weight);
+  const CpuKernel& kernel = cpu_kernel();  // one for the check and the call
+  read_input(op, p, bits, weight, kernel);
   const int64_t n = p.input.batch, oc_words = words_of(p.out_channels);
   if (!t) {
     Tensor out = empty_float_nhwc({n, p.out_channels, p.output.h, p.output.w});
     p.sums = out.mutable_data_ptr<float>();
-    conv2d(p);
+    conv2d(p, kernel);
     return out;
   }
   MBU_CHECK(t->threshold.dim() == 2, op, ": threshold has ", t->threshold.dim(),
@@ -127,7 +130,7 @@ Tensor run_conv(const char* op, Conv2dParams& p, const Tensor& bits, const Tenso
   p.flip = words(flip);
   Tensor out = empty_int({n, p.output.h, p.output.w, checked_mul(p.planes, oc_words, op)});
   p.bits = static_cast<Word*>(out.mutable_data_ptr());
-  if (p.planes > 0) conv2d(p);
+  if (p.planes > 0) conv2d(p, kernel);
   return out;
 }
 
@@ -142,7 +145,8 @@ struct StreamArguments {
 // The float stream and its bits: what follows dot products whose result is needed as float.
 FloatAndBits run_stream(const char* op, Conv2dParams& p, const Tensor& bits, const Tensor& weight,
                         const StreamArguments& a) {
-  read_input(op, p, bits, weight);
+  const CpuKernel& kernel = cpu_kernel();  // one for the check and the call
+  read_input(op, p, bits, weight, kernel);
   const int64_t n = p.input.batch, oc = p.out_channels;
   Stream s{};
   MBU_CHECK(a.affine.dim() == 3, op, ": affine has ", a.affine.dim(),
@@ -175,7 +179,7 @@ FloatAndBits run_stream(const char* op, Conv2dParams& p, const Tensor& bits, con
   s.output = out.mutable_data_ptr<float>();
   s.bits = static_cast<Word*>(out_bits.mutable_data_ptr());
   p.stream = &s;
-  conv2d(p);
+  conv2d(p, kernel);
   return {out, out_bits};
 }
 

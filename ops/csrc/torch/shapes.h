@@ -4,6 +4,7 @@
 #include <limits>
 #include <vector>
 
+#include "cpu/kernels.h"
 #include "mbu/params.h"
 #include "torch/check.h"
 #include "torch/ops.h"
@@ -103,7 +104,7 @@ inline void check_planes(const Tensor& planes) {
 }
 
 inline TiledWeight tiled_weight(const char* op, const Tensor& weight, int64_t out_channels, Extent kernel,
-                                int64_t words) {
+                                int64_t words, const CpuKernel& reader) {
   check_cpu(op, "weight", weight);
   MBU_CHECK(weight.scalar_type() == ScalarType::Int && weight.dim() == 1 && weight.is_contiguous(), op,
             ": weight is ", torch::headeronly::toString(weight.scalar_type()), " with ", weight.dim(),
@@ -114,15 +115,21 @@ inline TiledWeight tiled_weight(const char* op, const Tensor& weight, int64_t ou
             ": weight does not start with the header of a tiled weight; pass the result of "
             "mbu_ops.functional.tile_weight (tile again from the weight planes after loading)");
   const TiledWeightHeader& h = tiled.header();
+  MBU_CHECK(
+      h.layout == reader.layout, op, ": weight was tiled in the layout '", name_of(h.layout),
+      "', but the CPU kernel in use, ", reader.name, ", reads '", name_of(reader.layout),
+      "'; call tile_weight again on the weight planes under this kernel, or choose a kernel that reads '",
+      name_of(h.layout), "' (mbu_ops.backends.use_cpu_kernel, MBU_CPU_KERNEL)");
   MBU_CHECK(h.out_channels == out_channels, op, ": out_channels=", out_channels, " but weight was tiled for ",
             h.out_channels);
   MBU_CHECK(h.kernel_h == kernel.h && h.kernel_w == kernel.w, op, ": kernel_size=[", kernel.h, ", ", kernel.w,
             "] but weight was tiled for [", h.kernel_h, ", ", h.kernel_w, "]");
   MBU_CHECK(h.words == words, op, ": bits has ", words, " channel words but weight was tiled for ", h.words,
             "; input channels and weight must be packed with the same segments");
-  MBU_CHECK(weight.numel() == TiledWeight::size(out_channels, kernel.h * kernel.w, words), op,
+  MBU_CHECK(weight.numel() == TiledWeight::size(h.layout, out_channels, kernel.h * kernel.w, words), op,
             ": weight has ", weight.numel(), " words but its header asks for ",
-            TiledWeight::size(out_channels, kernel.h * kernel.w, words), "; it is cut short or damaged");
+            TiledWeight::size(h.layout, out_channels, kernel.h * kernel.w, words),
+            "; it is cut short or damaged");
   return tiled;
 }
 

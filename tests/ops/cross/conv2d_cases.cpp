@@ -73,21 +73,19 @@ void check_conv(Random& r, const Conv& l) {
         planes[word + static_cast<size_t>(plane)] |= Word{1} << (k % 32);
       }
   const std::vector<int32_t> sum = dots(l, a, weight);
-  Guarded<int32_t> tiled(TiledWeight::size(l.oc, taps, words));
-  tile_weight(planes.data(), l.oc, l.kernel, words, tiled.data());
+  const Weights weights(planes.data(), l.oc, l.kernel, words);
   Conv2dParams p{};
   p.input = a.image();
-  p.weight = {tiled.data()};
   p.out_channels = l.oc;
   p.kernel = l.kernel, p.stride = l.stride, p.padding = l.padding, p.dilation = l.dilation, p.output = o;
   p.transposed = l.transposed;
   p.zero_padding = l.zero_padding || l.transposed;
   Guarded<float> floats(l.n * o.h * o.w * l.oc);
   p.sums = floats.data();
-  check(floats, std::vector<float>(sum.begin(), sum.end()), [&] { conv2d(p); });
+  check(floats, std::vector<float>(sum.begin(), sum.end()), [&] { weights.convolve(p); });
 
   p.sums = nullptr;
-  check_stream(r, p, sum);
+  check_stream(r, p, weights, sum);
 
   // Thresholds that are met exactly, just missed, or never.
   const int64_t out_words = words_of(l.oc);
@@ -115,7 +113,7 @@ void check_conv(Random& r, const Conv& l) {
   p.bits = bits.data();
   p.threshold = threshold.data();
   p.flip = flip.data();
-  check(bits, expected, [&] { conv2d(p); });
+  check(bits, expected, [&] { weights.convolve(p); });
 }
 
 }  // namespace

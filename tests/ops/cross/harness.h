@@ -56,7 +56,7 @@ class Guarded {
   Guarded& operator=(const Guarded&) = delete;
   ~Guarded() { munmap(base_, bytes_); }
 
-  T* data() { return data_; }
+  T* data() const { return data_; }
   T& operator[](int64_t i) { return data_[i]; }
   void fill_bytes(int value) { std::memset(data_, value, count_ * sizeof(T)); }
   bool equals(const std::vector<T>& other) const {
@@ -96,9 +96,26 @@ void check(Guarded<T>& out, const std::vector<T>& expected, const std::function<
   for_each_kernel([&] { out.fill_bytes(0xa5); }, operation, [&] { return out.equals(expected); });
 }
 
+// A weight in every layout that a kernel may read.
+struct Weights {
+  Guarded<int32_t> bits, int8;
+
+  Weights(const Word* planes, int64_t oc, Extent kernel, int64_t words)
+      : bits(TiledWeight::size(WeightLayout::bits, oc, kernel.h * kernel.w, words)),
+        int8(TiledWeight::size(WeightLayout::int8, oc, kernel.h * kernel.w, words)) {
+    tile_weight(planes, oc, kernel, words, WeightLayout::bits, bits.data());
+    tile_weight(planes, oc, kernel, words, WeightLayout::int8, int8.data());
+  }
+
+  void convolve(Conv2dParams p) const {
+    p.weight = {cpu_kernel().layout == WeightLayout::bits ? bits.data() : int8.data()};
+    conv2d(p);
+  }
+};
+
 void check_convs(Random& r);
 // The float residual stream behind the convolution of `p`, whose dot products are `sum`.
-void check_stream(Random& r, Conv2dParams p, const std::vector<int32_t>& sum);
+void check_stream(Random& r, Conv2dParams p, const Weights& weights, const std::vector<int32_t>& sum);
 void check_packing(Random& r);
 void check_max_pools(Random& r);
 

@@ -31,7 +31,7 @@ struct Part {
 
 }  // namespace
 
-void check_stream(Random& r, Conv2dParams p, const std::vector<int32_t>& sum) {
+void check_stream(Random& r, Conv2dParams p, const Weights& weights, const std::vector<int32_t>& sum) {
   const int64_t n = p.input.batch, oc = p.out_channels, oh = p.output.h, ow = p.output.w;
   Stream s{};
   s.steps = r.below(3);
@@ -102,8 +102,8 @@ void check_stream(Random& r, Conv2dParams p, const std::vector<int32_t>& sum) {
   s.bits = bits.data();
   s.threshold = threshold.data();
   p.stream = &s;
-  check(output, expected, [&] { conv2d(p); });
-  check(bits, expected_bits, [&] { conv2d(p); });
+  check(output, expected, [&] { weights.convolve(p); });
+  check(bits, expected_bits, [&] { weights.convolve(p); });
 }
 
 }  // namespace cross

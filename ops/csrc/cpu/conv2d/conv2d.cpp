@@ -26,6 +26,9 @@ namespace {
 // tile share a first-level cache, and that threads find several bands. 256 to 4096 measured the same within
 // noise.
 constexpr int64_t kBandPixels = 768;
+// The same for a kernel that expands bits to bytes: rows that two bands share are expanded twice, so bands
+// are as large as a second-level cache of 2 MiB (every processor with AMX) holds beside weights and lists.
+constexpr int64_t kExpandedBytes = 512 << 10;
 // Tile-words (32 channels x 1 word x 1 pixel, about a nanosecond) below which a second thread does not pay.
 constexpr int64_t kGrain = 20000;
 
@@ -37,6 +40,7 @@ struct Pass {
   int64_t band_rows, bands;  // rows of a band, bands per image
   int64_t first_item;
   size_t first_run, runs;  // in Plan::runs
+  size_t first_tap, taps;  // in Plan::taps
 };
 
 // Everything the threads share. Kept by the calling thread between calls, so that it stops allocating.
@@ -44,6 +48,7 @@ struct Plan {
   Axis y, x;
   std::vector<Pass> passes;
   std::vector<Conv2dRun> runs;
+  std::vector<Conv2dTap> taps;
   Scratch table_memory, flip_memory;
   int32_t* table;
   Word* flip;
@@ -79,8 +84,8 @@ struct BandMemory {
 
 std::atomic<uint64_t> calls{0};
 
-// table[class, plane, channel]: the correction-included nnz for sums; for bits, the largest count whose dot
-// product reaches the threshold: nnz - 2 * count >= threshold  <=>  count <= floor((nnz - threshold) / 2).
+// table[class, plane, channel]: the correction-included base for sums; for bits, the largest count whose dot
+// product reaches the threshold: base - 2 * count >= threshold  <=>  count <= floor((base - threshold) / 2).
 void fill_table(const Conv2dParams& p, const Pass& pass, int32_t* table) {
   const AxisPhase &y = *pass.y, &x = *pass.x;
   const int64_t padded = p.weight.padded_channels(), planes = p.bits ? p.planes : 1;
@@ -96,21 +101,22 @@ void fill_table(const Conv2dParams& p, const Pass& pass, int32_t* table) {
   int32_t* all_taps = table + (rows - 1) * padded;
   std::fill(all_taps, all_taps + padded, 0);
   for (size_t i = 0; i < y.taps.size(); ++i)
-    for (size_t j = 0; j < x.taps.size(); ++j) add(p.weight.nnz(), i, j, all_taps);
+    for (size_t j = 0; j < x.taps.size(); ++j) add(p.weight.base(), i, j, all_taps);
   for (int32_t cy = 0; cy < y.classes; ++cy) {
     for (int32_t cx = 0; cx < x.classes; ++cx, table += planes * padded) {
-      int32_t* nnz = table + (planes - 1) * padded;  // the last plane's row, overwritten last
-      if (nnz != all_taps) std::copy(all_taps, all_taps + padded, nnz);
+      int32_t* base = table + (planes - 1) * padded;  // the last plane's row, overwritten last
+      if (base != all_taps) std::copy(all_taps, all_taps + padded, base);
       for (size_t i = 0; i < y.taps.size(); ++i)
         for (size_t j = 0; j < x.taps.size(); ++j)
-          if (y.missing_tap(cy, i) || x.missing_tap(cx, j)) add(p.weight.weight_sum(), i, j, nnz);
+          if (y.missing_tap(cy, i) || x.missing_tap(cx, j)) add(p.weight.weight_sum(), i, j, base);
       if (!p.bits) continue;
       for (int64_t plane = 0; plane < planes; ++plane) {
         int32_t* limit = table + plane * padded;
         const int32_t* threshold = p.threshold + plane * p.out_channels;
         for (int64_t c = 0; c < p.out_channels; ++c)
-          limit[c] = (nnz[c] - std::clamp(threshold[c], -reach - 1, reach + 1)) >> 1;
-        for (int64_t c = p.out_channels; c < padded; ++c) limit[c] = -1;  // tail bits stay 0
+          limit[c] = (base[c] - std::clamp(threshold[c], -reach - 1, reach + 1)) >> 1;
+        for (int64_t c = p.out_channels; c < padded; ++c)
+          limit[c] = -1;  // their count is 0, so tail bits stay 0
       }
     }
   }
@@ -118,6 +124,15 @@ void fill_table(const Conv2dParams& p, const Pass& pass, int32_t* table) {
 
 bool reads_outside(const AxisPhase& phase, int64_t input) {
   return phase.input_begin(0) < 0 || phase.input_end(phase.outputs - 1) > input;
+}
+
+int64_t band_pixels(const Conv2dParams& p, const AxisPhase& y, const AxisPhase& x) {
+  if (p.weight.header().layout == WeightLayout::bits) return kBandPixels;
+  // An output pixel needs as many input pixels as the step has, but none that no tap meets.
+  auto inputs = [](const AxisPhase& axis) {
+    return std::clamp<int64_t>(static_cast<int64_t>(axis.taps.size()), 1, axis.step);
+  };
+  return kExpandedBytes / (steps_of(p.input.words) * kStepChannels * inputs(y) * inputs(x));
 }
 
 void plan_pass(const Conv2dParams& p, Pass& pass, Plan& plan) {
@@ -129,10 +144,13 @@ void plan_pass(const Conv2dParams& p, Pass& pass, Plan& plan) {
   const int64_t stride_h = pass.ring ? pass.ring_stride : in.stride_h;
   const int64_t stride_w = pass.ring ? in.words : in.stride_w;
   pass.first_run = plan.runs.size();
+  pass.first_tap = plan.taps.size();
   for (const AxisTap& ty : y.taps) {
     for (const AxisTap& tx : x.taps) {
-      const int64_t source = (ty.offset - y.first) * stride_h + (tx.offset - x.first) * stride_w;
-      const int64_t weight = (ty.kernel * p.kernel.w + tx.kernel) * in.words * 2 * kTileChannels;
+      const Conv2dTap tap{ty.offset - y.first, tx.offset - x.first, ty.kernel * p.kernel.w + tx.kernel};
+      plan.taps.push_back(tap);
+      const int64_t source = tap.row * stride_h + tap.column * stride_w;
+      const int64_t weight = tap.kernel * in.words * 2 * kTileChannels;
       if (plan.runs.size() > pass.first_run) {
         Conv2dRun& run = plan.runs.back();
         if (run.source + run.count == source && run.weight + run.count * 2 * kTileChannels == weight) {
@@ -144,7 +162,8 @@ void plan_pass(const Conv2dParams& p, Pass& pass, Plan& plan) {
     }
   }
   pass.runs = plan.runs.size() - pass.first_run;
-  pass.band_rows = std::clamp<int64_t>(kBandPixels / x.outputs, 1, y.outputs);
+  pass.taps = plan.taps.size() - pass.first_tap;
+  pass.band_rows = std::clamp<int64_t>(band_pixels(p, y, x) / x.outputs, 1, y.outputs);
   pass.bands = (y.outputs + pass.band_rows - 1) / pass.band_rows;
   pass.band_rows = (y.outputs + pass.bands - 1) / pass.bands;
   pass.bands = (y.outputs + pass.band_rows - 1) / pass.band_rows;
@@ -160,6 +179,7 @@ void make_plan(const Conv2dParams& p, Plan& plan) {
   plan.tiles = padded / kTileChannels;
   plan.passes.clear();
   plan.runs.clear();
+  plan.taps.clear();
   int64_t table = 0, bands = 0;
   for (int64_t i = 0; i < plan.y.count; ++i) {
     for (int64_t j = 0; j < plan.x.count; ++j) {
@@ -213,7 +233,7 @@ void copy_with_ring(const PackedImage& in, int64_t n, int64_t y0, int64_t y1, in
   }
 }
 
-void run_item(const Conv2dParams& p, const Plan& plan, int64_t item) {
+void run_item(const Conv2dParams& p, const CpuKernel& kernel, const Plan& plan, int64_t item) {
   static thread_local BandMemory memory;
   size_t index = plan.passes.size() - 1;
   while (plan.passes[index].first_item > item) --index;
@@ -263,8 +283,18 @@ void run_item(const Conv2dParams& p, const Plan& plan, int64_t item) {
   tile.border = border;
   tile.runs = static_cast<int64_t>(pass.runs);
   tile.run = plan.runs.data() + pass.first_run;
+  tile.picture = {y.input_end(row1 - 1) - y0,
+                  x.input_end(x.outputs - 1) - x0,
+                  pass.ring ? pass.ring_stride : in.stride_h,
+                  pass.ring ? in.words : in.stride_w,
+                  in.words,
+                  y.step,
+                  x.step,
+                  static_cast<int64_t>(pass.taps),
+                  plan.taps.data() + pass.first_tap,
+                  p.weight.taps()};
   tile.weight = p.weight.tiles();
-  tile.weight_stride = p.weight.taps() * in.words * 2 * kTileChannels;
+  tile.weight_stride = p.weight.tile_stride();
   tile.tile_begin = plan.tiles * split / plan.splits;
   tile.tile_end = plan.tiles * (split + 1) / plan.splits;
   tile.table = plan.table + pass.table;
@@ -272,7 +302,7 @@ void run_item(const Conv2dParams& p, const Plan& plan, int64_t item) {
   tile.channels_padded = padded;
   if (p.stream) {
     stream_band(
-        p, tile,
+        p, kernel, tile,
         {n, row1 - row0, x.outputs, y.out_base + row0 * y.out_step, y.out_step, x.out_base, x.out_step});
     return;
   }
@@ -281,12 +311,12 @@ void run_item(const Conv2dParams& p, const Plan& plan, int64_t item) {
   tile.planes = planes;
   tile.out_words = plan.tiles;
   tile.flip = plan.flip;
-  cpu_kernel().conv2d(tile);
+  kernel.conv2d(tile);
 }
 
 }  // namespace
 
-void conv2d(const Conv2dParams& p) {
+void conv2d(const Conv2dParams& p, const CpuKernel& kernel) {
   if (p.input.batch == 0 || p.output.h == 0 || p.output.w == 0 || p.out_channels == 0) return;
   static thread_local Plan plan;
   make_plan(p, plan);
@@ -294,7 +324,7 @@ void conv2d(const Conv2dParams& p) {
   const int64_t work = p.input.batch * p.output.h * p.output.w * plan.tiles * p.weight.taps() *
                        p.input.words / (p.transposed ? p.stride.h * p.stride.w : 1);
   const int64_t grain = std::max<int64_t>(1, kGrain * plan.items / std::max<int64_t>(work, 1));
-  parallel_for(plan.items, grain, [&](int64_t item) { run_item(p, shared, item); });
+  parallel_for(plan.items, grain, [&](int64_t item) { run_item(p, kernel, shared, item); });
 }
 
 }  // namespace mbu

@@ -1,36 +1,62 @@
-// Neutral weight planes [2, OC, KH, KW, Cw] -> the CPU layout of types.h.
+// Neutral weight planes [2, OC, KH, KW, Cw] -> the layouts of types.h.
 #include <bit>
 #include <cstring>
 
 #include "cpu/kernels.h"
 
 namespace mbu {
+namespace {
 
-void tile_weight(const Word* planes, int64_t out_channels, Extent kernel, int64_t words, int32_t* tiled) {
+void place_bits(Word sign, Word mask, int64_t channel, Word* tile) {
+  tile[channel] = sign;
+  tile[kTileChannels + channel] = mask;
+}
+
+// The weights of one word, negated, into the half of a step that the word takes.
+void place_int8(Word sign, Word mask, int64_t word, int64_t channel, int8_t* step) {
+  int8_t* half = step + channel / 16 * (kStepBytes / 2) + channel % 16 * 4;
+  for (int64_t bit = 0; bit < kWordBits; ++bit) {
+    const int64_t input = word % 2 * kWordBits + bit;
+    const int8_t weight = static_cast<int8_t>((mask >> bit & 1) - 2 * (sign >> bit & 1));
+    half[input / 4 * kStepChannels + input % 4] = weight;
+  }
+}
+
+}  // namespace
+
+void tile_weight(const Word* planes, int64_t out_channels, Extent kernel, int64_t words, WeightLayout layout,
+                 int32_t* tiled) {
   const int64_t taps = kernel.h * kernel.w;
-  std::memset(tiled, 0, static_cast<size_t>(TiledWeight::size(out_channels, taps, words)) * sizeof(int32_t));
+  std::memset(tiled, 0,
+              static_cast<size_t>(TiledWeight::size(layout, out_channels, taps, words)) * sizeof(int32_t));
   auto& header = *reinterpret_cast<TiledWeightHeader*>(tiled);
   header.magic = TiledWeightHeader::kMagic;
   header.out_channels = static_cast<int32_t>(out_channels);
   header.kernel_h = static_cast<int32_t>(kernel.h);
   header.kernel_w = static_cast<int32_t>(kernel.w);
   header.words = static_cast<int32_t>(words);
+  header.layout = layout;
 
   const TiledWeight weight{tiled};
   const int64_t padded = weight.padded_channels(), plane = out_channels * taps * words;
   auto* weight_sum = const_cast<int32_t*>(weight.weight_sum());
-  auto* nnz = const_cast<int32_t*>(weight.nnz());
+  auto* base = const_cast<int32_t*>(weight.base());
   auto* tiles = const_cast<Word*>(weight.tiles());
   for (int64_t oc = 0; oc < out_channels; ++oc) {
+    Word* tile = tiles + oc / kTileChannels * weight.tile_stride();
+    const int64_t channel = oc % kTileChannels;
     for (int64_t tap = 0; tap < taps; ++tap) {
       for (int64_t k = 0; k < words; ++k) {
         const Word* source = planes + (oc * taps + tap) * words + k;
         const Word mask = source[plane], sign = source[0] & mask;
-        Word* tile = tiles + (((oc / kTileChannels) * taps + tap) * words + k) * 2 * kTileChannels;
-        tile[oc % kTileChannels] = sign;
-        tile[kTileChannels + oc % kTileChannels] = mask;
-        weight_sum[tap * padded + oc] += 2 * std::popcount(sign) - std::popcount(mask);
-        nnz[tap * padded + oc] += std::popcount(mask);
+        const int32_t nnz = std::popcount(mask), sum = 2 * std::popcount(sign) - nnz;
+        weight_sum[tap * padded + oc] += sum;
+        base[tap * padded + oc] += layout == WeightLayout::bits ? nnz : -sum;
+        if (layout == WeightLayout::bits)
+          place_bits(sign, mask, channel, tile + (tap * words + k) * 2 * kTileChannels);
+        else
+          place_int8(sign, mask, k, channel,
+                     reinterpret_cast<int8_t*>(tile) + (k / 2 * taps + tap) * kStepBytes);
       }
     }
   }

@@ -13,6 +13,7 @@
 namespace mbu {
 
 struct Conv2dTile;
+struct CpuKernel;
 
 // Consecutive channels of one residual tensor that meet consecutive channels of the layer, in one row.
 struct ResidualRun {
@@ -60,6 +61,7 @@ struct StreamBand {
 };
 
 // Runs the band's tiles and finishes them. `tile` describes the whole band; its outputs are set here.
-void stream_band(const Conv2dParams& params, const Conv2dTile& tile, const StreamBand& band);
+void stream_band(const Conv2dParams& params, const CpuKernel& kernel, const Conv2dTile& tile,
+                 const StreamBand& band);
 
 }  // namespace mbu

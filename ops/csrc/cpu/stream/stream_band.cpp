@@ -40,8 +40,8 @@ void list_runs(const Stream& s, const StreamBand& band, int64_t row, int64_t fir
 }
 
 // The bits of finished rows, own tiles only: other threads may have the others.
-void pack_rows(const Conv2dParams& p, const StreamBand& band, int64_t row, int64_t rows, int64_t tile_begin,
-               int64_t tile_end, Memory& memory) {
+void pack_rows(const Conv2dParams& p, const CpuKernel& kernel, const StreamBand& band, int64_t row,
+               int64_t rows, int64_t tile_begin, int64_t tile_end, Memory& memory) {
   const Stream& s = *p.stream;
   const int64_t first = tile_begin * kTileChannels, words = words_of(p.out_channels);
   const int64_t channels = std::min(tile_end * kTileChannels, p.out_channels) - first;
@@ -57,7 +57,7 @@ void pack_rows(const Conv2dParams& p, const StreamBand& band, int64_t row, int64
       const int64_t pixel = (band.n * p.output.h + band.row + r * band.row_step) * p.output.w + band.column;
       const PackRow pack{s.output + pixel * p.out_channels + first, FloatType::f32, channels, band.columns, 1,
                          band.column_step * p.out_channels,         threshold,      no_flip,  packed};
-      cpu_kernel().pack(pack);
+      kernel.pack(pack);
       Word* to = s.bits + (pixel * s.planes + plane) * words + tile_begin;
       for (int64_t i = 0; i < band.columns; ++i, to += band.column_step * s.planes * words)
         std::copy_n(packed + i * own_words, own_words, to);
@@ -77,14 +77,17 @@ bool lies_like_output(const Conv2dParams& p) {
 
 }  // namespace
 
-void stream_band(const Conv2dParams& p, const Conv2dTile& band_tile, const StreamBand& band) {
+void stream_band(const Conv2dParams& p, const CpuKernel& kernel, const Conv2dTile& band_tile,
+                 const StreamBand& band) {
   static thread_local Memory memory;
   const Stream& s = *p.stream;
-  const CpuKernel& kernel = cpu_kernel();
   const int64_t first = band_tile.tile_begin * kTileChannels;
   const int64_t channels = std::min(band_tile.tile_end * kTileChannels, p.out_channels) - first;
   const int64_t chunk_pixels = std::max(kChunkPixels, kChunkDots / channels);
-  const int64_t chunk_rows = std::clamp<int64_t>(chunk_pixels / band.columns, 1, band.rows);
+  // A kernel that rewrites its input would do so twice for rows that chunks share.
+  const bool whole = kernel.layout == WeightLayout::int8;
+  const int64_t chunk_rows =
+      whole ? band.rows : std::clamp<int64_t>(chunk_pixels / band.columns, 1, band.rows);
   const auto offset = [&](int64_t row) {
     const int64_t pixel = (band.n * p.output.h + band.row + row * band.row_step) * p.output.w + band.column;
     return pixel * p.out_channels;
@@ -95,13 +98,12 @@ void stream_band(const Conv2dParams& p, const Conv2dTile& band_tile, const Strea
   const float* residual = fitted ? s.output : s.residuals ? s.residual[0].data : nullptr;
   const float terms = static_cast<float>(std::max<int64_t>(s.residual_channels / p.out_channels, 1));
 
+  const Conv2dPicture& picture = band_tile.picture;
   Conv2dTile tile = band_tile;
   float* dots = nullptr;
   if (kernel.adds_stream) {
-    tile.sums = s.output + offset(0);
     tile.affine = s.affine;
     tile.steps = s.steps;
-    tile.residual = residual ? residual + offset(0) : nullptr;
     tile.relu = s.relu;
   } else {
     dots = memory.dots.get<float>(chunk_rows * band.columns * channels);
@@ -119,10 +121,15 @@ void stream_band(const Conv2dParams& p, const Conv2dTile& band_tile, const Strea
                            band.columns, band.column, band.column_step, s.pool, s.upsample, terms,
                            s.output + offset(r) + first, pixel_stride});
     }
+    // The chunk is a band of its own: the same lists from its own first input row on.
     tile.pixels = rows * band.columns;
-    tile.source = band_tile.source + skipped;
+    tile.input = band_tile.input + row * picture.step_h * picture.row_stride;
+    tile.picture.rows = picture.rows - (band.rows - rows) * picture.step_h;
     tile.border = band_tile.border + skipped;
-    if (kernel.adds_stream) tile.target = band_tile.target + skipped;
+    if (kernel.adds_stream) {
+      tile.sums = s.output + offset(row);
+      tile.residual = residual ? residual + offset(row) : nullptr;
+    }
     kernel.conv2d(tile);
     for (int64_t r = row; !kernel.adds_stream && r < row + rows; ++r) {
       const float* row_dots = dots + (r - row) * band.columns * channels;
@@ -130,7 +137,7 @@ void stream_band(const Conv2dParams& p, const Conv2dTile& band_tile, const Strea
       kernel.finish_row({row_dots, channels, added, pixel_stride, band.columns, channels, s.affine + first,
                          s.steps, p.out_channels, s.relu, s.output + offset(r) + first, pixel_stride});
     }
-    if (s.planes) pack_rows(p, band, row, rows, band_tile.tile_begin, band_tile.tile_end, memory);
+    if (s.planes) pack_rows(p, kernel, band, row, rows, band_tile.tile_begin, band_tile.tile_end, memory);
   }
 }
 

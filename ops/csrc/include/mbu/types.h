@@ -1,4 +1,4 @@
-// The meaning of a bit and the layout of a tiled weight. Everything else follows from this page.
+// The meaning of a bit and the layouts of a tiled weight. Everything else follows from this page.
 //
 // Activations: int32 [N, H, W, ceil(C/32)]; channel c is bit c%32 of word c/32; bit 1 is +1, bit 0 is -1;
 //              the bits above the last channel are 0.
@@ -26,17 +26,40 @@ constexpr Word valid_bits(int64_t word, int64_t channels) {
   return left >= kWordBits ? ~Word{0} : left <= 0 ? Word{0} : (Word{1} << left) - 1;
 }
 
+// How a tiled weight holds its products; every CPU kernel reads one layout (kernels.inc). OCp is OC rounded
+// up to 32, Cw the words of a pixel; added channels and added inputs weigh 0.
+//   bits: [OCp/32][taps][Cw][sign 32 | mask 32]; count = popc(mask & (a ^ sign)), base = nnz
+//   int8: [OCp/32][ceil(Cw/2)][taps][2][16][16][4] bytes: of 64 inputs and 32 outputs, for each half of the
+//         outputs, 16 rows of 4 inputs x 16 outputs; the byte is -w. With activations as bytes 1 and 0,
+//         dot = sum (2a - 1) w = 2 sum a w - sum w, so that count = sum a (-w), base = -sum w
+// In both, dot = base - 2 * count: one table and one epilogue serve them.
+enum class WeightLayout : int32_t { bits, int8 };
+
+constexpr const char* name_of(WeightLayout layout) {
+  return layout == WeightLayout::bits ? "bits" : "int8";
+}
+
+// Input channels of one step of the int8 layout: a row of an AMX tile.
+constexpr int64_t kStepChannels = 64;
+// Bytes of its weights.
+constexpr int64_t kStepBytes = kStepChannels * kTileChannels;
+
+constexpr int64_t steps_of(int64_t words) {
+  return (words + 1) / 2;
+}
+
 // Head of the result of tile_weight, which is a flat array of 32-bit words:
-//   header | weight_sum [taps][OCp] | nnz [taps][OCp] | tiles [OCp/32][taps][Cw][sign 32 | mask 32]
-// OCp is OC rounded up to 32; the added channels have mask 0. weight_sum is the sum of a tap's weights.
+//   header | weight_sum [taps][OCp] | base [taps][OCp] | tiles
+// weight_sum is the sum of a tap's weights.
 struct TiledWeightHeader {
-  static constexpr int32_t kMagic = 0x3155424d;  // "MBU1": changes with the layout
+  static constexpr int32_t kMagic = 0x3155424d;  // "MBU1": changes with the header
   int32_t magic;
   int32_t out_channels;
   int32_t kernel_h;
   int32_t kernel_w;
   int32_t words;
-  int32_t reserved[11];
+  WeightLayout layout;
+  int32_t reserved[10];
 };
 static_assert(sizeof(TiledWeightHeader) == 64, "tiles stay aligned to cache lines");
 
@@ -47,13 +70,21 @@ struct TiledWeight {
   int64_t taps() const { return int64_t{header().kernel_h} * header().kernel_w; }
   int64_t padded_channels() const { return words_of(header().out_channels) * kTileChannels; }
   const int32_t* weight_sum() const { return data + sizeof(TiledWeightHeader) / sizeof(int32_t); }
-  const int32_t* nnz() const { return weight_sum() + taps() * padded_channels(); }
-  const Word* tiles() const { return reinterpret_cast<const Word*>(nnz() + taps() * padded_channels()); }
+  const int32_t* base() const { return weight_sum() + taps() * padded_channels(); }
+  const Word* tiles() const { return reinterpret_cast<const Word*>(base() + taps() * padded_channels()); }
+  // Words from one tile of 32 output channels to the next.
+  int64_t tile_stride() const {
+    return taps() * kTileChannels * words_per_tap(header().layout, header().words);
+  }
 
-  static int64_t size(int64_t out_channels, int64_t taps, int64_t words) {
+  // Words that one output channel takes per tap.
+  static constexpr int64_t words_per_tap(WeightLayout layout, int64_t words) {
+    return layout == WeightLayout::bits ? 2 * words : steps_of(words) * kStepChannels / 4;
+  }
+  static int64_t size(WeightLayout layout, int64_t out_channels, int64_t taps, int64_t words) {
     const int64_t padded = words_of(out_channels) * kTileChannels;
-    return static_cast<int64_t>(sizeof(TiledWeightHeader) / sizeof(int32_t)) + 2 * taps * padded +
-           2 * taps * words * padded;
+    return static_cast<int64_t>(sizeof(TiledWeightHeader) / sizeof(int32_t)) +
+           (2 + words_per_tap(layout, words)) * taps * padded;
   }
 };
 

@@ -1,0 +1,300 @@
+// Runs the AMX kernel on emulated tiles (amx_emulation.h) and compares every output with a loop over the
+// definition of the operation. Without arguments: the check. With the name of a fault: breaks that rule of
+// the tiles, so that the test sees the emulation object.
+#include <algorithm>
+#include <cstdio>
+#include <cstring>
+#include <random>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "cpu/kernels.h"
+#include "mbu/parallel.h"
+
+namespace mbu {
+
+int threads = 1;  // what the driver is told: more threads make it split the channels of a band
+
+int num_threads() {
+  return threads;
+}
+
+void parallel_range(int64_t count, int64_t, RangeFunction function, void* context) {
+  function(0, count, context);
+}
+
+void conv2d_32x32__amx_int8(const Conv2dTile&);
+
+void pack__scalar(const PackRow&);
+void unpack__scalar(const UnpackRow&);
+void add_residual__scalar(const ResidualRow&);
+void finish_row__scalar(const StreamRow&);
+
+const CpuKernel& cpu_kernel() {
+  static const CpuKernel kernel{
+      "amx_int8", "emulated",   WeightLayout::int8, [] { return true; },  conv2d_32x32__amx_int8,
+      false,      pack__scalar, unpack__scalar,     add_residual__scalar, finish_row__scalar,
+      nullptr};
+  return kernel;
+}
+
+}  // namespace mbu
+
+namespace {
+
+using namespace mbu;
+
+struct Case {
+  int64_t batch, channels, out_channels, height, width;
+  Extent kernel, stride, padding, dilation;
+  bool transposed, zero_padding;
+  int64_t planes;         // 0: sums
+  Extent output_padding;  // of a transposed convolution
+  int64_t gap;            // words of other channels beside those of each input pixel
+  int threads;
+  double density;  // of weights that are not zero
+
+  std::string text() const {
+    char line[256];
+    std::snprintf(
+        line, sizeof(line),
+        "n=%ld c=%ld oc=%ld %ldx%ld k=%ldx%ld s=%ld,%ld p=%ld,%ld d=%ld,%ld t=%d zero=%d planes=%ld "
+        "op=%ld,%ld gap=%ld threads=%d",
+        long(batch), long(channels), long(out_channels), long(height), long(width), long(kernel.h),
+        long(kernel.w), long(stride.h), long(stride.w), long(padding.h), long(padding.w), long(dilation.h),
+        long(dilation.w), transposed, zero_padding, long(planes), long(output_padding.h),
+        long(output_padding.w), long(gap), threads);
+    return line;
+  }
+};
+
+int64_t output_size(int64_t in, int64_t k, int64_t s, int64_t p, int64_t d, bool transposed, int64_t extra) {
+  const int64_t reach = d * (k - 1) + 1;
+  if (transposed) return (in - 1) * s - 2 * p + reach + extra;
+  return in + 2 * p < reach ? 0 : (in + 2 * p - reach) / s + 1;
+}
+
+// The operation on plain numbers. Returns the number of outputs that differ.
+int64_t run(const Case& c, uint64_t seed) {
+  std::mt19937_64 random(seed);
+  const int64_t words = words_of(c.channels), pitch = words + c.gap, taps = c.kernel.h * c.kernel.w;
+  auto coin = [&](double chance) { return static_cast<double>(random() >> 11) * 0x1p-53 < chance; };
+
+  std::vector<Word> input(static_cast<size_t>(c.batch * c.height * c.width * pitch));
+  for (Word& word : input) word = static_cast<Word>(random());
+  auto activation = [&](int64_t n, int64_t y, int64_t x, int64_t channel) -> int32_t {
+    if (y < 0 || y >= c.height || x < 0 || x >= c.width) return c.zero_padding ? 0 : -1;
+    const Word word = input[static_cast<size_t>(((n * c.height + y) * c.width + x) * pitch + channel / 32)];
+    return word >> (channel % 32) & 1 ? 1 : -1;
+  };
+
+  std::vector<int8_t> weight(static_cast<size_t>(c.out_channels * taps * c.channels));
+  const int64_t plane = c.out_channels * taps * words;
+  std::vector<Word> planes(static_cast<size_t>(2 * plane));
+  for (int64_t i = 0; i < c.out_channels * taps; ++i) {
+    for (int64_t channel = 0; channel < c.channels; ++channel) {
+      const bool present = coin(c.density), positive = coin(0.5);
+      weight[static_cast<size_t>(i * c.channels + channel)] = !present ? 0 : positive ? 1 : -1;
+      const auto word = static_cast<size_t>(i * words + channel / 32);
+      planes[word] |= Word{present && positive} << (channel % 32);
+      planes[word + static_cast<size_t>(plane)] |= Word{present} << (channel % 32);
+    }
+  }
+  std::vector<int32_t> tiled(
+      static_cast<size_t>(TiledWeight::size(WeightLayout::int8, c.out_channels, taps, words)));
+  tile_weight(planes.data(), c.out_channels, c.kernel, words, WeightLayout::int8, tiled.data());
+
+  Conv2dParams p{};
+  p.input = {input.data(),    c.batch, c.height, c.width, words, c.height * c.width * pitch,
+             c.width * pitch, pitch};
+  p.weight = {tiled.data()};
+  p.out_channels = c.out_channels;
+  p.kernel = c.kernel;
+  p.stride = c.stride;
+  p.padding = c.padding;
+  p.dilation = c.dilation;
+  p.transposed = c.transposed;
+  p.zero_padding = c.zero_padding;
+  p.output = {output_size(c.height, c.kernel.h, c.stride.h, c.padding.h, c.dilation.h, c.transposed,
+                          c.output_padding.h),
+              output_size(c.width, c.kernel.w, c.stride.w, c.padding.w, c.dilation.w, c.transposed,
+                          c.output_padding.w)};
+  if (p.output.h < 1 || p.output.w < 1) return 0;
+
+  const int64_t oc_words = words_of(c.out_channels), pixels = c.batch * p.output.h * p.output.w;
+  const auto reach = static_cast<int32_t>(taps * c.channels / 2 + 1);
+  std::vector<int32_t> threshold(static_cast<size_t>(c.planes * c.out_channels));
+  for (int32_t& t : threshold)
+    t = static_cast<int32_t>(random() % static_cast<uint64_t>(2 * reach + 1)) - reach;
+  for (size_t i = 0; i < threshold.size(); i += 5) threshold[i] = i % 2 ? INT32_MIN : INT32_MAX;
+  std::vector<Word> flip(static_cast<size_t>(c.planes * oc_words));
+  for (Word& word : flip) word = coin(0.5) ? static_cast<Word>(random()) : 0;
+  std::vector<float> sums(c.planes ? 0 : static_cast<size_t>(pixels * c.out_channels), 1e9f);
+  std::vector<float> streamed(sums.size(), 1e9f);
+  std::vector<Word> bits(static_cast<size_t>(pixels * c.planes * oc_words), 0xdeadbeef);
+  p.planes = c.planes;
+  (c.planes ? p.sums = nullptr : p.sums = sums.data());
+  if (c.planes) p.bits = bits.data();
+  p.threshold = threshold.data();
+  p.flip = flip.data();
+
+  threads = c.threads;
+  // A new thread has no scratch memory yet, so that reading past its end is an error that a sanitizer sees.
+  bool released = false;
+  std::thread([&] {
+    conv2d(p);
+    if (!c.planes) {  // the float stream goes through the same sums: its step doubles them and adds 1
+      std::vector<float> affine(static_cast<size_t>(2 * c.out_channels), 2);
+      std::fill(affine.begin() + c.out_channels, affine.end(), 1.0f);
+      Stream stream{};
+      stream.affine = affine.data();
+      stream.steps = stream.pool = stream.upsample = 1;
+      stream.output = streamed.data();
+      Conv2dParams q = p;
+      q.sums = nullptr;
+      q.stream = &stream;
+      conv2d(q);
+    }
+    released = !amx_emulation::state().configured && amx_emulation::state().configurations > 0 &&
+               amx_emulation::state().products > 0;
+  }).join();
+  if (!released) {
+    std::printf("tiles unused or left configured: %s\n", c.text().c_str());
+    return 1;
+  }
+
+  int64_t wrong = 0;
+  for (int64_t i = 0; i < pixels; ++i) {
+    const int64_t x = i % p.output.w, y = i / p.output.w % p.output.h, n = i / p.output.w / p.output.h;
+    std::vector<Word> expected(static_cast<size_t>(c.planes * oc_words));
+    for (int64_t oc = 0; oc < c.out_channels; ++oc) {
+      int32_t dot = 0;
+      for (int64_t ky = 0; ky < c.kernel.h; ++ky) {
+        for (int64_t kx = 0; kx < c.kernel.w; ++kx) {
+          int64_t row = y * c.stride.h - c.padding.h + ky * c.dilation.h;
+          int64_t column = x * c.stride.w - c.padding.w + kx * c.dilation.w;
+          if (c.transposed) {
+            row = y + c.padding.h - ky * c.dilation.h;
+            column = x + c.padding.w - kx * c.dilation.w;
+            if (row % c.stride.h || column % c.stride.w) continue;
+            row /= c.stride.h;
+            column /= c.stride.w;
+          }
+          const int8_t* w = weight.data() + ((oc * c.kernel.h + ky) * c.kernel.w + kx) * c.channels;
+          for (int64_t channel = 0; channel < c.channels; ++channel)
+            dot += w[channel] * activation(n, row, column, channel);
+        }
+      }
+      if (!c.planes) {
+        const auto at = static_cast<size_t>(i * c.out_channels + oc);
+        wrong += sums[at] != static_cast<float>(dot) || streamed[at] != static_cast<float>(2 * dot + 1);
+      }
+      for (int64_t t = 0; t < c.planes; ++t) {
+        const bool flipped = flip[static_cast<size_t>(t * oc_words + oc / 32)] >> (oc % 32) & 1;
+        const bool bit = (dot >= threshold[static_cast<size_t>(t * c.out_channels + oc)]) != flipped;
+        expected[static_cast<size_t>(t * oc_words + oc / 32)] |= Word{bit} << (oc % 32);
+      }
+    }
+    for (size_t k = 0; k < expected.size(); ++k)
+      wrong += bits[static_cast<size_t>(i) * expected.size() + k] != expected[k];
+  }
+  if (wrong) std::printf("%ld wrong: %s\n", static_cast<long>(wrong), c.text().c_str());
+  return wrong;
+}
+
+// Layers of real networks, chosen for what they reach in the kernel.
+std::vector<Case> fixed_cases() {
+  const Extent none{0, 0};
+  auto conv = [&](int64_t c, int64_t oc, int64_t h, int64_t w, int64_t k, int64_t s, int64_t p, int64_t d) {
+    return Case{1, c, oc, h, w, {k, k}, {s, s}, {p, p}, {d, d}, false, true, 1, none, 0, 1, 0.6};
+  };
+  std::vector<Case> cases = {
+      conv(64, 64, 9, 32, 3, 1, 1, 1),    // full tiles row by row
+      conv(64, 32, 12, 14, 3, 1, 1, 1),   // tiles that run through the ring
+      conv(96, 40, 17, 33, 3, 2, 1, 1),   // four grids, half a step
+      conv(64, 33, 16, 16, 1, 2, 0, 1),   // one of four grids
+      conv(320, 32, 5, 5, 3, 1, 2, 2),    // dilation, more steps than the lead
+      conv(32, 64, 1, 1, 5, 1, 2, 1),     // one pixel, most taps missing
+      conv(128, 32, 2, 700, 3, 1, 1, 1),  // bands of one row
+      conv(64, 32, 40, 48, 5, 3, 0, 1),  conv(1024, 32, 3, 3, 1, 1, 0, 1), conv(64, 256, 4, 4, 3, 1, 1, 1),
+  };
+  Case up = conv(64, 32, 7, 9, 2, 2, 0, 1);
+  up.transposed = true;
+  cases.push_back(up);
+  up.kernel = {1, 3};  // rows that no tap reaches
+  up.output_padding = {1, 1};
+  cases.push_back(up);
+  for (size_t i = 0, count = cases.size(); i < count; ++i) {
+    Case sums = cases[i];
+    sums.planes = 0;
+    sums.threads = 3;
+    cases.push_back(sums);
+  }
+  return cases;
+}
+
+Case random_case(uint64_t seed) {
+  std::mt19937_64 random(seed);
+  auto pick = [&](int64_t low, int64_t high) {
+    return low + static_cast<int64_t>(random() % static_cast<uint64_t>(high - low + 1));
+  };
+  auto pair = [&](int64_t low, int64_t high) { return Extent{pick(low, high), pick(low, high)}; };
+  const int64_t channels[] = {1, 3, 31, 32, 33, 64, 70, 96, 129};
+  Case c{};
+  c.batch = pick(1, 2);
+  c.channels = channels[pick(0, 8)];
+  c.out_channels = channels[pick(0, 8)];
+  c.height = pick(1, 12);
+  c.width = pick(1, 24);
+  c.kernel = pair(1, pick(1, 5));
+  c.stride = pair(1, 3);
+  c.dilation = pair(1, 2);
+  c.transposed = pick(0, 2) == 0;
+  if (c.transposed) {
+    c.padding = {pick(0, c.kernel.h / 2), pick(0, c.kernel.w / 2)};
+    c.output_padding = {pick(0, c.stride.h - 1), pick(0, c.stride.w - 1)};
+  } else {
+    c.padding = pair(0, 4);
+  }
+  c.zero_padding = c.transposed || pick(0, 1);
+  c.planes = pick(0, 3);
+  c.gap = pick(0, 1);
+  c.threads = static_cast<int>(pick(1, 4));
+  c.density = static_cast<double>(pick(0, 4)) / 4;
+  return c;
+}
+
+int break_rule(const std::string& rule) {
+  struct alignas(64) Config {
+    uint8_t bytes[64] = {1};
+    void tile(int i, uint8_t rows, uint8_t row_bytes) {
+      bytes[16 + 2 * i] = row_bytes;
+      bytes[48 + i] = rows;
+    }
+  } config;
+  for (int i = 0; i < 8; ++i) config.tile(i, 16, 64);
+  if (rule == "palette") config.bytes[0] = 2;
+  if (rule == "reserved") config.bytes[7] = 1;
+  if (rule == "rows") config.tile(3, 17, 64);
+  if (rule == "half") config.tile(3, 16, 0);
+  if (rule == "shape") config.tile(6, 8, 64);
+  if (rule != "unconfigured") _tile_loadconfig(&config);
+  _tile_zero(0);
+  if (rule == "same")
+    _tile_dpbssd(0, 4, 4);
+  else
+    _tile_dpbssd(0, 4, 6);
+  return 0;  // the rule was not enforced
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  if (argc > 1) return break_rule(argv[1]);
+  int64_t wrong = 0, count = 0;
+  for (const Case& c : fixed_cases()) wrong += run(c, static_cast<uint64_t>(++count));
+  for (uint64_t seed = 0; seed < 400; ++seed, ++count) wrong += run(random_case(seed), seed);
+  std::printf("%ld layers, %ld outputs wrong\n", static_cast<long>(count), static_cast<long>(wrong));
+  return wrong != 0;
+}
