@@ -66,6 +66,7 @@ def time_interleaved(
     warmup: int = 3,
     min_time_s: float = 0.005,
     synchronise: Callable[[], Any] = lambda: None,
+    after_round: Callable[[], Any] = lambda: None,
 ) -> dict[str, Timing]:
     """Time the candidates in turn, one after the other in every round.
 
@@ -76,6 +77,7 @@ def time_interleaved(
         min_time_s: a round calls a short candidate as often as fills this time, so that the clock's own grain
             and the cost of reading it do not show.
         synchronise: waits for work in flight, for devices that run ahead of Python.
+        after_round: called after every round, for a progress bar.
 
     Raises:
         ValueError: no candidates, or `repeats` or `warmup` below 1.
@@ -104,6 +106,7 @@ def time_interleaved(
         # behind.
         for name in names[turn % len(names) :] + names[: turn % len(names)]:
             samples[name].append(1e3 * seconds(candidates[name], calls[name]))
+        after_round()
     return {name: Timing(tuple(samples[name]), calls[name]) for name in names}
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import logging
 import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from typing import Any
 import lightning as L
 import torch
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from torch import Tensor, nn
 
 from ..benchmark import Comparison, compare
@@ -96,6 +99,15 @@ def run_demo(settings: DemoSettings, console: Console | None = None) -> dict[str
     return show.results(outcome)
 
 
+@contextmanager
+def _steps(console: Console, title: str, total: int) -> Iterator[Callable[[], None]]:
+    """A progress bar of `total` steps; yields what advances it by one."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task(title, total=total)
+        yield lambda: bar.advance(task)
+
+
 def _quiet() -> None:
     """Lightning's and torch's advice is for the user's own project, not for a demo."""
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
@@ -113,10 +125,12 @@ def _one_bit(
         title, model, data, epochs=settings.passes, lr=settings.learning_rate(shortcuts), quantizer=quantizer,
         console=console,
     )  # fmt: skip
-    with console.status("converting and proving every test image"):
-        images = torch.cat([batch for batch, _ in data.test_dataloader()])
+    images = torch.cat([batch for batch, _ in data.test_dataloader()])
+    with _steps(console, "converting, proving every test image", 2) as done:
         packed = convert(model, images[:1])
+        done()
         verification = verify(model, packed, images)
+        done()
     console.print(
         f"{title}: {verification.mismatches} wrong bits of {sum(x.bits for x in verification.layers):,} on "
         f"{len(images)} test images, {verification.float_bytes / verification.packed_bytes:.1f}x smaller",
@@ -138,7 +152,8 @@ def _evaluate(
     loader = data.test_dataloader()
     calls: dict[str, Any] = {}
     float_scores = {}
-    with console.status("compiling and evaluating"):
+    rounds, candidates = 15, 2 + 2 * len(networks)
+    with _steps(console, "compiling, evaluating, timing", candidates + rounds) as done:
         torch.compiler.reset()
         before = torch.get_num_threads()
         torch.set_num_threads(settings.threads)
@@ -147,12 +162,14 @@ def _evaluate(
             for name, model in (("float", float_model), ("float compiled", compiled)):
                 float_scores[name] = evaluate(model, loader)
                 calls[name] = lambda model=model: model(example)
+                done()
             for network in networks:
                 network.compiled = torch.compile(network.packed, dynamic=False)
                 for name, model in (("packed", network.packed), ("packed compiled", network.compiled)):
                     network.scores[name] = evaluate(model, loader)
                     calls[f"{network.title}, {name}"] = lambda model=model: model(example)
-            timings = time_interleaved(calls)
+                    done()
+            timings = time_interleaved(calls, repeats=rounds, after_round=done)
         finally:
             torch.set_num_threads(before)
     return float_scores, timings
