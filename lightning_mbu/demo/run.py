@@ -14,8 +14,9 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from ..benchmark import Comparison, compare
+from ..benchmark import compare
 from ..callback import MBUQuantize
+from ..comparison import Comparison
 from ..demo_settings import DemoSettings
 from ..deploy import PackedModel, Verification, convert, verify
 from ..models import MBUNet
