@@ -80,13 +80,14 @@ def compare(
         bfloat16: also time the float network in bfloat16; None does so where the processor has
             instructions for it.
         min_time_s: see `time_interleaved`.
-        rivals: other ways to run the float network. One that cannot run is listed with its reason.
+        rivals: other ways to run the float network. One that cannot run, or computes something else, is listed
+            with its reason and not timed.
         budget_s: seconds that timing may take; fewer rounds, though at least 3, where `repeats` would take longer.
         report: is told each step, for a progress bar.
 
     Raises:
         ValueError: `threads` is below 1.
-        Disagreement: a candidate disagrees with its eager twin by more than its tolerance.
+        Disagreement: a candidate of PyTorch's or ours differs from its eager twin by more than its tolerance.
     """
     if threads < 1:
         raise ValueError(f"threads={threads}: at least one is needed.")
@@ -104,8 +105,8 @@ def compare(
         if native if bfloat16 is None else bfloat16:
             report(BFLOAT16)
             run.add_bfloat16(folded, expected)
-        else:
-            run.not_run[BFLOAT16] = "no bfloat16 instructions" if bfloat16 is None else "not asked for"
+        elif bfloat16 is None:
+            run.not_run[BFLOAT16] = "this processor has no bfloat16 instructions"
         for rival in rivals:
             report(rival.name)
             run.add_rival(rival, float_model, expected, threads)
@@ -179,11 +180,10 @@ class _Candidates:
         """Whatever the rival makes of a copy of the float network."""
         try:
             call = rival.build(copy.deepcopy(model), self.example, threads)
-            output = call()
+            self._check(rival.name, call().float(), expected, rival.name, rival.tolerance)
         except Exception as error:  # noqa: BLE001 - packages raise what they like; the table says it
             self.not_run[rival.name] = _reason(error)
             return
-        self._check(rival.name, output.float(), expected, rival.name, rival.tolerance)
         self.calls[rival.name] = call
 
     def add_packed(self, packed: nn.Module) -> None:

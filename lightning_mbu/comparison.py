@@ -76,8 +76,8 @@ class Comparison:
     def table(self) -> Table:
         """The comparison as a table for the terminal, conditions below."""
         table = Table(title="Latency", caption="\n".join(f"{k}: {v}" for k, v in self.conditions.items()))
-        table.add_column("candidate")
-        for heading in ("median ms", "quartiles ms", "min ms", "speed"):
+        table.add_column("candidate", no_wrap=True)
+        for heading in ("median ms", "quartiles", "min ms", "speed"):
             table.add_column(heading, justify="right")
         table.add_column("notes")
         for name, timing in self.timings.items():
@@ -85,9 +85,9 @@ class Comparison:
             notes = [self.formats[name]] if name in self.formats else []
             if name in self.differences:
                 gap = self.differences[name]
-                notes.append("equals eager bit for bit" if gap == 0 else f"differs from eager by {gap:.1e}")
+                notes.append("equals eager bit for bit" if gap == 0 else f"{gap:.0e} off eager")
             table.add_row(
-                name, f"{timing.median:.2f}", f"{low:.2f} to {high:.2f}", f"{timing.min:.2f}",
+                name, f"{timing.median:.2f}", f"{low:.2f}-{high:.2f}", f"{timing.min:.2f}",
                 f"{self.speed(name):.2f}x", ", ".join(notes),
                 style="bold" if name == self.best_packed else None,
             )  # fmt: skip

@@ -35,7 +35,7 @@ class LayerTime:
 
     Attributes:
         name: of the trained layer.
-        shape: what it does, such as `3x3 64->128 @ 256x256` (output pixels).
+        shape: what it does, such as `3x3 64->128 @ 256x256` (output pixels); `up` where it is transposed.
         macs: multiply-adds of the float layer.
         ms, quartiles_ms: median and quartiles of its time.
         rate: multiply-adds per nanosecond.
@@ -130,7 +130,7 @@ class _Recorder(Interpreter):
         # A transposed layer spreads every input pixel, an ordinary one gathers for every output pixel.
         pixels = bits.shape[0] * (bits.shape[1] * bits.shape[2] if transposed else height * width)
         macs = pixels * channels * out_channels * kernel_h * kernel_w
-        kind = "transposed " if transposed else ""
+        kind = "up " if transposed else ""
         return macs, f"{kind}{kernel_h}x{kernel_w} {channels}->{out_channels} @ {height}x{width}"
 
 

@@ -16,7 +16,7 @@ from ..folding import fold_transposed
 
 # Largest difference from float32, as a share of the largest output. Eight bits in every layer of a network
 # without training add up; the limit catches another function, not rounding.
-INT8_TOLERANCE = 1.0
+INT8_TOLERANCE = 0.5
 FLOAT_TOLERANCE = 1e-3
 CALIBRATION_IMAGES = 4
 

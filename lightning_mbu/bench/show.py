@@ -10,8 +10,8 @@ from rich.table import Table
 
 from ..comparison import PACKED, PACKED_COMPILED, Comparison
 
-_LAYER_COLUMNS = ("layer", "shape", "output", "median ms", "quartiles ms", "MAC/ns", "of ceiling")
-_MEMORY_COLUMNS = ("candidate", "size", "peak of one inference", "weights", "ms", "ns per pixel")
+_LAYER_COLUMNS = ("layer", "shape", "output", "ms", "quartiles ms", "MAC/ns", "ceiling")
+_MEMORY_COLUMNS = ("candidate", "size", "peak of a call", "weights", "ms", "ns/pixel")
 
 
 def show(results: dict[str, Any], console: Console) -> None:
@@ -25,7 +25,11 @@ def show(results: dict[str, Any], console: Console) -> None:
             console.print(comparison.verdict, highlight=False)
     for entry in results["layers"]:
         if "result" in entry:
-            _print(console, f"Layers: {entry['title']}", _LAYER_COLUMNS, layer_rows(entry["result"]))
+            # A terminal of 80 columns has no room for all; the page and the file have.
+            columns = [i for i, name in enumerate(_LAYER_COLUMNS) if name not in ("output", "quartiles ms")]
+            rows = [[row[index] for index in columns] for row in layer_rows(entry["result"])]
+            names = [_LAYER_COLUMNS[index] for index in columns]
+            _print(console, f"Layers: {entry['title']}", names, rows)
             console.print(layer_note(entry["result"]), highlight=False)
     if any("result" in entry for entry in results["memory"]):
         _print(console, "Memory", _MEMORY_COLUMNS, memory_rows(results["memory"]))
@@ -84,7 +88,7 @@ def comparison_rows(comparison: Comparison) -> list[list[str]]:
         low, high = timing.spread
         notes = [comparison.formats[name]] if name in comparison.formats else []
         if name in comparison.differences and name not in (PACKED, PACKED_COMPILED):
-            notes.append(f"differs from float32 by {comparison.differences[name]:.1e}")
+            notes.append(f"{comparison.differences[name]:.0e} off float32")
         rows.append(
             [
                 name,
@@ -151,7 +155,7 @@ def failures(results: dict[str, Any]) -> list[str]:
 def _print(console: Console, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     table = Table(title=title)
     for index, column in enumerate(columns):
-        table.add_column(column, justify="left" if index < 2 else "right")
+        table.add_column(column, justify="left" if index < 2 else "right", no_wrap=index < 2)
     for row in rows:
         table.add_row(*row)
     console.print(table)

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from ..benchmark import Disagreement, Rival, compare
+from ..benchmark import BFLOAT16, Disagreement, Rival, compare
 from ..deploy import verify
 from .isa import excluded
 from .layers import measure_layers
@@ -82,7 +82,10 @@ def _measure(job: dict[str, Any], report: Any) -> dict[str, Any]:
         budget_s=job["budget_s"],
         report=report,
     )
-    return result.to_dict()
+    data = result.to_dict()
+    if "bfloat16" in out_of_bounds:
+        data["not_run"][BFLOAT16] = out_of_bounds["bfloat16"]
+    return data
 
 
 def _refusing(reason: str) -> Any:
