@@ -16,6 +16,8 @@ from typing import Any
 
 import torch
 
+from mbu_ops.backends import cpu_kernels
+
 from ..benchmark import BFLOAT16, Disagreement, Rival, compare
 from ..deploy import verify
 from .isa import excluded
@@ -49,6 +51,7 @@ def main() -> int:
 
 
 def _measure(job: dict[str, Any], report: Any) -> dict[str, Any]:
+    cpu_kernels()  # a kernel that is unknown or cannot run is told here, before anything depends on it
     if job["kind"] == "memory":
         return measure_memory(job["model"], job["candidate"], job["size"], job["channels"])
     report("building and packing")
