@@ -74,25 +74,28 @@ class Comparison:
         )
 
     def table(self) -> Table:
-        """The comparison as a table for the terminal, conditions below."""
-        table = Table(title="Latency", caption="\n".join(f"{k}: {v}" for k, v in self.conditions.items()))
+        """The comparison as a table for the terminal; what did not run, and conditions, below.
+
+        `2e-05 off` in the notes is the difference from the eager network, as a share of its largest output.
+        """
+        below = [f"{name} not run: {reason}" for name, reason in self.not_run.items()]
+        below += [f"{name}: {value}" for name, value in self.conditions.items()]
+        table = Table(title="Latency", caption="\n".join(below), caption_justify="left")
         table.add_column("candidate", no_wrap=True)
         for heading in ("median ms", "quartiles", "min ms", "speed"):
-            table.add_column(heading, justify="right")
+            table.add_column(heading, justify="right", no_wrap=True)
         table.add_column("notes")
         for name, timing in self.timings.items():
             low, high = timing.spread
             notes = [self.formats[name]] if name in self.formats else []
             if name in self.differences:
                 gap = self.differences[name]
-                notes.append("equals eager bit for bit" if gap == 0 else f"{gap:.0e} off eager")
+                notes.append("equals eager bit for bit" if gap == 0 else f"{gap:.0e} off")
             table.add_row(
                 name, f"{timing.median:.2f}", f"{low:.2f}-{high:.2f}", f"{timing.min:.2f}",
                 f"{self.speed(name):.2f}x", ", ".join(notes),
                 style="bold" if name == self.best_packed else None,
             )  # fmt: skip
-        for name, reason in self.not_run.items():
-            table.add_row(name, "-", "-", "-", "-", f"not run: {reason}")
         return table
 
     @classmethod

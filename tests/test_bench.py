@@ -14,7 +14,7 @@ from torch import nn
 
 from lightning_mbu.bench import command, show, suite
 from lightning_mbu.bench.child import Job, JobFailed, run_job
-from lightning_mbu.bench.isa import excluded, variables
+from lightning_mbu.bench.isa import excluded, has_vnni, variables
 from lightning_mbu.bench.layers import measure_layers
 from lightning_mbu.bench.models import ClassicUNet, settle, twins
 from lightning_mbu.bench.rivals import INT8_TOLERANCE, int8_fx, require, rivals
@@ -124,7 +124,7 @@ def test_rivals_that_cannot_run_or_differ_are_listed(monkeypatch):
         rivals=[Rival("absent", missing, 1), wrong, same],
     )  # fmt: skip
     assert "no_such_package not installed" in result.not_run["absent"]
-    assert "differs from the eager network" in result.not_run["wrong"]
+    assert "differs from float32 by" in result.not_run["wrong"]
     assert "same" in result.timings and "wrong" not in result.timings
     assert len({rival.name for rival in rivals()}) == 7
 
@@ -219,8 +219,13 @@ def test_instruction_sets(monkeypatch):
     monkeypatch.setattr("lightning_mbu.bench.isa.instruction_sets", lambda: ["avx2", "avx512f", "amx_int8"])
     assert variables("native") == {} and excluded("native") == {}
     assert variables("avx512", "scalar")["MBU_CPU_KERNEL"] == "scalar"
-    assert "amx_int8" in excluded("avx512")["OpenVINO"]
+    assert "amx_int8" in excluded("avx512")["ONNX Runtime"]
     assert "avx512f" in excluded("avx2")["ONNX Runtime"]
+    assert not has_vnni()
+    monkeypatch.setattr("lightning_mbu.bench.isa.instruction_sets", lambda: ["avx2", "avx512_vnni"])
+    assert has_vnni()
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
+    assert not has_vnni()
     monkeypatch.setattr("lightning_mbu.bench.isa.instruction_sets", lambda: ["avx2"])
     assert set(excluded("avx2")) == {"bfloat16"}
 

@@ -5,9 +5,12 @@ The libraries read these variables when they load, so they are set for a process
 
 from __future__ import annotations
 
+import os
+
 from ..timing import instruction_sets
 
-# What the processor may have beyond the set, without a variable that would keep other runtimes from using it.
+# What the processor may have beyond the set. ONNX Runtime takes no variable that would keep it from using it; PyTorch
+# and OpenVINO follow oneDNN's.
 _BEYOND = {
     "avx2": {"avx512f", "avx_vnni"},
     "avx512": {"amx_int8", "amx_bf16"},
@@ -35,13 +38,18 @@ def variables(isa: str, kernel: str | None = None) -> dict[str, str]:
     return _VARIABLES[isa] | ({"MBU_CPU_KERNEL": kernel} if kernel else {})
 
 
+def has_vnni() -> bool:
+    """Whether this process may use instructions that multiply bytes without saturating in between."""
+    limited = os.environ.get("ONEDNN_MAX_CPU_ISA") == _VARIABLES["avx2"]["ONEDNN_MAX_CPU_ISA"]
+    return not limited and bool({"avx512_vnni", "avx_vnni"}.intersection(instruction_sets()))
+
+
 def excluded(isa: str) -> dict[str, str]:
-    """Words that begin or end a rival's name -> why it cannot be held to `isa` on this processor."""
+    """Words in a rival's name -> why it cannot be held to `isa` on this processor."""
     if isa == "native":
         return {}
     found = {"bfloat16": f"{isa} processors have no bfloat16 instructions"}
     beyond = sorted(_BEYOND[isa].intersection(instruction_sets()))
     if beyond:
-        reason = f"cannot be held to {isa}: it would use this processor's {', '.join(beyond)}"
-        found |= {"ONNX Runtime": reason, "OpenVINO": reason}
+        found["ONNX Runtime"] = f"cannot be held to {isa}: it would use this processor's {', '.join(beyond)}"
     return found

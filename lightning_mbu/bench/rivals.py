@@ -13,6 +13,7 @@ from torch._inductor import config as inductor
 
 from ..benchmark import Rival
 from ..folding import fold_transposed
+from .isa import has_vnni
 
 # Largest difference from float32, as a share of the largest output. Eight bits in every layer of a network
 # without training add up; the limit catches another function, not rounding.
@@ -36,7 +37,12 @@ def require(*packages: str) -> None:
 
 
 def int8_fx(model: nn.Module, example: Tensor, threads: int) -> Callable[[], Tensor]:
-    """FX graph mode post-training static quantization, oneDNN kernels, run eagerly in channels_last."""
+    """FX graph mode post-training static quantization, run eagerly in channels_last.
+
+    Without VNNI, sums of two products saturate at 16 bits: activations then keep to 7 bits (`reduce_range`), as the
+    x86 engine does by default. A concat takes the range of its first input, which costs accuracy where the others'
+    differ: a network that suffers too much is listed as differing.
+    """
     from torch.ao.quantization import (
         MinMaxObserver,
         QConfig,
@@ -45,10 +51,12 @@ def int8_fx(model: nn.Module, example: Tensor, threads: int) -> Callable[[], Ten
     )
     from torch.ao.quantization.quantize_fx import convert_fx, prepare_fx
 
-    torch.backends.quantized.engine = "onednn"
+    engine = "onednn" if has_vnni() else "x86"
+    torch.backends.quantized.engine = engine
     # Weights of transposed convolutions can only be quantized as a whole, not per channel.
-    whole = QConfig(activation=MinMaxObserver.with_args(reduce_range=False), weight=default_weight_observer)
-    mapping = get_default_qconfig_mapping("onednn").set_object_type(nn.ConvTranspose2d, whole)
+    ranges = MinMaxObserver.with_args(reduce_range=not has_vnni())
+    whole = QConfig(activation=ranges, weight=default_weight_observer)
+    mapping = get_default_qconfig_mapping(engine).set_object_type(nn.ConvTranspose2d, whole)
     # Checks of the input's size, which this tracer cannot follow, are skipped by compilers.
     with warnings.catch_warnings(), mock.patch("torch.compiler.is_compiling", return_value=True):
         warnings.simplefilter("ignore")
@@ -69,7 +77,8 @@ def int8_compiled(model: nn.Module, example: Tensor, threads: int) -> Callable[[
         from torchao.quantization.pt2e.quantizer import x86_inductor_quantizer as x86
 
         exported = torch.export.export(fold_transposed(model, example), (example,)).module()
-        quantizer = x86.X86InductorQuantizer().set_global(x86.get_default_x86_inductor_quantization_config())
+        settings = x86.get_default_x86_inductor_quantization_config(reduce_range=not has_vnni())
+        quantizer = x86.X86InductorQuantizer().set_global(settings)
         prepared = prepare_pt2e(exported, quantizer)
         for image in calibration_images(example):
             prepared(image)
