@@ -4,13 +4,14 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+BENCH_READY := $(VENV)/.ready-bench
 SOURCES := pyproject.toml constraints.txt ops/CMakeLists.txt $(shell find ops/csrc -type f)
 
 # Threads that spin while they wait slow everything down on a machine that does something else as well.
 export OMP_WAIT_POLICY ?= PASSIVE
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench bench-ops clean
 .DEFAULT_GOAL := test
 
 demo: $(READY)  ## train, convert, prove, compile, time; DATA=folder for real images, ARGS for `mbu demo --help`
@@ -25,7 +26,10 @@ lint: $(READY)
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/clang-format --dry-run --Werror $$(find ops/csrc tests/ops -name '*.cpp' -o -name '*.h')
 
-bench: $(READY)  ## one-bit convolutions, layer by layer
+bench: $(BENCH_READY)  ## packed networks against every other way to run them; ARGS for `mbu bench --help`
+	$(BIN)/mbu bench --results docs/results $(ARGS)
+
+bench-ops: $(READY)  ## single one-bit convolutions, kernel by kernel, shapes from text files
 	$(BIN)/python ops/bench/bench_conv2d.py $(ARGS)
 
 # torch first: the library is built against the headers of the torch that is installed.
@@ -34,6 +38,11 @@ $(READY): $(SOURCES)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q -c constraints.txt torch torchvision
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]'
+	@touch $@
+
+# The other runtimes are many and large; only the benchmark needs them.
+$(BENCH_READY): $(READY)
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev,bench]'
 	@touch $@
 
 clean:

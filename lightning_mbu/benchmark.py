@@ -3,131 +3,52 @@
 Three habits make the numbers worth reading. **Prove, then time:** candidates that disagree are not timed at
 all. **Interleave:** one call of each in turn, in a rotating order, so that whatever else the machine does
 hits all alike; ratios are taken within a round and only then summarised. **Give the rival its best:** the
-float network runs eagerly and compiled, in both memory formats, and in bfloat16 where the processor has
-instructions for it.
+float network runs eagerly and compiled, in both memory formats, in bfloat16 where the processor has
+instructions for it, and in whatever other runtime the caller brings along.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from rich.table import Table
 from torch import Tensor, nn
 from torch._inductor import config as inductor
 
-from .timing import Timing, conditions, instruction_sets, ratio, time_interleaved
-
-__all__ = ["Comparison", "Timing", "compare", "ratio", "time_interleaved"]
+from .comparison import PACKED, PACKED_COMPILED, Comparison
+from .folding import fold_transposed
+from .timing import conditions, instruction_sets, time_interleaved
 
 NATIVE_BFLOAT16 = {"avx512_bf16", "amx_bf16", "bf16"}
 FLOAT, COMPILED, BFLOAT16 = "float eager", "float compiled", "bfloat16 compiled"
-PACKED, PACKED_COMPILED = "packed eager", "packed compiled"
+# Largest difference from float32, as a share of the largest output. Eight bits of mantissa lose 1/256 in
+# every layer, and an untrained network forgives nothing: this catches another function, not rounding.
+BFLOAT16_TOLERANCE = 0.5
+FORMATS = {"contiguous": torch.contiguous_format, "channels last": torch.channels_last}
+
+
+class Disagreement(RuntimeError):
+    """A candidate computes something else than it should, so no time may be shown."""
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """Outcome of `compare`.
+class Rival:
+    """Another way to run the float network.
 
     Attributes:
-        timings: candidate -> times in ms.
-        differences: candidate -> largest difference from its eager twin, as a share of the twin's largest output.
-        formats: float candidate -> the memory format that was faster and is the one timed.
-        not_run: candidate -> why it could not run here.
-        float_bytes, packed_bytes: parameters and buffers of either model.
-        conditions: what the numbers depend on.
+        name: as the table shows it.
+        build: (float model, float32 example `[N, C, H, W]`, threads) -> function without arguments that runs the
+            network and returns its output. What cannot run here raises; the message is shown.
+        tolerance: largest difference from float32 allowed, as a share of the largest output.
     """
 
-    timings: dict[str, Timing]
-    differences: dict[str, float]
-    formats: dict[str, str]
-    not_run: dict[str, str]
-    float_bytes: int
-    packed_bytes: int
-    conditions: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def best_float(self) -> str:
-        """Name of the fastest float candidate."""
-        rivals = [name for name in self.timings if name not in (PACKED, PACKED_COMPILED)]
-        return min(rivals, key=lambda name: self.timings[name].median)
-
-    @property
-    def best_packed(self) -> str:
-        """Name of the fastest packed candidate."""
-        ours = [name for name in (PACKED, PACKED_COMPILED) if name in self.timings]
-        return min(ours, key=lambda name: self.timings[name].median)
-
-    @property
-    def speedup(self) -> float:
-        """The best float candidate's time over the best packed one's; below 1 the packed one is slower."""
-        return ratio(self.timings[self.best_float], self.timings[self.best_packed])
-
-    @property
-    def verdict(self) -> str:
-        """One sentence a user can act on."""
-        size = self.float_bytes / max(self.packed_bytes, 1)
-        if self.speedup > 1.05:
-            return (
-                f"{self.best_packed} runs {self.speedup:.2f}x as fast as {self.best_float} "
-                f"and its tensors take {size:.1f}x less memory."
-            )
-        if self.speedup >= 0.95:
-            return (
-                f"{self.best_packed} runs as fast as {self.best_float}; worth it for its size, "
-                f"{size:.1f}x less memory."
-            )
-        return (
-            f"Not worth it for speed here: {self.best_packed} takes {1 / self.speedup:.2f}x the time of "
-            f"{self.best_float}. Its tensors take {size:.1f}x less memory."
-        )
-
-    def table(self) -> Table:
-        """The comparison as a table for the terminal, conditions below."""
-        table = Table(title="Latency", caption="\n".join(f"{k}: {v}" for k, v in self.conditions.items()))
-        table.add_column("candidate")
-        for heading in ("median ms", "quartiles ms", "min ms", "speed"):
-            table.add_column(heading, justify="right")
-        table.add_column("notes")
-        reference = self.timings[self.best_float]
-        for name, timing in self.timings.items():
-            low, high = timing.spread
-            notes = [self.formats[name]] if name in self.formats else []
-            if name in self.differences:
-                gap = self.differences[name]
-                notes.append("equals eager bit for bit" if gap == 0 else f"differs from eager by {gap:.1e}")
-            table.add_row(
-                name, f"{timing.median:.2f}", f"{low:.2f} to {high:.2f}", f"{timing.min:.2f}",
-                f"{ratio(reference, timing):.2f}x", ", ".join(notes),
-                style="bold" if name == self.best_packed else None,
-            )  # fmt: skip
-        for name, reason in self.not_run.items():
-            table.add_row(name, "-", "-", "-", "-", f"not run: {reason}")
-        return table
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain types, for JSON."""
-        return {
-            "timings_ms": {
-                name: {
-                    "median": t.median, "min": t.min, "quartiles": list(t.spread), "calls": t.calls,
-                    "samples": list(t.samples),
-                }
-                for name, t in self.timings.items()
-            },
-            "differences": dict(self.differences),
-            "formats": dict(self.formats),
-            "not_run": dict(self.not_run),
-            "float_bytes": self.float_bytes,
-            "packed_bytes": self.packed_bytes,
-            "speedup": self.speedup,
-            "verdict": self.verdict,
-            "conditions": dict(self.conditions),
-        }  # fmt: skip
+    name: str
+    build: Callable[[nn.Module, Tensor, int], Callable[[], Tensor]]
+    tolerance: float
 
 
 def compare(
@@ -139,8 +60,11 @@ def compare(
     tolerance: float = 1e-3,
     bfloat16: bool | None = None,
     min_time_s: float = 0.005,
+    rivals: Sequence[Rival] = (),
+    budget_s: float | None = None,
+    report: Callable[[str], Any] = lambda step: None,
 ) -> Comparison:
-    """Time a packed network against its float twin, after checking that compiling changes neither.
+    """Time a packed network against its float twin, after checking that they compute what they should.
 
     Models are put in evaluation mode for the run and given back as they were, as is torch's number of
     threads. torch.compile's caches are emptied first: it gives up on a model class after eight variants, and
@@ -156,30 +80,43 @@ def compare(
         bfloat16: also time the float network in bfloat16; None does so where the processor has
             instructions for it.
         min_time_s: see `time_interleaved`.
+        rivals: other ways to run the float network. One that cannot run, or computes something else, is listed
+            with its reason and not timed.
+        budget_s: seconds that timing may take; fewer rounds, though at least 3, where `repeats` would take longer.
+        report: is told each step, for a progress bar.
 
     Raises:
         ValueError: `threads` is below 1.
-        RuntimeError: a compiled network disagrees with its eager twin by more than `tolerance`.
+        Disagreement: a candidate of PyTorch's or ours differs from its eager twin by more than its tolerance.
     """
     if threads < 1:
         raise ValueError(f"threads={threads}: at least one is needed.")
     device = example_input.device
-    if bfloat16 is None:
-        bfloat16 = device.type == "cuda" or bool(NATIVE_BFLOAT16.intersection(instruction_sets()))
+    native = device.type == "cuda" or bool(NATIVE_BFLOAT16.intersection(instruction_sets()))
     synchronise = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     torch.compiler.reset()
     with _measuring(threads, float_model, packed), torch.no_grad():
         run = _Candidates(example_input, tolerance, synchronise)
-        expected = run.add_formats(FLOAT, float_model, compiled=False)
-        run.add_formats(COMPILED, float_model, compiled=True, expected=expected)
-        if bfloat16:
-            run.add_formats(BFLOAT16, float_model, compiled=True, dtype=torch.bfloat16)
-        expected = packed(example_input)
-        run.calls[PACKED] = lambda: packed(example_input)
-        run.add_compiled_packed(packed, expected)
-        timings = time_interleaved(run.calls, repeats, min_time_s=min_time_s, synchronise=synchronise)
+        report(FLOAT)
+        expected = run.add_eager(float_model)
+        report(COMPILED)
+        folded = fold_transposed(float_model, example_input)
+        run.add_compiled(folded, expected)
+        if native if bfloat16 is None else bfloat16:
+            report(BFLOAT16)
+            run.add_bfloat16(folded, expected)
+        elif bfloat16 is None:
+            run.not_run[BFLOAT16] = "this processor has no bfloat16 instructions"
+        for rival in rivals:
+            report(rival.name)
+            run.add_rival(rival, float_model, expected, threads)
+        report(PACKED_COMPILED)
+        run.add_packed(packed)
+        report("timing")
+        timings = run.time(repeats, min_time_s, budget_s)
+    rounds = len(next(iter(timings.values())).samples)
     facts = conditions(device, threads)
-    facts |= {"input": " x ".join(map(str, example_input.shape)), "repeats": f"{repeats}, interleaved"}
+    facts |= {"input": " x ".join(map(str, example_input.shape)), "repeats": f"{rounds}, interleaved"}
     return Comparison(
         timings, run.differences, run.formats, run.not_run, _bytes(float_model), _bytes(packed), facts
     )
@@ -195,70 +132,129 @@ class _Candidates:
         self.formats: dict[str, str] = {}
         self.not_run: dict[str, str] = {}
 
-    def add_formats(
-        self,
-        name: str,
-        model: nn.Module,
-        compiled: bool,
-        expected: Tensor | None = None,
-        dtype: torch.dtype = torch.float32,
-    ) -> Tensor | None:
-        """Try both memory formats, keep the faster; returns the output where it ran."""
-        output = None
-        tried: dict[str, Callable[[], Any]] = {}
-        for label, memory in (
-            ("contiguous", torch.contiguous_format),
-            ("channels last", torch.channels_last),
-        ):
-            twin = copy.deepcopy(model).to(dtype=dtype, memory_format=memory)  # type: ignore[call-overload]
-            value = self.example.to(dtype=dtype, memory_format=memory)
-            call = torch.compile(twin) if compiled else twin
-            try:
-                # Freezing folds batch norms and lays out weights ahead of time: 1.8 times faster than
-                # torch.compile alone on a U-Net. As `options=` of torch.compile it is silently without effect
-                # in torch 2.14.
-                with inductor.patch(freezing=compiled):
-                    output = call(value)
-            except RuntimeError as error:
-                # A missing C++ compiler must not cost the user the rest of the comparison; the table says it.
-                if not compiled:
-                    raise
-                self.not_run[name] = _reason(error)
-                continue
-            if expected is not None:
-                self._check(f"{name}, {label}", output, expected, name)
-            tried[label] = lambda call=call, value=value: call(value)
-        if tried:
-            quick = time_interleaved(tried, repeats=3, warmup=2, synchronise=self.synchronise)
-            self.formats[name] = min(quick, key=lambda label: quick[label].median)
-            self.calls[name] = tried[self.formats[name]]
-            self.not_run.pop(name, None)
-        return output
+    def add_eager(self, model: nn.Module) -> Tensor:
+        """The float network as it is, in the faster memory format; returns its output."""
+        tried = {}
+        for label, memory in FORMATS.items():
+            twin, value = _as(model, memory), self.example.contiguous(memory_format=memory)
+            tried[label] = lambda twin=twin, value=value: twin(value)
+        self._keep_fastest(FLOAT, tried)
+        return model(self.example)
 
-    def add_compiled_packed(self, packed: nn.Module, expected: Tensor) -> None:
-        """torch.compile as a user calls it, without options."""
+    def add_compiled(self, model: nn.Module, expected: Tensor) -> None:
+        """torch.compile with freezing, in the faster memory format."""
+        tried = {}
+        for label, memory in FORMATS.items():
+            value = self.example.contiguous(memory_format=memory)
+            call = self._freeze(COMPILED, _as(model, memory), value)
+            if call is not None:
+                self._check(f"{COMPILED}, {label}", call(), expected, COMPILED, self.tolerance)
+                tried[label] = call
+        self._keep_fastest(COMPILED, tried)
+
+    def add_bfloat16(self, model: nn.Module, expected: Tensor) -> None:
+        """The same in bfloat16, by autocast or with everything cast, whichever is faster."""
+        value = self.example.contiguous(memory_format=torch.channels_last)
+
+        def autocast(twin: nn.Module) -> Callable[[Tensor], Tensor]:
+            def call(x: Tensor) -> Tensor:
+                with torch.autocast(x.device.type, torch.bfloat16):
+                    return twin(x)
+
+            return call
+
+        cast = value.bfloat16()
+        twin = _as(model, torch.channels_last)
+        tried = {}
+        for label, function, x in (
+            ("autocast", autocast(twin), value),
+            ("cast", copy.deepcopy(twin).to(torch.bfloat16), cast),
+        ):
+            call = self._freeze(BFLOAT16, function, x)
+            if call is not None:
+                self._check(f"{BFLOAT16}, {label}", call().float(), expected, BFLOAT16, BFLOAT16_TOLERANCE)
+                tried[label] = call
+        self._keep_fastest(BFLOAT16, tried)
+
+    def add_rival(self, rival: Rival, model: nn.Module, expected: Tensor, threads: int) -> None:
+        """Whatever the rival makes of a copy of the float network."""
+        try:
+            call = rival.build(copy.deepcopy(model), self.example, threads)
+            gap = _gap(call().float(), expected)
+        except Exception as error:  # noqa: BLE001 - packages raise what they like; the table says it
+            self.not_run[rival.name] = _reason(error)
+            return
+        if not gap <= rival.tolerance:
+            self.not_run[rival.name] = (
+                f"its output differs from float32 by {gap:.2g} of the largest; {rival.tolerance:g} is allowed"
+            )
+            return
+        self.differences[rival.name] = gap
+        self.calls[rival.name] = call
+
+    def add_packed(self, packed: nn.Module) -> None:
+        """Eager, and compiled as a user calls it: without options."""
+        expected = packed(self.example)
+        self.calls[PACKED] = lambda: packed(self.example)
         compiled = torch.compile(packed)
         try:
             output = compiled(self.example)
-        except RuntimeError as error:  # as above
+        except RuntimeError as error:  # no C++ compiler
             self.not_run[PACKED_COMPILED] = _reason(error)
             return
-        self._check(PACKED_COMPILED, output, expected, PACKED_COMPILED)
+        self._check(PACKED_COMPILED, output, expected, PACKED_COMPILED, self.tolerance)
         self.calls[PACKED_COMPILED] = lambda: compiled(self.example)
 
-    def _check(self, what: str, output: Tensor, expected: Tensor, name: str) -> None:
-        largest = max(float(expected.abs().max()), 1e-12)
-        gap = 0.0 if torch.equal(output, expected) else float((output - expected).abs().max()) / largest
-        if not gap <= self.tolerance:  # written so that a NaN fails too
-            raise RuntimeError(
-                f"'{what}' differs from the eager network by {gap:.2e} of its largest output; the tolerance "
-                "is "
-                f"{self.tolerance:.0e}. Nothing was timed: speeds of different functions cannot be compared. "
-                "Run "
-                "`verify` on the packed network, or raise tolerance if a difference of this size is "
-                "acceptable."
+    def time(self, repeats: int, min_time_s: float, budget_s: float | None):
+        """Times of all candidates, in as many rounds as the budget allows."""
+        if budget_s is not None:
+            once = time_interleaved(self.calls, 1, 1, 0, self.synchronise)
+            round_ms = sum(max(timing.min, 1e3 * min_time_s) for timing in once.values())
+            repeats = min(repeats, max(3, int(1e3 * budget_s / round_ms)))
+        # Every candidate has run before: one call more settles the number of calls of a round.
+        return time_interleaved(self.calls, repeats, 1, min_time_s, self.synchronise)
+
+    def _freeze(self, name: str, function: Callable[[Tensor], Tensor], value: Tensor):
+        """Compiled with freezing; None where no compiler works."""
+        call = torch.compile(function)
+        try:
+            # Freezing folds batch norms and lays out weights ahead of time: 1.8 times faster than
+            # torch.compile alone on a U-Net. As `options=` of torch.compile it is silently without effect
+            # in torch 2.14.
+            with inductor.patch(freezing=True):
+                call(value)
+        except RuntimeError as error:
+            # A missing C++ compiler must not cost the user the rest of the comparison; the table says it.
+            self.not_run[name] = _reason(error)
+            return None
+        return lambda: call(value)
+
+    def _keep_fastest(self, name: str, tried: dict[str, Callable[[], Any]]) -> None:
+        if tried:
+            quick = time_interleaved(tried, 2, 1, 0, self.synchronise)
+            self.formats[name] = min(quick, key=lambda label: quick[label].min)
+            self.calls[name] = tried[self.formats[name]]
+            self.not_run.pop(name, None)
+
+    def _check(self, what: str, output: Tensor, expected: Tensor, name: str, tolerance: float) -> None:
+        gap = _gap(output, expected)
+        if not gap <= tolerance:  # written so that a NaN fails too
+            raise Disagreement(
+                f"'{what}' differs from the eager network by {gap:.2e} of its largest output; the tolerance is "
+                f"{tolerance:.0e}. Nothing was timed: speeds of different functions cannot be compared. Run "
+                "`verify` on the packed network, or raise tolerance if a difference of this size is acceptable."
             )
         self.differences[name] = max(gap, self.differences.get(name, 0.0))
+
+
+def _gap(output: Tensor, expected: Tensor) -> float:
+    """Largest difference as a share of the largest expected value; NaN where the output has one."""
+    largest = max(float(expected.abs().max()), 1e-12)
+    return 0.0 if torch.equal(output, expected) else float((output - expected).abs().max()) / largest
+
+
+def _as(model: nn.Module, memory: torch.memory_format) -> nn.Module:
+    return copy.deepcopy(model).to(memory_format=memory)  # type: ignore[call-overload]
 
 
 @contextmanager
@@ -280,6 +276,6 @@ def _bytes(model: nn.Module) -> int:
     return sum(t.numel() * t.element_size() for t in [*model.parameters(), *model.buffers()])
 
 
-def _reason(error: RuntimeError) -> str:
+def _reason(error: Exception) -> str:
     line = next((text.strip() for text in str(error).splitlines() if text.strip()), "no message")
     return f"{type(error).__name__}: {line[:120]}"

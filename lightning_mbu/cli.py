@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
 import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import fields
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+
+from .bench.command import DESCRIPTION as BENCH_DESCRIPTION
+from .bench.command import add_options as add_bench_options
+from .model_names import find_model
 
 # Threads that spin while they wait slow everything down on a machine that does something else as well.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -21,7 +23,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs `mbu`; returns the exit status: 0 done, 1 not possible, 2 wrong usage, 130 stopped with Ctrl-C."""
     options = _parser().parse_args(arguments)
-    console = Console(stderr=options.json) if getattr(options, "json", False) else Console()
+    # JSON on standard output stands alone there; `bench` writes its own to a file.
+    console = Console(stderr=getattr(options, "json", None) is True)
     try:
         return options.run(options, console)
     except KeyboardInterrupt:
@@ -63,14 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_argument("--order", default="forward", help="forward, reverse, cost or all")
     plan.add_argument("--json", action="store_true", help="print the plan as JSON")
 
-    bench = command(
-        "bench", _bench, "Time a model packed against the same model in float, compiled, interleaved."
-    )
-    bench.add_argument("model", help="module:function, or smp:Architecture/encoder")
-    bench.add_argument("--size", type=int, default=256, help="height and width of the input, pixels")
-    bench.add_argument("--channels", type=int, default=3, help="channels of the input")
-    bench.add_argument("--threads", type=int, default=1, help="processor threads")
-    bench.add_argument("--json", action="store_true", help="print the result as JSON")
+    add_bench_options(command("bench", _bench, BENCH_DESCRIPTION))
 
     doctor = command("doctor", _doctor, "Show what this machine can run.")
     doctor.add_argument("--json", action="store_true", help="print the findings as JSON")
@@ -97,30 +93,6 @@ def _demo(options: argparse.Namespace, console: Console) -> int:
     return 0
 
 
-def find_model(name: str) -> Any:
-    """The float model that `name` stands for.
-
-    Args:
-        name: `module:function` (called without arguments), or `smp:Architecture/encoder`.
-
-    Raises:
-        ValueError: neither form.
-        ImportError, AttributeError: it does not exist.
-    """
-    head, colon, rest = name.partition(":")
-    if not colon or not rest:
-        raise ValueError(
-            f"{name!r} names no model. Write module:function, such as lightning_mbu.models:MBUNet, "
-            "or smp:Unet/resnet34."
-        )
-    if head == "smp":
-        architecture, _, encoder = rest.partition("/")
-        smp = importlib.import_module("segmentation_models_pytorch")
-        return getattr(smp, architecture)(encoder or "resnet34", encoder_weights=None)
-    sys.path.insert(0, str(Path.cwd()))
-    return getattr(importlib.import_module(head), rest)()
-
-
 def _plan(options: argparse.Namespace, console: Console) -> int:
     import torch
 
@@ -137,27 +109,9 @@ def _plan(options: argparse.Namespace, console: Console) -> int:
 
 
 def _bench(options: argparse.Namespace, console: Console) -> int:
-    import copy
+    from .bench import command
 
-    import torch
-
-    from .benchmark import compare
-    from .deploy import convert
-    from .plan import make_plan
-    from .prepare import prepare
-
-    model = find_model(options.model).eval()
-    example = torch.randn(1, options.channels, options.size, options.size)
-    one_bit = copy.deepcopy(model)
-    with console.status("converting, compiling and timing"):
-        packed = convert(prepare(one_bit, make_plan(one_bit, example)), example)
-        result = compare(model, packed, example, threads=options.threads)
-    if options.json:
-        print(json.dumps(result.to_dict()))
-    else:
-        console.print(result.table())
-        console.print(result.verdict, highlight=False)
-    return 0
+    return command.run(options, console)
 
 
 def _doctor(options: argparse.Namespace, console: Console) -> int:

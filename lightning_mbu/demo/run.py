@@ -17,8 +17,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from torch import Tensor, nn
 
-from ..benchmark import Comparison, compare
+from ..benchmark import compare
 from ..callback import MBUQuantize
+from ..comparison import Comparison
 from ..demo_settings import DemoSettings
 from ..deploy import PackedModel, Verification, convert, verify
 from ..models import MBUNet

@@ -11,8 +11,9 @@ from rich.console import Console
 from torch import nn
 from torch._inductor import config as inductor
 
-from lightning_mbu.benchmark import Comparison, Timing, compare, ratio, time_interleaved
-from lightning_mbu.timing import conditions
+from lightning_mbu.benchmark import compare
+from lightning_mbu.comparison import Comparison
+from lightning_mbu.timing import Timing, conditions, ratio, time_interleaved
 
 
 def network(channels: int = 4) -> nn.Module:
@@ -121,7 +122,7 @@ def test_says_what_could_not_run(monkeypatch):
     assert set(result.timings) == {"float eager", "packed eager"}
     # The float network is compiled as well as it can be (both memory formats), the packed one as users do.
     assert frozen == [True, True, False] and not inductor.freezing
-    assert (result.best_float, result.best_packed) == ("float eager", "packed eager")
+    assert (result.best_rival, result.best_packed) == ("float eager", "packed eager")
 
 
 def test_arguments_and_errors_in_eager_networks_are_not_hidden():

@@ -1,0 +1,106 @@
+"""The options of `mbu bench`, and what becomes of its results."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from ..atomic import write_atomically
+
+DESCRIPTION = (
+    "Time packed networks against the same networks in float and eight bits, here, in every runtime that is "
+    "installed. Without a model: the standard set (MBUNet varied in threads, size and shortcuts, two other "
+    "U-Nets, its layers, its memory)."
+)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Options of `mbu bench`; the suite itself is imported only when it runs."""
+    add = parser.add_argument
+    add("models", nargs="*", metavar="model", help="mbunet, mbunet-shortcuts, unet-resnet34, unet-classic, "
+        "module:function or smp:Architecture/encoder")  # fmt: skip
+    add("--size", type=int, nargs="+", default=[256], help="heights and widths of the image, pixels")
+    add("--threads", type=int, nargs="+", default=[1], help="numbers of processor threads")
+    add("--channels", type=int, default=3, help="channels of the image")
+    add("--layers", action="store_true", help="also time every packed convolution by itself")
+    add("--memory", action="store_true", help="also measure the memory of one inference")
+    add("--no-rivals", action="store_true", help="leave out other quantizers and runtimes")
+    add("--isa", choices=("native", "avx2", "avx512"), default="native",
+        help="hold every candidate to an older instruction set")  # fmt: skip
+    add("--kernel", help="CPU kernel of the packed network, see mbu doctor")
+    add("--repeats", type=int, default=15, help="rounds of timing")
+    add("--budget", type=float, default=15.0, help="seconds of timing per comparison; at least 3 rounds")
+    add("--quick", action="store_true", help="every kind of measurement once on small images, to see it work")
+    add("--json", metavar="FILE", help="write the results as JSON")
+    add("--plot", metavar="FILE", help="write a figure, .svg or .png")
+    add("--results", metavar="FOLDER", help="write cpu.md, cpu.json and cpu.svg into this folder")
+
+
+def run(options: argparse.Namespace, console: Console) -> int:
+    """Runs the jobs, shows the tables, writes the files; nothing is written unless all is done.
+
+    Raises:
+        ValueError: an option that cannot be, candidates that disagree, or nothing that could be measured.
+        ImportError: a plot is asked for and matplotlib is missing.
+        FileNotFoundError: the folder of a file to write does not exist.
+    """
+    outputs = _outputs(options)
+    if min(*options.size, *options.threads, options.channels, options.repeats) < 1 or options.budget <= 0:
+        raise ValueError("--size, --threads, --channels, --repeats and --budget must all be above 0.")
+
+    from . import show, suite
+    from .child import Job
+
+    if any(kind in ("svg", "png") for kind, _ in outputs):
+        from .rivals import require
+
+        require("matplotlib")
+    base = Job(
+        "compare", "", channels=options.channels, isa=options.isa, kernel=options.kernel,
+        repeats=options.repeats, budget_s=options.budget, rivals=not options.no_rivals,
+    )  # fmt: skip
+    if options.models:
+        jobs = suite.grid_jobs(
+            base, options.models, options.size, options.threads, options.layers, options.memory
+        )
+    else:
+        jobs = suite.quick_jobs(base) if options.quick else suite.standard_jobs(base)
+    results = suite.run_jobs(jobs, console)
+    show.show(results, console)
+    for kind, path in outputs:
+        write_atomically(path, _encoded(results, kind))
+        console.print(f"wrote {path}", highlight=False)
+    return 0
+
+
+def _outputs(options: argparse.Namespace) -> list[tuple[str, Path]]:
+    """Kind and path of every file to write, checked before hours of work rather than after."""
+    found = []
+    if options.json:
+        found.append(("json", Path(options.json)))
+    if options.plot:
+        path = Path(options.plot)
+        if path.suffix not in (".svg", ".png"):
+            raise ValueError(f"--plot {path}: the name must end in .svg or .png.")
+        found.append((path.suffix[1:], path))
+    if options.results:
+        folder = Path(options.results)
+        found += [(kind, folder / f"cpu.{kind}") for kind in ("json", "svg", "md")]
+    for _, path in found:
+        if not path.parent.is_dir():
+            raise FileNotFoundError(f"the folder {path.parent} does not exist; create it, or choose another.")
+    return found
+
+
+def _encoded(results: dict[str, Any], kind: str) -> bytes:
+    from . import plot, show
+
+    if kind == "json":
+        return (json.dumps(results, indent=1) + "\n").encode()
+    if kind == "md":
+        return show.markdown(results, "cpu.svg").encode()
+    return plot.draw(results, kind)

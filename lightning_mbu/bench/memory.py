@@ -1,0 +1,90 @@
+"""Memory that one inference takes, and its time, at several image sizes; each candidate in a process of its own."""
+
+from __future__ import annotations
+
+import ctypes
+import ctypes.util
+import gc
+import resource
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._inductor import config as inductor
+
+from ..folding import fold_transposed
+from .models import twins
+
+FLOAT, PACKED = "float compiled", "packed compiled"
+_STATUS, _REFERENCES = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+def measure_memory(model: str, candidate: str, size: int, channels: int, repeats: int = 3) -> dict[str, Any]:
+    """Peak memory and time of one inference.
+
+    The peak is what the process's resident memory rises to during the call, above where it stood before it. A call
+    has gone before, so neither compiling nor laying out weights counts; weights are counted apart, by size.
+
+    Args:
+        model: see `models.twins`.
+        candidate: `FLOAT` or `PACKED`.
+        size: height and width of the image, pixels.
+        channels: of the image.
+        repeats: timed calls; the median counts.
+
+    Returns:
+        Plain types: `peak_bytes` (None where this system cannot tell), `weight_bytes`, `ms`, `ns_per_pixel`.
+    """
+    float_model, _, packed = twins(model, channels)
+    example = torch.randn(1, channels, size, size)
+    with torch.no_grad():
+        network: nn.Module = packed if candidate == PACKED else fold_transposed(float_model, example)
+        del float_model, packed
+        compiled: Any = torch.compile(network)
+        # Both as in `compare`: freezing is for the float network.
+        with inductor.patch(freezing=candidate == FLOAT):
+            compiled(example)
+        peak = _peak(lambda: compiled(example))
+        times = []
+        for _ in range(repeats):
+            start = time.perf_counter()
+            compiled(example)
+            times.append(1e3 * (time.perf_counter() - start))
+    ms = statistics.median(times)
+    return {
+        "candidate": candidate,
+        "size": size,
+        "peak_bytes": peak,
+        "weight_bytes": sum(t.numel() * t.element_size() for t in _tensors(network)),
+        "ms": ms,
+        "ns_per_pixel": 1e6 * ms / size**2,
+    }
+
+
+def _tensors(network: nn.Module) -> list[Tensor]:
+    return [*network.parameters(), *network.buffers()]
+
+
+def _peak(call: Any) -> int | None:
+    """Bytes by which resident memory rises during `call`; None where the peak cannot be reset."""
+    gc.collect()
+    library = ctypes.util.find_library("c")
+    trim = getattr(ctypes.CDLL(library), "malloc_trim", None) if library else None
+    if trim is not None:
+        trim(0)  # memory freed earlier would otherwise serve the call without showing
+    try:
+        _REFERENCES.write_text("5")  # Linux: the peak starts again from the present
+    except OSError:
+        return None
+    before = _resident()
+    call()
+    # Linux reports the peak in KiB, and this reset applies to it as well.
+    return max(0, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before)
+
+
+def _resident() -> int:
+    line = next(line for line in _STATUS.read_text().splitlines() if line.startswith("VmRSS:"))
+    return int(line.split()[1]) * 1024

@@ -1,0 +1,166 @@
+"""Results of a benchmark for people: tables for the terminal, and the same as a page of Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from ..comparison import PACKED, PACKED_COMPILED, Comparison
+
+_LAYER_COLUMNS = ("layer", "shape", "output", "ms", "quartiles ms", "MAC/ns", "ceiling")
+_MEMORY_COLUMNS = ("candidate", "size", "peak of a call", "weights", "ms", "ns/pixel")
+
+
+def show(results: dict[str, Any], console: Console) -> None:
+    """Prints every table of `suite.run_jobs`' results."""
+    for entry in results["compare"]:
+        if "result" in entry:
+            comparison = Comparison.from_dict(entry["result"])
+            table = comparison.table()
+            table.title = entry["title"]
+            console.print(table)
+            console.print(comparison.verdict, highlight=False)
+    for entry in results["layers"]:
+        if "result" in entry:
+            # A terminal of 80 columns has no room for all; the page and the file have.
+            columns = [i for i, name in enumerate(_LAYER_COLUMNS) if name not in ("output", "quartiles ms")]
+            rows = [[row[index] for index in columns] for row in layer_rows(entry["result"])]
+            names = [_LAYER_COLUMNS[index] for index in columns]
+            _print(console, f"Layers: {entry['title']}", names, rows)
+            console.print(layer_note(entry["result"]), highlight=False)
+    if any("result" in entry for entry in results["memory"]):
+        _print(console, "Memory", _MEMORY_COLUMNS, memory_rows(results["memory"]))
+    for line in failures(results):
+        console.print(line, style="yellow", highlight=False)
+
+
+def markdown(results: dict[str, Any], plot: str) -> str:
+    """The results as a page.
+
+    Args:
+        results: of `suite.run_jobs`.
+        plot: file name of the figure beside the page.
+    """
+    lines = ["# Latency and memory on a CPU", "", "```sh", results["command"], "```", ""]
+    lines += [f"- {name}: {value}" for name, value in results["conditions"].items()]
+    lines += [
+        "",
+        "Networks have random weights, batch norms the statistics of random images. Every candidate is compared",
+        "with the float network run eagerly before anything is timed, the packed network with its one-bit twin,",
+        "bit for bit. Candidates run in turn, in one process; *speed* is against the fastest rival, as the median",
+        "over rounds of the ratio within a round.",
+        "",
+        f"![Latency of every candidate]({plot})",
+    ]
+    for entry in results["compare"]:
+        lines += ["", f"## {entry['title']}", ""]
+        if "result" in entry:
+            comparison = Comparison.from_dict(entry["result"])
+            lines += _markdown_table(
+                ("candidate", "median ms", "quartiles ms", "speed", "notes"), comparison_rows(comparison)
+            )
+            lines += ["", comparison.verdict, f"Rounds: {comparison.conditions['repeats']}."]
+        else:
+            lines += [f"Not run: {entry['failed']}"]
+    for entry in results["layers"]:
+        if "result" in entry:
+            lines += ["", f"## Layers: {entry['title']}", ""]
+            lines += _markdown_table(_LAYER_COLUMNS, layer_rows(entry["result"]))
+            lines += ["", layer_note(entry["result"])]
+    if any("result" in entry for entry in results["memory"]):
+        lines += ["", "## Memory and time per pixel", ""]
+        lines += _markdown_table(_MEMORY_COLUMNS, memory_rows(results["memory"]))
+        lines += [
+            "",
+            "Peak: resident memory during one call above where it stood before, weights not counted.",
+        ]
+    lines += [f"\n{line}" for line in failures(results) if not line.startswith("compare")]
+    return "\n".join(lines) + "\n"
+
+
+def comparison_rows(comparison: Comparison) -> list[list[str]]:
+    """Candidate, median, quartiles, speed, notes."""
+    rows = []
+    for name, timing in comparison.timings.items():
+        low, high = timing.spread
+        notes = [comparison.formats[name]] if name in comparison.formats else []
+        if name in comparison.differences and name not in (PACKED, PACKED_COMPILED):
+            notes.append(f"{comparison.differences[name]:.0e} off float32")
+        rows.append(
+            [
+                name,
+                f"{timing.median:.1f}",
+                f"{low:.1f} to {high:.1f}",
+                f"{comparison.speed(name):.2f}x",
+                ", ".join(notes),
+            ]
+        )
+    rows += [[name, "-", "-", "-", f"not run: {reason}"] for name, reason in comparison.not_run.items()]
+    return rows
+
+
+def layer_rows(result: dict[str, Any]) -> list[list[str]]:
+    """One row per packed convolution, then their sum."""
+    layers = result["layers"]
+    rows = [
+        [
+            layer["name"], layer["shape"], layer["output"], f"{layer['ms']:.3f}",
+            f"{layer['quartiles_ms'][0]:.3f} to {layer['quartiles_ms'][1]:.3f}",
+            f"{layer['rate']:.0f}", f"{layer['share']:.0%}",
+        ]
+        for layer in layers
+    ]  # fmt: skip
+    ms, macs = sum(layer["ms"] for layer in layers), sum(layer["macs"] for layer in layers)
+    rate = macs / ms / 1e6
+    rows.append(["sum", "", "", f"{ms:.3f}", "", f"{rate:.0f}", f"{rate / result['ceiling']:.0%}"])
+    return rows
+
+
+def layer_note(result: dict[str, Any]) -> str:
+    """What the ceiling is, and what the convolutions leave to everything else."""
+    ms = sum(layer["ms"] for layer in result["layers"])
+    return (
+        f"Kernel {result['kernel']}. Ceiling: {result['ceiling']:.0f} multiply-adds per ns, the kernel's best rate "
+        f"on layers made to suit it, timed in the same rounds. The whole network takes {result['network_ms']:.1f} "
+        f"ms eagerly; its packed convolutions are {ms / result['network_ms']:.0%} of that."
+    )
+
+
+def memory_rows(entries: Sequence[dict[str, Any]]) -> list[list[str]]:
+    """One row per candidate and size that ran."""
+    found = [entry["result"] for entry in entries if "result" in entry]
+    return [
+        [
+            result["candidate"], f"{result['size']}x{result['size']}",
+            "not known" if result["peak_bytes"] is None else f"{result['peak_bytes'] / 1e6:.0f} MB",
+            f"{result['weight_bytes'] / 1e6:.1f} MB", f"{result['ms']:.1f}", f"{result['ns_per_pixel']:.0f}",
+        ]
+        for result in found
+    ]  # fmt: skip
+
+
+def failures(results: dict[str, Any]) -> list[str]:
+    """What gave no result, and why."""
+    return [
+        f"{kind} {entry['title']}, not run: {entry['failed']}"
+        for kind in ("compare", "layers", "memory")
+        for entry in results[kind]
+        if "failed" in entry
+    ]
+
+
+def _print(console: Console, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    table = Table(title=title)
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="left" if index < 2 else "right", no_wrap=index < 2)
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+
+
+def _markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    lines = [columns, ["---"] * len(columns), *rows]
+    return ["| " + " | ".join(cell.replace("|", "/") for cell in line) + " |" for line in lines]

@@ -1,0 +1,138 @@
+"""Which jobs a benchmark consists of, and running them one after the other."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+)
+
+from ..timing import conditions
+from . import memory
+from .child import Job, JobFailed, run_job
+
+SCHEMA = 1  # of the JSON; grows with every change that a reader would notice
+_PACKAGES = ("onnxruntime", "openvino", "nncf", "torchao")
+_CANDIDATES = (memory.PACKED, memory.FLOAT)
+
+
+def standard_jobs(base: Job) -> list[Job]:
+    """What `make bench` measures: one thing varied at a time around MBUNet, 256x256, one thread.
+
+    Args:
+        base: settings that all jobs share.
+    """
+    first = replace(base, model="mbunet")
+    jobs = [first, replace(first, threads=2), replace(first, size=512)]
+    jobs += [replace(base, model=model) for model in ("mbunet-shortcuts", "unet-resnet34", "unet-classic")]
+    return [*jobs, layers_job(first), *memory_jobs(first, (256, 1024))]
+
+
+def quick_jobs(base: Job) -> list[Job]:
+    """Every kind of measurement once, on small images: whether it works, not how fast it is."""
+    first = replace(base, model="mbunet", size=128, repeats=3, budget_s=3.0)
+    return [first, layers_job(first), *memory_jobs(first, (128,))]
+
+
+def grid_jobs(
+    base: Job, models: Sequence[str], sizes: Sequence[int], threads: Sequence[int], layers: bool, memory: bool
+) -> list[Job]:
+    """Every model at every size with every number of threads; layers and memory with the first number only."""
+    jobs = [
+        replace(base, model=model, size=size, threads=count)
+        for model in models
+        for size in sizes
+        for count in threads
+    ]
+    for model in models:
+        first = replace(base, model=model, threads=threads[0])
+        jobs += [layers_job(replace(first, size=size)) for size in sizes] if layers else []
+        jobs += memory_jobs(first, sizes) if memory else []
+    return jobs
+
+
+def layers_job(like: Job) -> Job:
+    """The layers of the model of a comparison."""
+    return replace(like, kind="layers")
+
+
+def memory_jobs(like: Job, sizes: Sequence[int]) -> list[Job]:
+    """The memory of both candidates at each size."""
+    return [
+        replace(like, kind="memory", size=size, candidate=candidate)
+        for size in sizes
+        for candidate in _CANDIDATES
+    ]
+
+
+def run_jobs(
+    jobs: Sequence[Job], console: Console, run: Callable[..., dict[str, Any]] = run_job
+) -> dict[str, Any]:
+    """Runs the jobs in turn behind a progress bar.
+
+    Args:
+        jobs: at least one.
+        console: shows the bar.
+        run: `child.run_job`, or what replaces it in a test.
+
+    Returns:
+        Plain types: `schema`, `command`, `conditions`, and the lists `compare`, `layers`, `memory`, whose
+        entries hold `job`, `title` and either `result` or `failed`, the reason.
+
+    Raises:
+        ValueError: candidates disagree, or not one job gave a result.
+    """
+    results: dict[str, Any] = {
+        "schema": SCHEMA,
+        "command": shlex.join(["mbu", *sys.argv[1:]]),
+        "conditions": _conditions(),
+        "compare": [],
+        "layers": [],
+        "memory": [],
+    }
+    columns = (
+        SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    )  # fmt: skip
+    failures = []
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task("", total=len(jobs))
+        for job in jobs:
+            progress.update(task, description=job.title)
+            entry: dict[str, Any] = {"job": asdict(job), "title": job.title}
+            try:
+                entry["result"] = run(
+                    job,
+                    lambda step, title=job.title: progress.update(task, description=f"{title}: {step}"),
+                )
+            except JobFailed as failure:
+                entry["failed"] = str(failure)
+                failures.append(f"{job.title}: {failure}")
+            results[job.kind].append(entry)
+            progress.advance(task)
+    if len(failures) == len(jobs):
+        raise ValueError(f"nothing could be measured. {failures[0] if failures else 'There is no job.'}")
+    return results
+
+
+def _conditions() -> dict[str, str]:
+    facts = conditions(torch.device("cpu"), 0)
+    del facts["threads"]  # differs from job to job
+    for package in _PACKAGES:
+        try:
+            facts[package] = version(package)
+        except PackageNotFoundError:
+            facts[package] = "not installed"
+    return facts
