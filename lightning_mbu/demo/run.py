@@ -87,10 +87,7 @@ def run_demo(settings: DemoSettings, console: Console | None = None) -> dict[str
     ]
     example = next(iter(data.test_dataloader()))[0][:1]
     float_scores, timings = _evaluate(float_model, networks, data, example, settings, console)
-    console.print(
-        f"Timing the full width ({settings.bench_width} channels at {settings.bench_size} pixels)..."
-    )
-    comparison = _full_width(settings)
+    comparison = _full_width(settings, console)
 
     outcome = Outcome(
         settings, data, float_model, float_epochs, float_scores, networks, timings, comparison
@@ -176,12 +173,16 @@ def _evaluate(
     return float_scores, timings
 
 
-def _full_width(settings: DemoSettings) -> Comparison:
+def _full_width(settings: DemoSettings, console: Console) -> Comparison:
     """`MBUNet` at full width against its float twin; weights are random, which no kernel's speed depends on."""
     torch.manual_seed(settings.seed)
     size = settings.bench_size
     float_model = MBUNet(width=settings.bench_width).eval()
     example = torch.randn(1, 3, size, size)
     one_bit = copy.deepcopy(float_model)
-    packed = convert(prepare(one_bit, make_plan(one_bit, example)), example)
-    return compare(float_model, packed, example, threads=settings.threads)
+    title = f"timing the full width, {settings.bench_width} channels at {size} pixels"
+    with _steps(console, title, 6) as done:
+        packed = convert(prepare(one_bit, make_plan(one_bit, example)), example)
+        return compare(
+            float_model, packed, example, threads=settings.threads, report=lambda candidate: done()
+        )
