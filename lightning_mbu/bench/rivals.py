@@ -1,5 +1,8 @@
 """The float network in eight bits by PyTorch's own means, and the list of all rivals."""
 
+# The extra `bench` installs what is imported inside functions here.
+# pyright: reportMissingImports=false
+
 from __future__ import annotations
 
 import importlib.util

@@ -3,6 +3,9 @@
 Each function has the shape of `Rival.build`. Packages are imported inside, because each is optional.
 """
 
+# The extra `bench` installs what is imported inside functions here.
+# pyright: reportMissingImports=false
+
 from __future__ import annotations
 
 import logging

@@ -164,7 +164,7 @@ def _read_shortcut(node: Node, channels: int) -> tuple[list[Node], int, int]:
         window = _same(kernel)
         plain = _same(stride or kernel) == window and _same(padding) == 0 and _same(dilation) == 1
         if window and plain and not ceil_mode:
-            return [source], window, 1
+            return [source], int(window), 1
     if is_call(node, aten.upsample_nearest2d.vec) and isinstance(source, Node) and node.args[1] is None:
         factor = _same(node.args[2])
         if factor and factor == int(factor):
