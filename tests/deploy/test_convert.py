@@ -37,7 +37,7 @@ def test_every_activation_between_quantized_layers_is_bits(quantized):
     streams = sum(is_call(node, *CONVOLUTIONS, *STREAM_CONVOLUTIONS) for node in calls)
     assert streams == 1, "only the layer before the float head yields floats"
     assert sum(is_call(node, torch.ops.mbu.pack.default) for node in calls) == 1, "only the image is packed"
-    assert [node.target for node in calls].count(torch.ops.aten.batch_norm.default) == 1
+    assert not any(is_call(node, torch.ops.aten.batch_norm.default) for node in calls)
 
 
 class Pieces(nn.Module):
