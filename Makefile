@@ -11,7 +11,7 @@ SOURCES := pyproject.toml constraints.txt ops/CMakeLists.txt $(shell find ops/cs
 export OMP_WAIT_POLICY ?= PASSIVE
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test lint bench bench-ops clean
+.PHONY: demo test lint sanitize bench bench-ops clean
 .DEFAULT_GOAL := test
 
 demo: $(READY)  ## train, convert, prove, compile, time; DATA=folder for real images, ARGS for `mbu demo --help`
@@ -25,6 +25,9 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/clang-format --dry-run --Werror $$(find ops/csrc tests/ops -name '*.cpp' -o -name '*.h')
+
+sanitize: $(READY)  ## every kernel that this processor runs, under AddressSanitizer and UBSan
+	MBU_SANITIZE=address,undefined $(BIN)/python -m pytest -q tests/ops/test_cross.py tests/ops/amx $(ARGS)
 
 bench: $(BENCH_READY)  ## packed networks against every other way to run them; ARGS for `mbu bench --help`
 	$(BIN)/mbu bench --results docs/results $(ARGS)

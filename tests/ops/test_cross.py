@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import re
 import shutil
@@ -21,6 +22,8 @@ from mbu_ops.backends import cpu_kernels
 ROOT = Path(__file__).resolve().parents[2]
 CSRC = ROOT / "ops" / "csrc"
 PROGRAM = Path(__file__).parent / "cross"
+# `make sanitize` sets it: "address,undefined"
+SANITIZERS = os.environ.get("MBU_SANITIZE", "")
 
 
 def kernel_sources(processor: str) -> dict[Path, list[str]]:
@@ -76,6 +79,9 @@ def build(compiler: str, processor: str, folder: Path, optimize: str) -> Path:
     jobs = {path: [optimize, *flags] for path, flags in kernel_sources(processor).items()}
     jobs |= {path: ["-O1"] for path in PROGRAM.glob("*.cpp")}
     include = ["-I", str(CSRC / "include"), "-I", str(CSRC)]
+    # A sanitizer's own library cannot be linked statically; an Arm program under the emulator must be.
+    checks = [f"-fsanitize={SANITIZERS}", "-fno-sanitize-recover=all", "-g"] if SANITIZERS else []
+    checks = checks if processor == platform.machine() else []
 
     def run(*arguments: str) -> None:
         command = [compiler, *arguments]
@@ -83,11 +89,11 @@ def build(compiler: str, processor: str, folder: Path, optimize: str) -> Path:
         assert done.returncode == 0, done.stderr
 
     def compile_one(path: Path, flags: list[str]) -> None:
-        run("-std=c++20", *flags, *include, "-c", str(path), "-o", f"{path.stem}.o")
+        run("-std=c++20", *flags, *checks, *include, "-c", str(path), "-o", f"{path.stem}.o")
 
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(compile_one, jobs.keys(), jobs.values()))
-    run("-static", *sorted(f"{path.stem}.o" for path in jobs), "-o", "kernels")
+    run(*(checks or ["-static"]), *sorted(f"{path.stem}.o" for path in jobs), "-o", "kernels")
     return folder / "kernels"
 
 

@@ -6,6 +6,7 @@ loop over the definition of the operation. It needs g++ and a processor with AVX
 
 from __future__ import annotations
 
+import os
 import platform
 import shutil
 import subprocess
@@ -41,6 +42,8 @@ pytestmark = pytest.mark.skipif(REASON is not None, reason=str(REASON))
 def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("amx") / "check_amx"
     command = ["g++", "-std=c++20", "-O2", "-pthread", *(f"-m{name}" for name in AVX512)]
+    if sanitizers := os.environ.get("MBU_SANITIZE"):
+        command += [f"-fsanitize={sanitizers}", "-fno-sanitize-recover=all", "-g"]
     command += [f"-I{CSRC}", f"-I{CSRC / 'include'}", "-include", str(HERE / "amx_emulation.h")]
     command += [str(CSRC / "cpu" / f"{name}.cpp") for name in SOURCES]
     build = subprocess.run(

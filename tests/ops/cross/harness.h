@@ -60,7 +60,8 @@ class Guarded {
   T& operator[](int64_t i) { return data_[i]; }
   void fill_bytes(int value) { std::memset(data_, value, count_ * sizeof(T)); }
   bool equals(const std::vector<T>& other) const {
-    return other.size() == count_ && !std::memcmp(data_, other.data(), count_ * sizeof(T));
+    if (other.size() != count_) return false;
+    return count_ == 0 || !std::memcmp(data_, other.data(), count_ * sizeof(T));
   }
 
  private:
