@@ -193,17 +193,21 @@ class _Candidates:
         self.calls[rival.name] = call
 
     def add_packed(self, packed: nn.Module) -> None:
-        """Eager, and compiled as a user calls it: without options."""
-        expected = packed(self.example)
-        self.calls[PACKED] = lambda: packed(self.example)
+        """Eager, and compiled as a user calls it: without options. Images in the faster memory format."""
         compiled = torch.compile(packed)
-        try:
-            output = compiled(self.example)
-        except RuntimeError as error:  # no C++ compiler
-            self.not_run[PACKED_COMPILED] = _reason(error)
-            return
-        self._check(PACKED_COMPILED, output, expected, PACKED_COMPILED, self.tolerance)
-        self.calls[PACKED_COMPILED] = lambda: compiled(self.example)
+        eager_calls, compiled_calls = {}, {}
+        for label, memory in FORMATS.items():
+            value = self.example.contiguous(memory_format=memory)
+            eager_calls[label] = lambda value=value: packed(value)
+            try:
+                output = compiled(value)
+            except RuntimeError as error:  # no C++ compiler
+                self.not_run[PACKED_COMPILED] = _reason(error)
+                continue
+            self._check(f"{PACKED_COMPILED}, {label}", output, packed(value), PACKED_COMPILED, self.tolerance)
+            compiled_calls[label] = lambda value=value: compiled(value)
+        self._keep_fastest(PACKED, eager_calls)
+        self._keep_fastest(PACKED_COMPILED, compiled_calls)
 
     def time(self, repeats: int, min_time_s: float, budget_s: float | None):
         """Times of all candidates, in as many rounds as the budget allows."""

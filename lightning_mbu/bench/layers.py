@@ -120,12 +120,12 @@ class _Recorder(Interpreter):
             self.sizes[n] = self._size(n, args[0], result)
         return result
 
-    def _size(self, node: Node, bits: Tensor, result: Tensor) -> tuple[int, str]:
+    def _size(self, node: Node, bits: Tensor, result: Tensor | tuple[Tensor, Tensor]) -> tuple[int, str]:
         planes = getattr(self.graph_of, self.layers[node].planes)
         _, out_channels, kernel_h, kernel_w, _ = planes.shape
         channels = sum(self.layers[node].segments)
-        fused = is_call(node, *FUSED_CONVOLUTIONS)
-        height, width = result.shape[1:3] if fused else result.shape[2:]
+        result = result if isinstance(result, Tensor) else result[0]
+        height, width = result.shape[1:3] if is_call(node, *FUSED_CONVOLUTIONS) else result.shape[2:]
         transposed = "transpose" in str(node.target)
         # A transposed layer spreads every input pixel, an ordinary one gathers for every output pixel.
         pixels = bits.shape[0] * (bits.shape[1] * bits.shape[2] if transposed else height * width)

@@ -101,7 +101,7 @@ def test_verdict_says_when_it_is_not_worth_it(packed_ms, words):
 
 
 def test_refuses_to_time_disagreement():
-    with pytest.raises(RuntimeError, match=r"'packed compiled' differs .* the tolerance is 1e-03"):
+    with pytest.raises(RuntimeError, match=r"'packed compiled, contiguous' differs .* the tolerance is 1e-03"):
         compare(nn.Identity(), Wrong(), torch.ones(1, 1, 2, 2), repeats=1, bfloat16=False, min_time_s=0)
 
 
@@ -120,8 +120,8 @@ def test_says_what_could_not_run(monkeypatch):
     result = compare(nn.Identity(), nn.Identity(), x, repeats=1, bfloat16=False, min_time_s=0)
     assert result.not_run["packed compiled"] == "RuntimeError: No working C++ compiler found"
     assert set(result.timings) == {"float eager", "packed eager"}
-    # The float network is compiled as well as it can be (both memory formats), the packed one as users do.
-    assert frozen == [True, True, False] and not inductor.freezing
+    # Both in both memory formats; the float network as well as it can be, the packed one as users do.
+    assert frozen == [True, True, False, False] and not inductor.freezing
     assert (result.best_rival, result.best_packed) == ("float eager", "packed eager")
 
 
