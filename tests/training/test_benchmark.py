@@ -101,7 +101,9 @@ def test_verdict_says_when_it_is_not_worth_it(packed_ms, words):
 
 
 def test_refuses_to_time_disagreement():
-    with pytest.raises(RuntimeError, match=r"'packed compiled, contiguous' differs .* the tolerance is 1e-03"):
+    with pytest.raises(
+        RuntimeError, match=r"'packed compiled, contiguous' differs .* the tolerance is 1e-03"
+    ):
         compare(nn.Identity(), Wrong(), torch.ones(1, 1, 2, 2), repeats=1, bfloat16=False, min_time_s=0)
 
 
