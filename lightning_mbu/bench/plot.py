@@ -1,5 +1,8 @@
 """One figure of a benchmark: a panel of bars per comparison, then the layers against their ceiling."""
 
+# The extra `bench` installs matplotlib.
+# pyright: reportMissingImports=false
+
 from __future__ import annotations
 
 import io
