@@ -111,6 +111,8 @@ def run_jobs(
         task = progress.add_task("", total=len(jobs))
         for job in jobs:
             progress.update(task, description=job.title)
+            if not console.is_terminal:  # no bar there, and minutes between results
+                console.print(job.title, highlight=False)
             entry: dict[str, Any] = {"job": asdict(job), "title": job.title}
             try:
                 entry["result"] = run(

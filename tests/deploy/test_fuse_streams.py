@@ -95,6 +95,26 @@ def test_other_joins_stay_exact(join, quantized):
     assert result.mismatches == 0 and result.at_rounding == 0, str(result)
 
 
+def test_calls_of_one_layer_keep_their_order(quantized):
+    class Twice(nn.Module):
+        """One layer, first in front of a shortcut that comes late, then behind bits."""
+
+        def __init__(self):
+            super().__init__()
+            self.stem, self.a, self.norm = nn.Conv2d(3, 32, 1), conv(32, 32), nn.BatchNorm2d(32)
+            self.b, self.head = conv(32, 32), nn.Conv2d(32, 1, 1)
+
+        def forward(self, x):
+            x = self.stem(x)
+            early = self.norm(self.a(x))
+            return self.head(early + self.b(self.norm(self.a(x.flip(1)))))
+
+    model = quantized(Twice(), size=24)
+    packed = convert(model, torch.randn(2, 3, 24, 24))
+    result = verify(model, packed, torch.randn(2, 3, 24, 24))
+    assert result.mismatches == 0 and result.at_rounding == 0, str(result)
+
+
 def test_only_the_float_ends_of_a_residual_u_net_are_left(quantized):
     packed = convert(quantized(MBUNet(width=32, shortcuts=True)), torch.randn(1, 3, 32, 32))
     floats = [

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from ..graph import (
+    ALL_CONVOLUTIONS,
     CONVOLUTIONS,
     STREAM_CONVOLUTIONS,
     aten,
@@ -38,10 +39,9 @@ _SIGNED = {aten.add.Tensor: 1.0, aten.add.Scalar: 1.0, aten.sub.Tensor: -1.0, at
 
 def fuse_streams(module: GraphModule) -> bool:
     """Applies the first rule to every convolution that has anything to fuse."""
-    convolutions = [node for node in module.graph.nodes if is_call(node, *CONVOLUTIONS)]
-    calls = Counter(node.meta.get("layer") for node in convolutions)
+    calls = Counter(node.meta.get("layer") for node in module.graph.nodes if is_call(node, *ALL_CONVOLUTIONS))
     changed = False
-    for node in convolutions:
+    for node in [node for node in module.graph.nodes if is_call(node, *CONVOLUTIONS)]:
         # Fusing moves a convolution behind its shortcut; the calls of a layer that is used twice keep their order.
         if calls[node.meta.get("layer")] == 1:
             changed = _fuse(module, node) or changed
