@@ -53,6 +53,7 @@ def convert(model: nn.Module, example_input: Tensor, *, fuse: bool = True) -> Pa
         passes.lift_packs(module)
         passes.merge_packs(module)
         passes.fold_convolution_thresholds(module)
+        passes.fuse_stems(module)
         passes.fuse_streams(module)
         passes.lift_packs(module)  # shortcuts no longer need what was pooled or joined for them
         passes.merge_packs(module)

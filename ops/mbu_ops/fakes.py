@@ -136,6 +136,16 @@ def _stream(bits: Tensor, threshold: Tensor | None, channels: int, height: int, 
     return _sums(bits, channels, height, width), _words(bits, height, width, planes * words_of(channels))
 
 
+def _stem_threshold(x, weight, threshold, flip, stride, padding, dilation):
+    height, width = _conv_shape(x.permute(0, 2, 3, 1), weight.shape[1:3], stride, padding, dilation)
+    return _words(x, height, width, threshold.shape[0] * words_of(threshold.shape[1]))
+
+
+def _stem_stream(x, weight, affine, threshold, stride, padding, dilation, relu=False):
+    height, width = _conv_shape(x.permute(0, 2, 3, 1), weight.shape[1:3], stride, padding, dilation)
+    return _stream(x, threshold, affine.shape[2], height, width)
+
+
 def _max_pool2d(bits, kernel_size, stride, padding, dilation, ceil_mode):
     height, width = (
         pool_size(bits.shape[1 + i], kernel_size[i], stride[i], padding[i], dilation[i], ceil_mode)
@@ -154,6 +164,8 @@ FAKES: dict[str, Callable[..., Tensor | tuple[Tensor, Tensor]]] = {
     "conv_transpose2d_threshold": _conv_transpose2d_threshold,
     "conv2d_stream": _conv2d_stream,
     "conv_transpose2d_stream": _conv_transpose2d_stream,
+    "stem_threshold": _stem_threshold,
+    "stem_stream": _stem_stream,
     "max_pool2d": _max_pool2d,
 }
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from . import _library
+from .stem import stem_stream, stem_threshold, tile_stem_weight  # noqa: F401 (operations too)
 
 IntPair = int | Sequence[int]
 

@@ -157,6 +157,20 @@ def stream(
     return y, torch.cat(planes, -1) if planes else empty
 
 
+def stem(
+    x: Tensor, weight: Tensor, stride: IntPair = 1, padding: IntPair = 0, dilation: IntPair = 1
+) -> Tensor:
+    """The sums of :func:`mbu_ops.stem.stem_stream` for a float32 weight ``[OC, C, KH, KW]``, rounded once."""
+    sums = F.conv2d(
+        x.to(torch.float64),
+        weight.to(torch.float64),
+        stride=_pair(stride),
+        padding=_pair(padding),
+        dilation=_pair(dilation),
+    )
+    return _channels_last(sums)
+
+
 def max_pool2d(
     bits: Tensor,
     kernel_size: IntPair,

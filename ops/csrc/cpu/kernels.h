@@ -84,6 +84,7 @@ struct UnpackRow {
 
 struct ResidualRow;
 struct StreamRow;
+struct StemTile;
 
 struct CpuKernel {
   const char* name;
@@ -98,6 +99,7 @@ struct CpuKernel {
   void (*finish_row)(const StreamRow&);
   // row[i] = a | b | ..: the words of `rows` input rows, each `count` words long
   void (*or_rows)(const Word* const* rows, int64_t row_count, int64_t count, Word* row);
+  void (*stem_tile)(const StemTile&);  // cpu/stem/stem.h
 };
 
 // The kernel in use: the best one this processor runs, unless MBU_CPU_KERNEL or force_cpu_kernel names
@@ -111,6 +113,7 @@ void tile_weight(const Word* planes, int64_t out_channels, Extent kernel, int64_
 void conv2d(const Conv2dParams& params, const CpuKernel& kernel = cpu_kernel());
 void pack(const PackParams& params);
 void unpack(const UnpackParams& params);
+void stem(const StemParams& params);
 void max_pool2d(const MaxPool2dParams& params);
 
 }  // namespace mbu

@@ -5,6 +5,12 @@
 #include "cpu/kernels.h"
 
 namespace mbu {
+
+// torch/stem.cpp
+Tensor stem_threshold_cpu(const Tensor&, const Tensor&, const Tensor&, const Tensor&, Pair, Pair, Pair);
+FloatAndBits stem_stream_cpu(const Tensor&, const Tensor&, const Tensor&, std::optional<Tensor>, Pair, Pair,
+                             Pair, bool);
+
 namespace {
 
 using torch::headeronly::MemoryFormat;

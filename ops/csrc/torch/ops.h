@@ -42,6 +42,12 @@ using FloatAndBits = std::tuple<Tensor, Tensor>;
          (const Tensor& bits, const Tensor& weight, const Tensor& affine, std::vector<Tensor> residual,      \
           std::optional<Tensor> threshold, int64_t out_channels, Pair kernel_size, Pair stride,              \
           Pair padding, Pair output_padding, Pair dilation, int64_t pool, int64_t upsample, bool relu))      \
+  MBU_OP(Tensor, stem_threshold,                                                                             \
+         (const Tensor& x, const Tensor& weight, const Tensor& threshold, const Tensor& flip, Pair stride,   \
+          Pair padding, Pair dilation))                                                                      \
+  MBU_OP(FloatAndBits, stem_stream,                                                                          \
+         (const Tensor& x, const Tensor& weight, const Tensor& affine, std::optional<Tensor> threshold,      \
+          Pair stride, Pair padding, Pair dilation, bool relu))                                              \
   MBU_OP(Tensor, max_pool2d,                                                                                 \
          (const Tensor& bits, Pair kernel_size, Pair stride, Pair padding, Pair dilation, bool ceil_mode))
 

@@ -28,6 +28,12 @@ STABLE_TORCH_LIBRARY(mbu, m) {
       "int[2] output_padding, int[2] dilation, int pool=1, int upsample=1, bool relu=False) "
       "-> (Tensor, Tensor)");
   m.def(
+      "stem_threshold(Tensor x, Tensor weight, Tensor threshold, Tensor flip, int[2] stride, "
+      "int[2] padding, int[2] dilation) -> Tensor");
+  m.def(
+      "stem_stream(Tensor x, Tensor weight, Tensor affine, Tensor? threshold, int[2] stride, "
+      "int[2] padding, int[2] dilation, bool relu=False) -> (Tensor, Tensor)");
+  m.def(
       "max_pool2d(Tensor bits, int[2] kernel_size, int[2] stride, int[2] padding, int[2] dilation, "
       "bool ceil_mode) -> Tensor");
 }

@@ -35,7 +35,7 @@ const CpuKernel& cpu_kernel() {
   static const CpuKernel kernel{
       "amx_int8", "emulated",   WeightLayout::int8, [] { return true; },  conv2d_32x32__amx_int8,
       false,      pack__scalar, unpack__scalar,     add_residual__scalar, finish_row__scalar,
-      nullptr};
+      nullptr,    nullptr};
   return kernel;
 }
 

@@ -53,6 +53,17 @@ struct Conv2dParams {
   const Word* flip;          // [planes, OCw]
 };
 
+struct StemParams {
+  const float* input;  // [N, C, H, W]
+  int64_t batch, channels, height, width;
+  int64_t stride_n, stride_c, stride_h, stride_w;
+  const float* weight;  // [OCw, KH, KW, C, 32]
+  int64_t out_channels;
+  Extent kernel, stride, padding, dilation, output;
+  Stream stream;     // no residual; `output` may be null
+  const Word* flip;  // [planes, OCw] or null: 0
+};
+
 enum class FloatType { f32, bf16, f16 };
 
 struct PackParams {
