@@ -117,6 +117,7 @@ struct Weights {
 void check_convs(Random& r);
 // The float residual stream behind the convolution of `p`, whose dot products are `sum`.
 void check_stream(Random& r, Conv2dParams p, const Weights& weights, const std::vector<int32_t>& sum);
+void check_stems(Random& r);
 void check_packing(Random& r);
 void check_max_pools(Random& r);
 
