@@ -60,6 +60,7 @@ def convert(model: nn.Module, example_input: Tensor, *, fuse: bool = True) -> Pa
         passes.attach_bits(module)
         passes.fold_activation_thresholds(module)
         passes.merge_packs(module)
+        passes.join_inputs(module)
     packed_layers = lay_out_weights(module, kinds)
     spec = InputSpec(example_input.shape[1], _size_multiple(module, example_input))
     return PackedModel(module, packed_layers, spec)

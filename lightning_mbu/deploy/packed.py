@@ -10,7 +10,7 @@ from torch.fx import GraphModule, Node
 
 from mbu_ops.packing import pack_weight, unpack_weight
 
-from .graph import ALL_CONVOLUTIONS, FUSED_CONVOLUTIONS, add_constant, constant, finish, is_call
+from .graph import ALL_CONVOLUTIONS, FUSED_CONVOLUTIONS, add_constant, constant, finish, is_call, segments_of
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def lay_out_weights(module: GraphModule, kinds: dict[str, str]) -> tuple[PackedL
     for node in module.graph.nodes:
         if not is_call(node, *ALL_CONVOLUTIONS):
             continue
-        name, segments = node.meta["layer"], node.args[0].meta["segments"]
+        name, segments = node.meta["layer"], segments_of(node)
         planes = constant(module, node.args[1])
         assert planes is not None
         if len(segments) > 1:
@@ -140,6 +140,6 @@ def lay_out_weights(module: GraphModule, kinds: dict[str, str]) -> tuple[PackedL
         with module.graph.inserting_before(node):
             node.replace_input_with(node.args[1], module.graph.get_attr(tiles_name))
         fused = is_call(node, *FUSED_CONVOLUTIONS)
-        layers.append(PackedLayer(name, kinds[name], tuple(segments), fused, planes_name, tiles_name))
+        layers.append(PackedLayer(name, kinds[name], segments, fused, planes_name, tiles_name))
     finish(module, keep=[layer.planes for layer in layers])
     return tuple(layers)

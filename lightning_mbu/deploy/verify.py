@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_leaves
 
 from mbu_ops.backends import cpu_kernels
 from mbu_ops.packing import unpack_bits
+from mbu_ops.reference import join
 
 from ..layers import QuantizedConvolution
 from ..prepare import quantized_layers
@@ -221,9 +222,9 @@ class _BitRecorder(Interpreter):
 
     def run_node(self, n: Node) -> Any:
         if n in self.nodes:
-            source = n.args[0]
-            assert isinstance(source, Node)
-            self.bits.append((self.nodes[n], self.env[source]))
+            arguments, options = self.fetch_args_kwargs_from_env(n)
+            parts: Any = arguments[0]
+            self.bits.append((self.nodes[n], join(parts, options.get("size", ()))))
         return super().run_node(n)
 
 

@@ -66,18 +66,22 @@ def _tile_weight(planes: Tensor) -> Tensor:
     return planes.new_empty(_HEADER_WORDS + (2 + weights) * taps * padded)
 
 
+def _input_size(bits: Sequence[Tensor], size: Sequence[int]) -> Sequence[int]:
+    return size if len(size) else bits[0].shape[1:3]
+
+
 def _conv_shape(
-    bits: Tensor,
+    pixels: Sequence[int],
     kernel: Sequence[int],
     stride: Sequence[int],
     padding: Sequence[int],
     dilation: Sequence[int],
 ) -> list[int]:
-    return [conv_size(bits.shape[1 + i], kernel[i], stride[i], padding[i], dilation[i]) for i in range(2)]
+    return [conv_size(pixels[i], kernel[i], stride[i], padding[i], dilation[i]) for i in range(2)]
 
 
 def _transposed_shape(
-    bits: Tensor,
+    pixels: Sequence[int],
     kernel: Sequence[int],
     stride: Sequence[int],
     padding: Sequence[int],
@@ -85,50 +89,68 @@ def _transposed_shape(
     dilation: Sequence[int],
 ) -> list[int]:
     return [
-        transposed_size(bits.shape[1 + i], kernel[i], stride[i], padding[i], output_padding[i], dilation[i])
+        transposed_size(pixels[i], kernel[i], stride[i], padding[i], output_padding[i], dilation[i])
         for i in range(2)
     ]
 
 
-def _conv2d(bits, weight, out_channels, kernel_size, stride, padding, dilation, pad_value=0):
-    return _sums(bits, out_channels, *_conv_shape(bits, kernel_size, stride, padding, dilation))
+def _conv2d(bits, weight, out_channels, kernel_size, stride, padding, dilation, pad_value=0, size=()):
+    return _sums(
+        bits[0], out_channels, *_conv_shape(_input_size(bits, size), kernel_size, stride, padding, dilation)
+    )
 
 
 def _conv2d_threshold(
-    bits, weight, threshold, flip, out_channels, kernel_size, stride, padding, dilation, pad_value=0
+    bits, weight, threshold, flip, out_channels, kernel_size, stride, padding, dilation, pad_value=0, size=()
 ):
     words = threshold.shape[0] * words_of(out_channels)
-    height, width = _conv_shape(bits, kernel_size, stride, padding, dilation)
-    return _words(bits, height, width, words)
+    height, width = _conv_shape(_input_size(bits, size), kernel_size, stride, padding, dilation)
+    return _words(bits[0], height, width, words)
 
 
-def _conv_transpose2d(bits, weight, out_channels, kernel_size, stride, padding, output_padding, dilation):
-    shape = _transposed_shape(bits, kernel_size, stride, padding, output_padding, dilation)
-    return _sums(bits, out_channels, *shape)
+def _conv_transpose2d(
+    bits, weight, out_channels, kernel_size, stride, padding, output_padding, dilation, size=()
+):
+    shape = _transposed_shape(_input_size(bits, size), kernel_size, stride, padding, output_padding, dilation)
+    return _sums(bits[0], out_channels, *shape)
 
 
 def _conv_transpose2d_threshold(
-    bits, weight, threshold, flip, out_channels, kernel_size, stride, padding, output_padding, dilation
+    bits,
+    weight,
+    threshold,
+    flip,
+    out_channels,
+    kernel_size,
+    stride,
+    padding,
+    output_padding,
+    dilation,
+    size=(),
 ):
     words = threshold.shape[0] * words_of(out_channels)
-    height, width = _transposed_shape(bits, kernel_size, stride, padding, output_padding, dilation)
-    return _words(bits, height, width, words)
+    height, width = _transposed_shape(
+        _input_size(bits, size), kernel_size, stride, padding, output_padding, dilation
+    )
+    return _words(bits[0], height, width, words)
 
 
 def _conv2d_stream(
     bits, weight, affine, residual, threshold, out_channels, kernel_size, stride, padding, dilation,
-    pad_value=0, pool=1, upsample=1, relu=False,
+    pad_value=0, pool=1, upsample=1, relu=False, size=(),
 ):  # fmt: skip
-    height, width = _conv_shape(bits, kernel_size, stride, padding, dilation)
-    return _stream(bits, threshold, out_channels, height, width)
+    height, width = _conv_shape(_input_size(bits, size), kernel_size, stride, padding, dilation)
+    return _stream(bits[0], threshold, out_channels, height, width)
 
 
 def _conv_transpose2d_stream(
     bits, weight, affine, residual, threshold, out_channels, kernel_size, stride, padding, output_padding, dilation,
-    pool=1, upsample=1, relu=False,
+    pool=1, upsample=1, relu=False, size=(),
 ):  # fmt: skip
-    height, width = _transposed_shape(bits, kernel_size, stride, padding, output_padding, dilation)
-    return _stream(bits, threshold, out_channels, height, width)
+    height, width = _transposed_shape(
+        _input_size(bits, size), kernel_size, stride, padding, output_padding, dilation
+    )
+    return _stream(bits[0], threshold, out_channels, height, width)
 
 
 def _stream(bits: Tensor, threshold: Tensor | None, channels: int, height: int, width: int):

@@ -15,6 +15,11 @@ from . import _library
 from .stem import stem_stream, stem_threshold, tile_stem_weight  # noqa: F401 (operations too)
 
 IntPair = int | Sequence[int]
+Bits = Tensor | Sequence[Tensor]
+
+
+def _parts(bits: Bits) -> list[Tensor]:
+    return [bits] if isinstance(bits, Tensor) else list(bits)
 
 
 def _pair(value: IntPair) -> list[int]:
@@ -57,7 +62,7 @@ def tile_weight(planes: Tensor) -> Tensor:
 
 
 def conv2d(
-    bits: Tensor,
+    bits: Bits,
     weight: Tensor,
     out_channels: int,
     kernel_size: IntPair,
@@ -65,11 +70,13 @@ def conv2d(
     padding: IntPair = 0,
     dilation: IntPair = 1,
     pad_value: int = 0,
+    size: Sequence[int] = (),
 ) -> Tensor:
     """Masked binary convolution.
 
     Args:
-        bits: packed activations ``[N, H, W, Cw]``.
+        bits: packed activations ``[N, H, W, Cw]``; several are joined along the channels, each starting at a new
+            word, as if by ``torch.cat`` in front of the call, but without a pass over memory.
         weight: result of :func:`tile_weight`.
         out_channels: OC; with ``kernel_size`` and Cw it must agree with ``weight``.
         kernel_size: taps, as are ``stride``, ``padding``, ``dilation``, in pixels; an int or (height, width).
@@ -77,6 +84,8 @@ def conv2d(
         padding: pixels added on each side.
         dilation: distance between taps.
         pad_value: 0: a padded tap contributes nothing (exact zero padding); -1: a padded activation is -1.
+        size: height and width that every part of ``bits`` is brought to first, by nearest as in
+            ``torch.nn.functional.interpolate(size=...)``. Empty: all have one size.
 
     Returns:
         float32 ``[N, OC, OH, OW]`` in channels_last memory: exact integer dot products.
@@ -86,7 +95,7 @@ def conv2d(
     """
     _library.require()
     return torch.ops.mbu.conv2d(
-        bits,
+        _parts(bits),
         weight,
         out_channels,
         _pair(kernel_size),
@@ -94,11 +103,12 @@ def conv2d(
         _pair(padding),
         _pair(dilation),
         pad_value,
+        list(size),
     )
 
 
 def conv2d_threshold(
-    bits: Tensor,
+    bits: Bits,
     weight: Tensor,
     threshold: Tensor,
     flip: Tensor,
@@ -108,6 +118,7 @@ def conv2d_threshold(
     padding: IntPair = 0,
     dilation: IntPair = 1,
     pad_value: int = 0,
+    size: Sequence[int] = (),
 ) -> Tensor:
     """:func:`conv2d` followed by thresholds: ``bit = (dot >= threshold) ^ flip``, packed.
 
@@ -121,7 +132,7 @@ def conv2d_threshold(
     """
     _library.require()
     return torch.ops.mbu.conv2d_threshold(
-        bits,
+        _parts(bits),
         weight,
         threshold,
         flip,
@@ -131,11 +142,12 @@ def conv2d_threshold(
         _pair(padding),
         _pair(dilation),
         pad_value,
+        list(size),
     )
 
 
 def conv_transpose2d(
-    bits: Tensor,
+    bits: Bits,
     weight: Tensor,
     out_channels: int,
     kernel_size: IntPair,
@@ -143,6 +155,7 @@ def conv_transpose2d(
     padding: IntPair = 0,
     output_padding: IntPair = 0,
     dilation: IntPair = 1,
+    size: Sequence[int] = (),
 ) -> Tensor:
     """Transposed masked binary convolution, arguments as in ``torch.nn.ConvTranspose2d``.
 
@@ -151,7 +164,7 @@ def conv_transpose2d(
     """
     _library.require()
     return torch.ops.mbu.conv_transpose2d(
-        bits,
+        _parts(bits),
         weight,
         out_channels,
         _pair(kernel_size),
@@ -159,11 +172,12 @@ def conv_transpose2d(
         _pair(padding),
         _pair(output_padding),
         _pair(dilation),
+        list(size),
     )
 
 
 def conv_transpose2d_threshold(
-    bits: Tensor,
+    bits: Bits,
     weight: Tensor,
     threshold: Tensor,
     flip: Tensor,
@@ -173,11 +187,12 @@ def conv_transpose2d_threshold(
     padding: IntPair = 0,
     output_padding: IntPair = 0,
     dilation: IntPair = 1,
+    size: Sequence[int] = (),
 ) -> Tensor:
     """:func:`conv_transpose2d` followed by thresholds, as in :func:`conv2d_threshold`."""
     _library.require()
     return torch.ops.mbu.conv_transpose2d_threshold(
-        bits,
+        _parts(bits),
         weight,
         threshold,
         flip,
@@ -187,11 +202,12 @@ def conv_transpose2d_threshold(
         _pair(padding),
         _pair(output_padding),
         _pair(dilation),
+        list(size),
     )
 
 
 def conv2d_stream(
-    bits: Tensor,
+    bits: Bits,
     weight: Tensor,
     affine: Tensor,
     residual: Sequence[Tensor],
@@ -205,6 +221,7 @@ def conv2d_stream(
     pool: int = 1,
     upsample: int = 1,
     relu: bool = False,
+    size: Sequence[int] = (),
 ) -> tuple[Tensor, Tensor]:
     """:func:`conv2d` whose result is needed as float, with what follows it in the same pass over memory.
 
@@ -225,7 +242,7 @@ def conv2d_stream(
     """
     _library.require()
     return torch.ops.mbu.conv2d_stream(
-        bits,
+        _parts(bits),
         weight,
         affine,
         list(residual),
@@ -239,11 +256,12 @@ def conv2d_stream(
         pool,
         upsample,
         relu,
+        list(size),
     )
 
 
 def conv_transpose2d_stream(
-    bits: Tensor,
+    bits: Bits,
     weight: Tensor,
     affine: Tensor,
     residual: Sequence[Tensor],
@@ -257,11 +275,12 @@ def conv_transpose2d_stream(
     pool: int = 1,
     upsample: int = 1,
     relu: bool = False,
+    size: Sequence[int] = (),
 ) -> tuple[Tensor, Tensor]:
     """:func:`conv_transpose2d`, then the float stream as in :func:`conv2d_stream`."""
     _library.require()
     return torch.ops.mbu.conv_transpose2d_stream(
-        bits,
+        _parts(bits),
         weight,
         affine,
         list(residual),
@@ -275,6 +294,7 @@ def conv_transpose2d_stream(
         pool,
         upsample,
         relu,
+        list(size),
     )
 
 

@@ -44,6 +44,16 @@ def _threshold(dots: Tensor, threshold: Tensor, flip: Tensor) -> Tensor:
     return torch.cat(planes, dim=-1)
 
 
+def join(bits: Sequence[Tensor], size: Sequence[int] = ()) -> Tensor:
+    """The one input that the parts of a convolution's input stand for: ``bits`` in front of any function here."""
+    if size:
+        bits = [
+            F.interpolate(part.permute(0, 3, 1, 2).double(), size=list(size)).permute(0, 2, 3, 1).int()
+            for part in bits
+        ]
+    return torch.cat(list(bits), -1)
+
+
 def pack(x: Tensor, threshold: Tensor | None = None, flip: Tensor | None = None) -> Tensor:
     """See :func:`mbu_ops.functional.pack`."""
     values = x.to(torch.float32).permute(0, 2, 3, 1)

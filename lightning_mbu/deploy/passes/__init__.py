@@ -9,5 +9,6 @@ from .fold_thresholds import fold_convolution_thresholds as fold_convolution_thr
 from .fuse_stem import fuse_stems as fuse_stems
 from .fuse_streams import attach_bits as attach_bits
 from .fuse_streams import fuse_streams as fuse_streams
+from .join_inputs import join_inputs as join_inputs
 from .lift_packs import lift_packs as lift_packs
 from .lift_packs import merge_packs as merge_packs

@@ -30,6 +30,7 @@ from ..graph import (
     is_per_channel,
     mbu,
     new_pack,
+    segments_of,
     threshold_of,
 )
 from ..thresholds import float_thresholds, integer_thresholds
@@ -157,9 +158,8 @@ def bit_function(module: GraphModule, root: Node, reader: Reader):
 def _largest_sum(module: GraphModule, convolution: Node) -> int:
     """Bound on |dot product|: taps times channels."""
     kernel = convolution.args[3]
-    bits = convolution.args[0]
-    assert isinstance(kernel, list | tuple) and isinstance(bits, Node)
-    return sum(bits.meta["segments"]) * int(kernel[0]) * int(kernel[1])  # type: ignore[arg-type]
+    assert isinstance(kernel, list | tuple)
+    return sum(segments_of(convolution)) * int(kernel[0]) * int(kernel[1])  # type: ignore[arg-type]
 
 
 def _replace(

@@ -38,7 +38,10 @@ struct Stream {
 };
 
 struct Conv2dParams {
-  PackedImage input;
+  PackedImage input;  // where joined, its size and its words in all; `data` and strides only without parts
+  // Images joined along the channels, each brought to the input's size by nearest; none: `input` is the image.
+  const PackedImage* part;
+  int64_t parts;
   TiledWeight weight;
   int64_t out_channels;
   Extent kernel, stride, padding, dilation, output;
