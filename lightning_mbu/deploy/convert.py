@@ -61,7 +61,7 @@ def convert(model: nn.Module, example_input: Tensor, *, fuse: bool = True) -> Pa
         passes.fold_activation_thresholds(module)
         passes.merge_packs(module)
         passes.join_inputs(module)
-    packed_layers = lay_out_weights(module, kinds)
+    packed_layers = lay_out_weights(module, kinds, {name: layer.groups for name, layer in layers.items()})
     spec = InputSpec(example_input.shape[1], _size_multiple(module, example_input))
     return PackedModel(module, packed_layers, spec)
 
@@ -119,7 +119,7 @@ def pack_layer(layer: QuantizedConvolution) -> PackedConv2d:
     scale = layer.effective_scale()
     has_threshold = layer.learns_threshold
     return PackedConv2d(
-        pack_weight(weight.transpose(0, 1) if transposed else weight),
+        pack_weight(weight.transpose(0, 1) if transposed else weight, groups=layer.groups),
         layer.in_channels,
         threshold=layer.threshold.detach().float().clone() if has_threshold else None,
         scale=None if scale is None else scale.detach().float().clone(),

@@ -6,7 +6,8 @@ Format, version 2 (small on purpose: a narrow network is a hundred kilobytes, an
     tensor `constants`  uint8, the bytes of the graph's constants one after another: thresholds, float weights
     tensor `weights`    uint8, the packed layers one after another. A masked layer has its mask, one bit per weight,
                         then a sign bit for each weight that is present; a binary layer has its signs only.
-                        Weights in the order [OC, KH, KW, C], least significant bit first, no padding between rows.
+                        Weights in the order [OC, KH, KW, C / groups], least significant bit first, no padding between
+                        rows.
 
 Version 1 differs in one thing: its convolutions name the one tensor that they read, later ones a list to be joined.
 """
@@ -217,7 +218,7 @@ def _rebuild(description: dict[str, Any], tensors: dict[str, Tensor]) -> PackedM
         shape = entry.pop("shape")
         layer = PackedLayer(**{**entry, "segments": tuple(entry["segments"])})
         weight = _take_weight(data, shape, layer.kind)
-        planes = pack_weight(weight.permute(0, 3, 1, 2), layer.segments)
+        planes = pack_weight(weight.permute(0, 3, 1, 2), layer.segments, layer.groups)
         buffers[layer.planes] = planes, True
         buffers[layer.tiles] = torch.ops.mbu.tile_weight(planes), False
         layers.append(layer)

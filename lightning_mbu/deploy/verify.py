@@ -253,7 +253,7 @@ def _check(
         mismatches=int((wrong & ~close).sum()),
         at_rounding=int(((wrong & close) | (~wrong & (found != (original - threshold >= 0)))).sum()),
         zeros=(weight == 0).float().mean().item(),
-        bytes=planes.numel() * planes.element_size() // (1 if layer.kind == "masked" else 2),
+        bytes=planes.numel() * planes.element_size() // (layer.groups * (1 if layer.kind == "masked" else 2)),
         output="bits" if layer.fused else "float",
     )
 

@@ -8,10 +8,7 @@ import torch
 from torch import Tensor
 
 from . import _library
-from .backends import weight_layout
-from .packing import WORD_BITS, words_of
-
-_HEADER_WORDS = 16  # sizeof(TiledWeightHeader) / 4, csrc/include/mbu/types.h
+from .packing import words_of
 
 
 def conv_size(size: int, kernel: int, stride: int, padding: int, dilation: int) -> int:
@@ -59,11 +56,8 @@ def _unpack(bits: Tensor, channels: int) -> Tensor:
 
 
 def _tile_weight(planes: Tensor) -> Tensor:
-    _, out_channels, kernel_h, kernel_w, words = planes.shape
-    padded, taps = words_of(out_channels) * WORD_BITS, kernel_h * kernel_w
-    # Words per tap and output channel: sign and mask, or the bytes of 64 inputs a step.
-    weights = 2 * words if weight_layout() == "bits" else (words + 1) // 2 * 16
-    return planes.new_empty(_HEADER_WORDS + (2 + weights) * taps * padded)
+    # Its size depends on which words of the planes are zero.
+    return planes.new_empty(torch.library.get_ctx().new_dynamic_size())
 
 
 def _input_size(bits: Sequence[Tensor], size: Sequence[int]) -> Sequence[int]:

@@ -50,6 +50,9 @@ def unpack(bits: Tensor, channels: int) -> Tensor:
 def tile_weight(planes: Tensor) -> Tensor:
     """Weight planes to the layout that the CPU kernel in use reads.
 
+    Of every 32 output channels it keeps the input words between the first and the last that are not all zero:
+    a grouped convolution costs what its groups span.
+
     Args:
         planes: int32 ``[2, OC, KH, KW, Cw]``, see :func:`mbu_ops.packing.pack_weight`.
 

@@ -87,8 +87,9 @@ Tensor tile_weight_cpu(const Tensor& planes) {
   const int64_t oc = planes.size(1), kh = planes.size(2), kw = planes.size(3), cw = planes.size(4);
   const Tensor source = torch::stable::contiguous(planes);
   const WeightLayout layout = cpu_kernel().layout;
-  Tensor out = empty_int({TiledWeight::size(layout, oc, kh * kw, cw)});
-  tile_weight(words(source), oc, {kh, kw}, cw, layout, out.mutable_data_ptr<int32_t>());
+  const WordRanges ranges = find_word_ranges(words(source), oc, kh * kw, cw);
+  Tensor out = empty_int({TiledWeight::size(layout, oc, kh * kw, ranges.count)});
+  tile_weight(words(source), oc, {kh, kw}, cw, layout, ranges, out.mutable_data_ptr<int32_t>());
   return out;
 }
 

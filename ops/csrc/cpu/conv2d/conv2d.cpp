@@ -134,12 +134,13 @@ int64_t band_pixels(const Conv2dParams& p, const AxisPhase& y, const AxisPhase& 
   auto inputs = [](const AxisPhase& axis) {
     return std::clamp<int64_t>(static_cast<int64_t>(axis.taps.size()), 1, axis.step);
   };
-  return kExpandedBytes / (steps_of(p.input.words) * kStepChannels * inputs(y) * inputs(x));
+  return kExpandedBytes / (steps_of(p.weight.header().tile_words) * kStepChannels * inputs(y) * inputs(x));
 }
 
 void plan_pass(const Conv2dParams& p, Pass& pass, Plan& plan) {
   const AxisPhase &y = *pass.y, &x = *pass.x;
   const PackedImage& in = p.input;
+  const int64_t words = p.weight.header().tile_words;
   const bool taps = !y.taps.empty() && !x.taps.empty();
   pass.ring = taps && (p.parts || reads_outside(y, in.height) || reads_outside(x, in.width));
   pass.ring_stride = (x.input_end(x.outputs - 1) - x.input_begin(0)) * in.words;
@@ -152,15 +153,15 @@ void plan_pass(const Conv2dParams& p, Pass& pass, Plan& plan) {
       const Conv2dTap tap{ty.offset - y.first, tx.offset - x.first, ty.kernel * p.kernel.w + tx.kernel};
       plan.taps.push_back(tap);
       const int64_t source = tap.row * stride_h + tap.column * stride_w;
-      const int64_t weight = tap.kernel * in.words * 2 * kTileChannels;
+      const int64_t weight = tap.kernel * words * 2 * kTileChannels;
       if (plan.runs.size() > pass.first_run) {
         Conv2dRun& run = plan.runs.back();
         if (run.source + run.count == source && run.weight + run.count * 2 * kTileChannels == weight) {
-          run.count += in.words;
+          run.count += words;
           continue;
         }
       }
-      plan.runs.push_back({source, weight, in.words});
+      plan.runs.push_back({source, weight, words});
     }
   }
   pass.runs = plan.runs.size() - pass.first_run;
@@ -267,7 +268,7 @@ void run_item(const Conv2dParams& p, const CpuKernel& kernel, const Plan& plan, 
                   x.input_end(x.outputs - 1) - x0,
                   pass.ring ? pass.ring_stride : in.stride_h,
                   pass.ring ? in.words : in.stride_w,
-                  in.words,
+                  p.weight.header().tile_words,
                   y.step,
                   x.step,
                   static_cast<int64_t>(pass.taps),
@@ -275,6 +276,7 @@ void run_item(const Conv2dParams& p, const CpuKernel& kernel, const Plan& plan, 
                   p.weight.taps()};
   tile.weight = p.weight.tiles();
   tile.weight_stride = p.weight.tile_stride();
+  tile.first_word = p.weight.first_word();
   tile.tile_begin = plan.tiles * split / plan.splits;
   tile.tile_end = plan.tiles * (split + 1) / plan.splits;
   tile.table = plan.table + pass.table;
@@ -291,10 +293,24 @@ void run_item(const Conv2dParams& p, const CpuKernel& kernel, const Plan& plan, 
   tile.planes = planes;
   tile.out_words = plan.tiles;
   tile.flip = plan.flip;
-  kernel.conv2d(tile);
+  run_tiles(kernel, tile);
 }
 
 }  // namespace
+
+void run_tiles(const CpuKernel& kernel, Conv2dTile tile) {
+  const Word* input = tile.input;
+  const int64_t end = tile.tile_end;
+  for (; tile.tile_begin < end; tile.tile_begin = tile.tile_end) {
+    const int32_t first = tile.first_word[tile.tile_begin];
+    for (tile.tile_end = tile.tile_begin + 1; tile.tile_end < end;) {
+      if (tile.first_word[tile.tile_end] != first) break;
+      ++tile.tile_end;
+    }
+    tile.input = input + first;
+    kernel.conv2d(tile);
+  }
+}
 
 void conv2d(const Conv2dParams& p, const CpuKernel& kernel) {
   if (p.input.batch == 0 || p.output.h == 0 || p.output.w == 0 || p.out_channels == 0) return;
@@ -302,7 +318,7 @@ void conv2d(const Conv2dParams& p, const CpuKernel& kernel) {
   make_plan(p, plan);
   const Plan& shared = plan;  // the calling thread's: `plan` itself would name each worker's own
   const int64_t work = p.input.batch * p.output.h * p.output.w * plan.tiles * p.weight.taps() *
-                       p.input.words / (p.transposed ? p.stride.h * p.stride.w : 1);
+                       p.weight.header().tile_words / (p.transposed ? p.stride.h * p.stride.w : 1);
   const int64_t grain = std::max<int64_t>(1, kGrain * plan.items / std::max<int64_t>(work, 1));
   parallel_for(plan.items, grain, [&](int64_t item) { run_item(p, kernel, shared, item); });
 }
