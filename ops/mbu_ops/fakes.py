@@ -153,12 +153,12 @@ def _stream(bits: Tensor, threshold: Tensor | None, channels: int, height: int, 
 
 
 def _stem_threshold(x, weight, threshold, flip, stride, padding, dilation):
-    height, width = _conv_shape(x.permute(0, 2, 3, 1), weight.shape[1:3], stride, padding, dilation)
+    height, width = _conv_shape(x.shape[2:], weight.shape[1:3], stride, padding, dilation)
     return _words(x, height, width, threshold.shape[0] * words_of(threshold.shape[1]))
 
 
 def _stem_stream(x, weight, affine, threshold, stride, padding, dilation, relu=False):
-    height, width = _conv_shape(x.permute(0, 2, 3, 1), weight.shape[1:3], stride, padding, dilation)
+    height, width = _conv_shape(x.shape[2:], weight.shape[1:3], stride, padding, dilation)
     return _stream(x, threshold, affine.shape[2], height, width)
 
 
