@@ -67,6 +67,20 @@ inline Lanes multiply_add(Lanes a, Lanes b, Lanes c) {
 #endif
 }
 
+inline float sum_of(Lanes v) {
+#if defined(__AVX512F__)
+  return _mm512_reduce_add_ps(v);
+#elif defined(__AVX2__)
+  const __m128 four = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+  const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+#elif defined(__aarch64__)
+  return vaddvq_f32(v);
+#else
+  return (v[0] + v[2]) + (v[1] + v[3]);
+#endif
+}
+
 // Bit i: a[i] >= b[i]. NaN is below everything.
 inline Word reaches(Lanes a, Lanes b) {
 #if defined(__AVX512F__)
