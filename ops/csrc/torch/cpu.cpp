@@ -3,6 +3,7 @@
 #include "torch/check.h"
 #include "torch/images.h"
 #include "torch/ops.h"
+#include "torch/outputs.h"
 #include "torch/shapes.h"
 
 namespace mbu {
@@ -14,18 +15,7 @@ FloatAndBits stem_stream_cpu(const Tensor&, const Tensor&, const Tensor&, std::o
 
 namespace {
 
-using torch::headeronly::MemoryFormat;
 using torch::headeronly::ScalarType;
-
-Tensor empty_int(std::initializer_list<int64_t> sizes) {
-  return torch::stable::empty(sizes, ScalarType::Int);
-}
-
-// float32 [N, C, H, W] in channels_last memory.
-Tensor empty_float_nhwc(std::initializer_list<int64_t> sizes) {
-  return torch::stable::empty(sizes, ScalarType::Float, std::nullopt, std::nullopt, std::nullopt,
-                              MemoryFormat::ChannelsLast);
-}
 
 Tensor pack_cpu(const Tensor& x, std::optional<Tensor> threshold, std::optional<Tensor> flip) {
   MBU_CHECK(x.dim() == 4, "pack: x has ", x.dim(), " dimensions; it must be [N, C, H, W]");
@@ -76,7 +66,7 @@ Tensor unpack_cpu(const Tensor& bits, int64_t channels) {
             words_of(channels), " words, but bits has ", p.input.words,
             "; pass the channel count that was packed, or slice the words of one part");
   p.channels = channels;
-  Tensor out = empty_float_nhwc({p.input.batch, channels, p.input.height, p.input.width});
+  Tensor out = empty_nhwc({p.input.batch, channels, p.input.height, p.input.width}, ScalarType::Float);
   p.output = out.mutable_data_ptr<float>();
   unpack(p);
   return out;
@@ -110,7 +100,7 @@ Tensor run_conv(const char* op, Conv2dParams& p, const Tensor& weight, const Thr
   read_weight(op, p, weight, kernel);
   const int64_t n = p.input.batch, oc_words = words_of(p.out_channels);
   if (!t) {
-    Tensor out = empty_float_nhwc({n, p.out_channels, p.output.h, p.output.w});
+    Tensor out = empty_nhwc({n, p.out_channels, p.output.h, p.output.w}, ScalarType::Float);
     p.sums = out.mutable_data_ptr<float>();
     conv2d(p, kernel);
     return out;
@@ -181,7 +171,7 @@ FloatAndBits run_stream(const char* op, Conv2dParams& p, const Tensor& weight, c
       s.head_bias = head_bias.const_data_ptr<float>();
     }
   }
-  Tensor out = empty_float_nhwc({n, a.head ? s.classes : oc, p.output.h, p.output.w});
+  Tensor out = empty_nhwc({n, a.head ? s.classes : oc, p.output.h, p.output.w}, ScalarType::Float);
   Tensor out_bits = empty_int({n, p.output.h, p.output.w, checked_mul(s.planes, words_of(oc), op)});
   (a.head ? s.logits : s.output) = out.mutable_data_ptr<float>();
   s.bits = static_cast<Word*>(out_bits.mutable_data_ptr());
