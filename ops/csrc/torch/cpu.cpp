@@ -78,7 +78,7 @@ Tensor tile_weight_cpu(const Tensor& planes) {
   const Tensor source = torch::stable::contiguous(planes);
   const WeightLayout layout = cpu_kernel().layout;
   const WordRanges ranges = find_word_ranges(words(source), oc, kh * kw, cw);
-  Tensor out = empty_int({TiledWeight::size(layout, oc, kh * kw, ranges.count)});
+  Tensor out = empty_int({TiledWeight::size(layout, oc, {kh, kw}, ranges.count)});
   tile_weight(words(source), oc, {kh, kw}, cw, layout, ranges, out.mutable_data_ptr<int32_t>());
   return out;
 }

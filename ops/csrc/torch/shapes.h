@@ -126,7 +126,7 @@ inline TiledWeight tiled_weight(const char* op, const Tensor& weight, int64_t ou
             "] but weight was tiled for [", h.kernel_h, ", ", h.kernel_w, "]");
   MBU_CHECK(h.words == words, op, ": bits has ", words, " channel words but weight was tiled for ", h.words,
             "; input channels and weight must be packed with the same segments");
-  const int64_t size = TiledWeight::size(h.layout, out_channels, kernel.h * kernel.w, h.tile_words);
+  const int64_t size = TiledWeight::size(h.layout, out_channels, kernel, h.tile_words);
   bool fits = weight.numel() == size && h.tile_words >= 1 && h.tile_words <= words;
   for (int64_t i = 0; fits && i < words_of(out_channels); ++i)
     fits = tiled.first_word()[i] >= 0 && tiled.first_word()[i] + h.tile_words <= words;

@@ -8,10 +8,6 @@
 
 namespace mbu {
 
-struct Extent {
-  int64_t h, w;
-};
-
 struct PackedImage {
   const Word* data;
   int64_t batch, height, width, words;
