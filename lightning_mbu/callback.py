@@ -210,7 +210,7 @@ class MBUQuantize(Callback):
         first batch that reaches it."""
         layer = self._layers[name]
         self._started.add(name)
-        layer.reset_scale()
+        layer.reset_weights()
         if not layer.learns_threshold:
             return
 
