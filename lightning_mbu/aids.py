@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from .averaging import LatentAverage, clip_latent_weights, reestimate_batch_norm
 from .distillation import Distillation
+from .layers import QuantizedConvolution
 from .prepare import quantized_layers
 from .recipe import Recipe
 from .schedule import sharpness
@@ -22,6 +24,9 @@ _REESTIMATE_AFTER_AVERAGING = 32  # batches, where the recipe names no number: a
 
 class TrainingAids:
     """Distillation, averages, clipping and batch norms of one training run.
+
+    Inputs for the batch norms are the last of the run and not part of a checkpoint: a run that is resumed within
+    its last `reestimate` batches measures with fewer.
 
     Args:
         recipe: what to run.
@@ -89,7 +94,6 @@ class TrainingAids:
         return {
             "teacher": self.distillation.teacher.state_dict() if taught and self.distillation else None,
             "average": None if self.average is None else self.average.state_dict(),
-            "inputs": list(self.inputs),
             "finished": self.finished,
         }
 
@@ -98,7 +102,6 @@ class TrainingAids:
             self.distillation.load(state["teacher"])
         if self.average is not None and state["average"] is not None:
             self.average.load_state_dict(state["average"])
-        self.inputs.extend(torch.as_tensor(x) for x in state["inputs"])
         self.finished = state["finished"]
 
 
@@ -108,3 +111,24 @@ def at_end(trainer: Trainer) -> bool:
         return True
     last_epoch = trainer.max_epochs not in (-1, None) and trainer.current_epoch + 1 >= trainer.max_epochs
     return bool(last_epoch and trainer.fit_loop.epoch_loop.batch_progress.is_last_batch)
+
+
+def fit_to_float(layer: QuantizedConvolution, reduce: Callable[[Tensor], Tensor]) -> None:
+    """Fits what a layer learns beside its weights to the float network it leaves: scale and further planes now,
+    thresholds from the first batch that reaches it.
+
+    Args:
+        reduce: the mean of a tensor over all processes.
+    """
+    layer.reset_weights()
+    if not layer.learns_threshold:
+        return
+
+    def calibrate(module: nn.Module, args: tuple[Tensor]) -> None:
+        with torch.no_grad():
+            x = args[0].detach().float()
+            mean, square = reduce(torch.stack([x.mean((0, 2, 3)), x.square().mean((0, 2, 3))]))
+            layer.spread_thresholds(mean, (square - mean.square()).clamp_min(0).sqrt())
+        handle.remove()
+
+    handle = layer.register_forward_pre_hook(calibrate)

@@ -130,7 +130,9 @@ class Distillation:
         gradient = self._gradient(output, lambda x: logit_distance(x, taught, self.temperature))
         output.register_hook(lambda upstream: upstream + gradient)
         for name, (seen, waiting) in self._seen.items():
-            waiting.copy_(self._gradient(seen, lambda x, name=name: attention_distance(x, self._taught[name])))
+            waiting.copy_(
+                self._gradient(seen, lambda x, name=name: attention_distance(x, self._taught[name]))
+            )
         self._seen.clear()
         self._taught.clear()
 

@@ -196,17 +196,13 @@ class QuantizedConvolution(nn.Module):
             weight = weight / scale.view(shape)
         return torch.lerp(weight, quantized, (self.gate * self.weight_gate).to(weight.dtype))
 
-    def _output(self, y: Tensor, x: Tensor, scale: Tensor | None) -> Tensor:
-        y = self._finish(y, scale)
-        return y if self.bridge is None else self.bridge.bridge(y, x, self.gate)
-
-    def _finish(self, y: Tensor, scale: Tensor | None) -> Tensor:
+    def _finish(self, y: Tensor, x: Tensor, scale: Tensor | None) -> Tensor:
         # The packed layer repeats these two roundings in this order; keep them apart and in step with it.
         if scale is not None:
             y = y * scale.view(1, -1, 1, 1)
         if self.bias is not None:
             y = y + self.bias.view(1, -1, 1, 1)
-        return y
+        return y if self.bridge is None else self.bridge.bridge(y, x, self.gate)
 
     def extra_repr(self) -> str:
         parts = [super().extra_repr(), self.kind]
@@ -224,7 +220,7 @@ class MaskedBinaryConv2d(QuantizedConvolution, nn.Conv2d):
         """`[N, in_channels, H, W]` -> `[N, out_channels, H', W']`."""
         scale = self.effective_scale()
         y = self._conv_forward(self.binarize(x), self._gated_weight(scale), None)
-        return self._output(y, x, scale)
+        return self._finish(y, x, scale)
 
 
 class MaskedBinaryConvTranspose2d(QuantizedConvolution, nn.ConvTranspose2d):
@@ -244,7 +240,7 @@ class MaskedBinaryConvTranspose2d(QuantizedConvolution, nn.ConvTranspose2d):
             self.binarize(x), self._gated_weight(scale), None, stride, padding, output_padding,
             self.groups, self.dilation,
         )  # fmt: skip
-        return self._output(y, x, scale)
+        return self._finish(y, x, scale)
 
 
 def quantize_layer(

@@ -136,9 +136,8 @@ def test_shortcuts_go_around_layers_of_equal_shape_and_fade_in():
         f"norm_a.shift.{name}" for name in ("gamma", "zeta", "beta")
     }
     inputs = torch.relu(model.stem(x))
-    y = model.a._finish(
-        F.conv2d(model.a.binarize(inputs), model.a.quantized_weight(), padding=1), model.a.effective_scale()
-    )
+    dot = F.conv2d(model.a.binarize(inputs), model.a.quantized_weight(), padding=1)
+    y = dot * model.a.effective_scale().view(1, -1, 1, 1) + model.a.bias.view(1, -1, 1, 1)
     norm = model.norm_a
     y = F.batch_norm(y, norm.running_mean, norm.running_var, norm.weight, norm.bias)
     assert torch.equal(model.a(inputs), norm.shift(y) + inputs)
