@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,14 +16,13 @@ from .prepare import quantized_layers
 from .recipe import Recipe
 from .schedule import sharpness
 
-if TYPE_CHECKING:
-    from lightning.pytorch import Trainer
-
 _REESTIMATE_AFTER_AVERAGING = 32  # batches, where the recipe names no number: averages need it in any case
 
 
 class TrainingAids:
     """Distillation, averages, clipping and batch norms of one training run.
+
+    `trainer` is Lightning's everywhere below; only `callback.py` imports it.
 
     Inputs for the batch norms are the last of the run and not part of a checkpoint: a run that is resumed within
     its last `reestimate` batches measures with fewer.
@@ -59,7 +58,7 @@ class TrainingAids:
         if self.distillation is not None and not self.distillation.active:
             self.distillation.snapshot()
 
-    def batch_start(self, trainer: Trainer, progress: float) -> None:
+    def batch_start(self, trainer: Any, progress: float) -> None:
         for _, layer in quantized_layers(self.network):
             if layer.estimator == "annealed":
                 layer.sharpness.fill_(sharpness(progress))
@@ -68,14 +67,14 @@ class TrainingAids:
             scale = scaler.get_scale() if scaler is not None else 1.0
             self.distillation.factor = scale / trainer.accumulate_grad_batches
 
-    def batch_end(self, trainer: Trainer, progress: float) -> None:
+    def batch_end(self, trainer: Any, progress: float) -> None:
         if self.recipe.clip is not None:
             clip_latent_weights(self.network, self.recipe.clip)
         start = self.recipe.average_from
         if self.average is not None and start is not None and progress >= start:
             self.average.update(self.network)
 
-    def finish(self, trainer: Trainer) -> None:
+    def finish(self, trainer: Any) -> None:
         """At the end of the run, before what is left of validation and checkpoints: the average, batch norms."""
         if self.finished:
             return
@@ -105,7 +104,7 @@ class TrainingAids:
         self.finished = state["finished"]
 
 
-def at_end(trainer: Trainer) -> bool:
+def at_end(trainer: Any) -> bool:
     """Whether the batch that was trained on last is the last one of the run."""
     if trainer.max_steps != -1 and trainer.global_step >= trainer.max_steps:
         return True

@@ -6,6 +6,7 @@ from torch import nn
 
 from lightning_mbu import convert, load, make_plan, prepare, save, verify
 from lightning_mbu.deploy.graph import FUSED_CONVOLUTIONS, STREAM_CONVOLUTIONS, is_call
+from lightning_mbu.models import Standardised
 from lightning_mbu.models.unet import DoubleConv, Stem, Up
 
 OPTIONS = {
@@ -94,3 +95,17 @@ def test_integer_weights_are_not_packed():
     )  # fmt: skip
     with pytest.raises(ValueError, match="6 layers have integer weights"):
         convert(prepare(model, integer), x)
+
+
+def test_standardisation_is_saved_with_the_network(tmp_path):
+    inner = SmallUNet(8)
+    model, x = Standardised(inner).eval(), torch.rand(2, 3, 32, 32) * 200
+    expected = (x - x.mean((1, 2, 3), keepdim=True)) / x.flatten(1).std(1, correction=0).view(2, 1, 1, 1)
+    assert torch.allclose(model(x), inner(expected), atol=1e-4)
+    assert torch.isfinite(model(torch.zeros(1, 3, 32, 32))).all()
+    assert torch.allclose(model(x / 255), model(x), atol=1e-4)
+    prepare(model, make_plan(model, x))
+    packed = load(save(convert(model, x), tmp_path / "model.mbu"))
+    assert torch.allclose(packed(x), model(x), atol=1e-3)
+    with pytest.raises(ValueError, match="smallest=0"):
+        Standardised(inner, 0)
