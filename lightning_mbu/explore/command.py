@@ -74,7 +74,13 @@ def study(options: argparse.Namespace, console: Console) -> int:
     from .study import StudySettings, run_study
 
     chosen: dict[str, Any] = {field.name: getattr(options, field.name) for field in fields(StudySettings)}
-    run_study(StudySettings(**{**chosen, "only": tuple(options.only)}), console)
+    try:
+        run_study(StudySettings(**{**chosen, "only": tuple(options.only)}), console)
+    except KeyboardInterrupt:
+        console.print(
+            f"Stopped. Finished networks are kept in {options.output}; the same command goes on from there."
+        )
+        return 130
     return 0
 
 

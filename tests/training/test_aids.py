@@ -188,3 +188,14 @@ def test_unknown_ingredient_and_values_out_of_range():
     ):
         with pytest.raises(ValueError, match=words):
             MBUQuantize(**options)
+
+
+def test_ingredients_are_options_of_a_lightning_cli():
+    jsonargparse = pytest.importorskip("jsonargparse")
+    parser = jsonargparse.ArgumentParser()
+    parser.add_class_arguments(MBUQuantize, "quantizer")
+    found = parser.parse_args(
+        ["--quantizer.planes=2", "--quantizer.mask_blocks=[16, 16]", "--quantizer.scale=none"]
+    )
+    quantizer = MBUQuantize(**vars(found.quantizer))
+    assert (quantizer.recipe.planes, quantizer.recipe.mask_blocks, quantizer.scale) == (2, (16, 16), "none")
