@@ -16,6 +16,8 @@ from mbu_ops.packing import pack_weight
 
 from ..layers import QuantizedConvolution
 from ..prepare import quantized_layers
+from ..residual import BridgedBatchNorm2d
+from ..weight_quantizers import INTEGER_KINDS
 from . import passes
 from .graph import CONVOLUTIONS, is_call, mbu
 from .packed import InputSpec, PackedModel, lay_out_weights
@@ -85,11 +87,19 @@ def _checked_layers(model: nn.Module) -> dict[str, QuantizedConvolution]:
             "this model has no masked-binary layers to pack. Train it with MBUQuantize(), "
             "or apply prepare(model, make_plan(model, example_input)) first."
         )
-    unfinished = [f"{name} (gate {float(layer.gate):g})" for name, layer in layers.items() if layer.gate != 1]
+    integers = [f"{name} ({layer.kind})" for name, layer in layers.items() if layer.kind in INTEGER_KINDS]
+    if integers:
+        raise ValueError(
+            f"{len(integers)} layers have integer weights: {', '.join(integers[:3])}. They are for comparison in "
+            "studies and have no packed kernel; train these layers as masked or binary to pack them."
+        )
+    gates = {name: float(layer.gate * layer.weight_gate) for name, layer in layers.items()}
+    unfinished = [f"{name} (gate {gate:g})" for name, gate in gates.items() if gate != 1]
     if unfinished:
         raise ValueError(
             f"{len(unfinished)} of {len(layers)} layers are not fully quantized yet: {', '.join(unfinished[:3])}. "
-            "Convert after training has reached its last phase, or set the gates: layer.gate.fill_(1)."
+            "Convert after training has reached its last phase, or set the gates: layer.gate.fill_(1), "
+            "layer.weight_gate.fill_(1)."
         )
     for name, tensor in model.state_dict().items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
@@ -118,6 +128,16 @@ def pack_layers(model: nn.Module) -> nn.Module:
     return packed
 
 
+class _BridgedConv2d(PackedConv2d):
+    """A packed layer with the batch norm, activation and shortcut that its trained counterpart runs."""
+
+    def set_bridge(self, norm: BridgedBatchNorm2d) -> None:
+        self._bridge = (norm,)  # in a tuple: it is another module's child
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._bridge[0].bridge(super().forward(x), x, None)
+
+
 @torch.no_grad()
 def pack_layer(layer: QuantizedConvolution) -> PackedConv2d:
     """The packed counterpart of one trained layer."""
@@ -129,10 +149,11 @@ def pack_layer(layer: QuantizedConvolution) -> PackedConv2d:
         extents = [d * (k - 1) for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
         padding = tuple(e // 2 for e in extents) if padding == "same" else (0, 0)
     scale = layer.effective_scale()
-    has_threshold = layer.learns_threshold
-    return PackedConv2d(
+    has_threshold, bridge = layer.learns_threshold, layer.bridge
+    packed = (PackedConv2d if bridge is None else _BridgedConv2d)(
         pack_weight(weight.transpose(0, 1) if transposed else weight, groups=layer.groups),
         layer.in_channels,
+        thresholds_per_channel=layer.planes,
         threshold=layer.threshold.detach().float().clone() if has_threshold else None,
         scale=None if scale is None else scale.detach().float().clone(),
         bias=None if layer.bias is None else layer.bias.detach().float().clone(),
@@ -142,6 +163,10 @@ def pack_layer(layer: QuantizedConvolution) -> PackedConv2d:
         transposed=transposed,
         output_padding=layer.output_padding,
     )
+    if bridge is not None:
+        assert isinstance(packed, _BridgedConv2d)
+        packed.set_bridge(bridge)
+    return packed
 
 
 def _export(model: nn.Module, example_input: Tensor) -> GraphModule:

@@ -19,6 +19,7 @@ from mbu_ops.reference import join
 
 from ..layers import QuantizedConvolution
 from ..prepare import quantized_layers
+from ..residual import BridgedBatchNorm2d
 from ..tables import as_text
 from .files import packed_size
 from .own_stem import OwnStem, stems_of
@@ -186,8 +187,11 @@ def _float_bytes(model: nn.Module) -> int:
     added = {
         id(value)
         for _, layer in quantized_layers(model)
-        for value in (layer.scale, layer.threshold, *layer.weight_quantizer.parameters())
+        for value in (layer.scale, layer.threshold, layer.plane_weight, *layer.weight_quantizer.parameters())
     }
+    for module in model.modules():
+        if isinstance(module, BridgedBatchNorm2d) and module.shift is not None:
+            added |= {id(value) for value in module.shift.parameters()}
     tensors = (t for t in model.state_dict(keep_vars=True).values() if id(t) not in added)
     return sum(t.numel() * t.element_size() for t in tensors)
 
@@ -240,6 +244,7 @@ def _check(
     packed: PackedModel,
 ) -> LayerCheck:
     """`x` is what the layer read behind the packed stem, `original` what it read behind its own."""
+    x, original = (torch.cat([read] * trained.planes, 1) for read in (x, original))
     threshold = trained.threshold.detach().cpu().to(x.dtype).view(1, -1, 1, 1)
     expected = x - threshold >= 0
     found = unpack_segments(bits, layer.segments).permute(0, 3, 1, 2)
