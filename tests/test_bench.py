@@ -18,6 +18,7 @@ from lightning_mbu.bench.isa import excluded, has_vnni, variables
 from lightning_mbu.bench.layers import measure_layers
 from lightning_mbu.bench.models import ClassicUNet, settle, twins
 from lightning_mbu.bench.rivals import INT8_TOLERANCE, int8_fx, require, rivals
+from lightning_mbu.bench.threads import measure_threads
 from lightning_mbu.benchmark import Rival, compare
 from lightning_mbu.cli import main
 from lightning_mbu.comparison import Comparison
@@ -57,6 +58,8 @@ def measured(job: Job, report) -> dict:
         peak = None if job.candidate == "packed compiled" else 5_000_000
         return {"candidate": job.candidate, "size": job.size, "peak_bytes": peak, "weight_bytes": 100,
                 "ms": 2.0, "ns_per_pixel": 30.0}  # fmt: skip
+    if job.kind == "threads":
+        return {"states": [{"state": "idle", "threads": 2, "one_ms": 40.0, "many_ms": 22.0, "speedup": 1.8}]}
     if job.kind == "layers":
         layer = {"name": "down1.conv1", "shape": "3x3 64->128 @ 64x64", "macs": 300_000_000, "ms": 0.5,
                  "quartiles_ms": [0.4, 0.6], "rate": 600.0, "share": 0.6, "output": "bits"}  # fmt: skip
@@ -251,3 +254,14 @@ def test_command_writes_all_files_or_none(tmp_path, monkeypatch):
 def test_wrong_options_are_found_before_the_work(arguments, words, capsys):
     assert main(["bench", *arguments]) == 1
     assert words in capsys.readouterr().err.replace("\n", " ")
+
+
+def test_threads_are_timed_idle_and_with_a_core_taken():
+    before = torch.get_num_threads()
+    try:
+        states = measure_threads(nn.Conv2d(3, 4, 3), torch.randn(1, 3, 32, 32), threads=2, repeats=2)
+    finally:
+        torch.set_num_threads(before)
+    assert states[0]["state"] == "idle" and all(state["many_ms"] > 0 for state in states)
+    rows = show.thread_rows({"states": states})
+    assert len(rows) == len(states) and rows[0][:2] == ["idle", "2"]

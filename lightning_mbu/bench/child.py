@@ -20,7 +20,7 @@ class Job:
     """One measurement.
 
     Attributes:
-        kind: `"compare"`, `"layers"` or `"memory"`.
+        kind: `"compare"`, `"threads"`, `"layers"` or `"memory"`.
         model: a key of `models.MODELS`, or what `find_model` takes.
         size: height and width of the image, pixels.
         threads: processor threads.

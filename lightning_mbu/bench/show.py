@@ -11,6 +11,7 @@ from rich.table import Table
 from ..comparison import PACKED, PACKED_COMPILED, Comparison
 
 _LAYER_COLUMNS = ("layer", "shape", "output", "ms", "quartiles ms", "MAC/ns", "ceiling")
+_THREAD_COLUMNS = ("machine", "threads", "1 thread ms", "all threads ms", "faster")
 _MEMORY_COLUMNS = ("candidate", "size", "peak of a call", "weights", "ms", "ns/pixel")
 
 
@@ -31,6 +32,9 @@ def show(results: dict[str, Any], console: Console) -> None:
             names = [_LAYER_COLUMNS[index] for index in columns]
             _print(console, f"Layers: {entry['title']}", names, rows)
             console.print(layer_note(entry["result"]), highlight=False)
+    for entry in results["threads"]:
+        if "result" in entry:
+            _print(console, f"Threads: {entry['title']}", _THREAD_COLUMNS, thread_rows(entry["result"]))
     if any("result" in entry for entry in results["memory"]):
         _print(console, "Memory", _MEMORY_COLUMNS, memory_rows(results["memory"]))
     for line in failures(results):
@@ -65,6 +69,10 @@ def markdown(results: dict[str, Any], plot: str) -> str:
             lines += ["", comparison.verdict, f"Rounds: {comparison.conditions['repeats']}."]
         else:
             lines += [f"Not run: {entry['failed']}"]
+    for entry in results["threads"]:
+        if "result" in entry:
+            lines += ["", f"## Threads: {entry['title']}", ""]
+            lines += _markdown_table(_THREAD_COLUMNS, thread_rows(entry["result"]))
     for entry in results["layers"]:
         if "result" in entry:
             lines += ["", f"## Layers: {entry['title']}", ""]
@@ -100,6 +108,17 @@ def comparison_rows(comparison: Comparison) -> list[list[str]]:
         )
     rows += [[name, "-", "-", "-", f"not run: {reason}"] for name, reason in comparison.not_run.items()]
     return rows
+
+
+def thread_rows(result: dict[str, Any]) -> list[list[str]]:
+    """One row per state of the machine."""
+    return [
+        [
+            state["state"], str(state["threads"]), f"{state['one_ms']:.1f}", f"{state['many_ms']:.1f}",
+            f"{state['speedup']:.2f}x",
+        ]
+        for state in result["states"]
+    ]  # fmt: skip
 
 
 def layer_rows(result: dict[str, Any]) -> list[list[str]]:
@@ -146,7 +165,7 @@ def failures(results: dict[str, Any]) -> list[str]:
     """What gave no result, and why."""
     return [
         f"{kind} {entry['title']}, not run: {entry['failed']}"
-        for kind in ("compare", "layers", "memory")
+        for kind in ("compare", "threads", "layers", "memory")
         for entry in results[kind]
         if "failed" in entry
     ]

@@ -24,14 +24,14 @@ from ..timing import conditions
 from . import memory
 from .child import Job, JobFailed, run_job
 
-SCHEMA = 1  # of the JSON; grows with every change that a reader would notice
+SCHEMA = 2  # of the JSON; grows with every change that a reader would notice
 _PACKAGES = ("onnxruntime", "openvino", "nncf", "torchao")
 _CANDIDATES = (memory.PACKED, memory.FLOAT)
 
 
 def standard_jobs(base: Job) -> list[Job]:
     """What `make bench` measures in ten minutes: MBUNet at two sizes, with a second thread and with shortcuts, two
-    other U-Nets, its layers and its memory. Where one-bit networks compete with themselves, rivals are left out.
+    other U-Nets, its layers and its memory.
 
     Args:
         base: settings that all jobs share.
@@ -40,7 +40,7 @@ def standard_jobs(base: Job) -> list[Job]:
     return [
         first,
         replace(first, size=512),
-        replace(first, threads=2, rivals=False),
+        replace(first, threads=2, kind="threads"),
         replace(base, model="mbunet-shortcuts"),
         replace(base, model="unet-classic"),
         replace(base, model="unet-resnet34", size=512),
@@ -52,7 +52,7 @@ def standard_jobs(base: Job) -> list[Job]:
 def quick_jobs(base: Job) -> list[Job]:
     """Every kind of measurement once, on small images: whether it works, not how fast it is."""
     first = replace(base, model="mbunet", size=128, repeats=3, budget_s=3.0)
-    return [first, layers_job(first), *memory_jobs(first, (128,))]
+    return [first, replace(first, threads=2, kind="threads"), layers_job(first), *memory_jobs(first, (128,))]
 
 
 def grid_jobs(
@@ -97,7 +97,7 @@ def run_jobs(
         run: `child.run_job`, or what replaces it in a test.
 
     Returns:
-        Plain types: `schema`, `command`, `conditions`, and the lists `compare`, `layers`, `memory`, whose
+        Plain types: `schema`, `command`, `conditions`, and the lists `compare`, `threads`, `layers`, `memory`, whose
         entries hold `job`, `title` and either `result` or `failed`, the reason.
 
     Raises:
@@ -108,6 +108,7 @@ def run_jobs(
         "command": shlex.join(["mbu", *sys.argv[1:]]),
         "conditions": _conditions(),
         "compare": [],
+        "threads": [],
         "layers": [],
         "memory": [],
     }

@@ -26,6 +26,7 @@ from .layers import measure_layers
 from .memory import measure_memory
 from .models import twins
 from .rivals import rivals
+from .threads import measure_threads
 
 _VERIFY_SIZE = 64  # pixels: every layer and border class of a U-Net, in a second
 
@@ -61,6 +62,10 @@ def _measure(job: dict[str, Any], report: Any) -> dict[str, Any]:
         report("layer by layer")
         example = torch.randn(1, job["channels"], job["size"], job["size"])
         return measure_layers(packed, example, job["repeats"])
+    if job["kind"] == "threads":
+        report("one thread and several")
+        example = torch.randn(1, job["channels"], job["size"], job["size"])
+        return {"states": measure_threads(packed, example, job["threads"], job["repeats"])}
     report("verifying")
     check = verify(one_bit, packed, torch.randn(1, job["channels"], _VERIFY_SIZE, _VERIFY_SIZE))
     if not check.ok:
