@@ -32,7 +32,9 @@ LAYOUTS = {
 @given(data=st.data())
 def test_pack_equals_the_reference(kernel: str, layout: str, data: st.DataObject) -> None:
     torch.manual_seed(data.draw(st.integers(0, 2**16), label="seed"))
-    channels = data.draw(st.sampled_from([1, 2, 3, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 48, 64, 100]), label="channels")
+    channels = data.draw(
+        st.sampled_from([1, 2, 3, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 48, 64, 100]), label="channels"
+    )
     shape = (
         data.draw(st.integers(0, 2)),
         channels,
