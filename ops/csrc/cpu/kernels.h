@@ -34,6 +34,22 @@ struct Conv2dPicture {
   int64_t kernel_taps;               // all taps of the weight
 };
 
+// What turns the counts of a tile into a float stream where the kernel does so itself: see
+// cpu/stream/stream.h. The shortcut of a pixel's channel is the sum over `terms` of
+//   shortcut[tile * terms + term][source[pixel] + channel of the tile] * share
+struct StreamEpilogue {
+  const float* affine;  // [steps, 2, channels]
+  int64_t steps;
+  bool relu;
+  float* output;     // [target + oc]
+  Bfloat16* narrow;  // or this one
+  int64_t terms;     // 0: no shortcut
+  const void* const* shortcut;
+  FloatType shortcut_type;  // f32 or bf16
+  const int64_t* source;    // [pixels] elements
+  float share;
+};
+
 // One call of a conv2d microkernel: `pixels` output pixels times the channel tiles [tile_begin, tile_end).
 // Pixels are a list, so that a tile of them is full whatever the width of the image; they are also whole rows
 // of `row_pixels`, `pixels` being a multiple of it. `run` and `picture` describe the same products.
@@ -54,16 +70,13 @@ struct Conv2dTile {
   const int32_t* first_word;
   int64_t tile_begin, tile_end;
   // Epilogue. With `sums`: sums[target + oc] = table[border + oc] - 2 * count; kernels with `adds_stream`
-  // then apply the steps, residual[target + oc] and the relu of cpu/stream/stream.h to it. With `bits`:
+  // take `stream` instead and finish the float stream of cpu/stream/stream.h. With `bits`:
   // bits[target + t * out_words + tile] has bit (count <= table[border + t * channels_padded + oc]), xor
   // flip[t * out_words + tile].
   const int32_t* table;
   int64_t channels, channels_padded;
   float* sums;
-  const float* affine;  // [steps, 2, channels]
-  int64_t steps;
-  const float* residual;  // or null; may be `sums`
-  bool relu;
+  const StreamEpilogue* stream;
   Word* bits;
   int64_t planes, out_words;
   const Word* flip;

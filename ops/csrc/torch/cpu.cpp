@@ -126,6 +126,7 @@ struct StreamArguments {
   int64_t pool, upsample;
   bool relu;
   const std::optional<Tensor>&head, &head_bias;
+  std::optional<ScalarType> dtype;
 };
 
 // The float stream and its bits: what follows dot products whose result is needed as float.
@@ -171,9 +172,16 @@ FloatAndBits run_stream(const char* op, Conv2dParams& p, const Tensor& weight, c
       s.head_bias = head_bias.const_data_ptr<float>();
     }
   }
-  Tensor out = empty_nhwc({n, a.head ? s.classes : oc, p.output.h, p.output.w}, ScalarType::Float);
+  const ScalarType type = a.dtype.value_or(ScalarType::Float);
+  MBU_CHECK(type == ScalarType::Float || (type == ScalarType::BFloat16 && !a.head), op, ": dtype is ",
+            torch::headeronly::toString(type),
+            "; a float stream is stored as float32 or bfloat16, logits as float32");
+  Tensor out = empty_nhwc({n, a.head ? s.classes : oc, p.output.h, p.output.w}, type);
   Tensor out_bits = empty_int({n, p.output.h, p.output.w, checked_mul(s.planes, words_of(oc), op)});
-  (a.head ? s.logits : s.output) = out.mutable_data_ptr<float>();
+  if (type == ScalarType::Float)
+    (a.head ? s.logits : s.output) = out.mutable_data_ptr<float>();
+  else
+    s.narrow = static_cast<Bfloat16*>(out.mutable_data_ptr());
   s.bits = static_cast<Word*>(out_bits.mutable_data_ptr());
   p.stream = &s;
   conv2d(p, kernel);
@@ -257,24 +265,26 @@ FloatAndBits conv2d_stream_cpu(Images bits, const Tensor& weight, const Tensor& 
                                std::vector<Tensor> residual, std::optional<Tensor> threshold,
                                int64_t out_channels, Pair kernel_size, Pair stride, Pair padding,
                                Pair dilation, int64_t pad_value, int64_t pool, int64_t upsample, bool relu,
-                               Pair size, std::optional<Tensor> head, std::optional<Tensor> head_bias) {
+                               Pair size, std::optional<Tensor> head, std::optional<Tensor> head_bias,
+                               std::optional<ScalarType> dtype) {
   const char* op = "conv2d_stream";
   const Joined in = join(op, bits, size);
   Conv2dParams p = conv2d_layer(op, in, out_channels, kernel_size, stride, padding, dilation, pad_value);
-  return run_stream(op, p, weight, {affine, residual, threshold, pool, upsample, relu, head, head_bias});
+  return run_stream(op, p, weight,
+                    {affine, residual, threshold, pool, upsample, relu, head, head_bias, dtype});
 }
 
 FloatAndBits conv_transpose2d_stream_cpu(Images bits, const Tensor& weight, const Tensor& affine,
                                          std::vector<Tensor> residual, std::optional<Tensor> threshold,
                                          int64_t out_channels, Pair kernel_size, Pair stride, Pair padding,
                                          Pair output_padding, Pair dilation, int64_t pool, int64_t upsample,
-                                         bool relu, Pair size) {
+                                         bool relu, Pair size, std::optional<ScalarType> dtype) {
   const char* op = "conv_transpose2d_stream";
   const Joined in = join(op, bits, size);
   Conv2dParams p =
       transposed_layer(op, in, out_channels, kernel_size, stride, padding, output_padding, dilation);
   return run_stream(op, p, weight,
-                    {affine, residual, threshold, pool, upsample, relu, std::nullopt, std::nullopt});
+                    {affine, residual, threshold, pool, upsample, relu, std::nullopt, std::nullopt, dtype});
 }
 
 Tensor max_pool2d_cpu(const Tensor& bits, Pair kernel_size, Pair stride, Pair padding, Pair dilation,
