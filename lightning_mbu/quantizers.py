@@ -87,6 +87,21 @@ class _GatedSign(torch.autograd.Function):
         return grad_x, grad_threshold, None, None, None
 
 
+class _RoundedStream(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        return x.bfloat16().float()
+
+    @staticmethod
+    def backward(ctx, *gradients: Tensor):
+        return gradients[0]
+
+
+def round_stream(x: Tensor) -> Tensor:
+    """`x` rounded to the nearest bfloat16, ties to even, as a packed network stores it; gradient: identity (STE)."""
+    return _RoundedStream.apply(x)  # type: ignore[return-value]
+
+
 def binarize_activation(
     x: Tensor, threshold: Tensor, gate: Tensor, estimator: str = "clipped", absorbs: str = "none"
 ) -> Tensor:

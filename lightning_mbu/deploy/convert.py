@@ -23,7 +23,9 @@ from .packed import InputSpec, PackedModel, lay_out_weights
 _SMALL_SIZE = (64, 64)  # pixels; the multiple of most networks (32) divides it, and it runs in milliseconds
 
 
-def convert(model: nn.Module, example_input: Tensor, *, fuse: bool = True) -> PackedModel:
+def convert(
+    model: nn.Module, example_input: Tensor, *, fuse: bool = True, stream_dtype: str = "float32"
+) -> PackedModel:
     """Packs the weights and activations of a trained masked-binary model into bits.
 
     Args:
@@ -31,19 +33,25 @@ def convert(model: nn.Module, example_input: Tensor, *, fuse: bool = True) -> Pa
         example_input: float32 `[N, C, H, W]` that the model accepts; the result takes other sizes too.
         fuse: fold thresholds and move bits instead of floats. False keeps every float operation of the trained
             network in its place, and packs the convolutions only.
+        stream_dtype: `"bfloat16"` stores the float streams between residual layers in half the memory. Bits then differ
+            from the trained network's where rounding crosses a threshold; `verify` counts them. A network that was
+            trained with rounded streams (`MBUNet(stream_dtype="bfloat16")`) stores them so in any case, and is exact.
 
     Returns:
         The packed model, on the CPU, in evaluation mode.
 
     Raises:
         TypeError: `example_input` is not a float32 tensor.
-        ValueError: no quantized layer, a layer that is not fully quantized, NaN or infinite values, or an input
+        ValueError: another `stream_dtype`, no quantized layer, a layer that is not fully quantized, NaN or infinite values, or an input
             that the model does not accept.
     """
+    if stream_dtype not in ("float32", "bfloat16"):
+        raise ValueError(f"stream_dtype={stream_dtype!r}; it must be 'float32' or 'bfloat16'.")
     layers = _checked_layers(model)
     if not isinstance(example_input, Tensor) or example_input.dtype != torch.float32:
         found = example_input.dtype if isinstance(example_input, Tensor) else type(example_input).__name__
         raise TypeError(f"example_input is {found}; give a float32 tensor [N, C, H, W].")
+    rounded = False
     kinds = {name: layer.kind for name, layer in layers.items()}
     module = _export(pack_layers(model), example_input)
     _mark(module)
@@ -55,16 +63,19 @@ def convert(model: nn.Module, example_input: Tensor, *, fuse: bool = True) -> Pa
         passes.fold_convolution_thresholds(module)
         passes.fuse_stems(module)
         passes.fuse_streams(module)
+        passes.narrow_streams(module)
         passes.lift_packs(module)  # shortcuts no longer need what was pooled or joined for them
         passes.merge_packs(module)
+        passes.read_narrow(module)
         passes.attach_bits(module)
+        rounded = stream_dtype == "bfloat16" and passes.round_streams(module)
         passes.fold_activation_thresholds(module)
         passes.merge_packs(module)
         passes.fuse_heads(module)
         passes.join_inputs(module)
     packed_layers = lay_out_weights(module, kinds, {name: layer.groups for name, layer in layers.items()})
     spec = InputSpec(example_input.shape[1], _size_multiple(module, example_input))
-    return PackedModel(module, packed_layers, spec)
+    return PackedModel(module, packed_layers, spec, rounds_streams=rounded)
 
 
 def _checked_layers(model: nn.Module) -> dict[str, QuantizedConvolution]:

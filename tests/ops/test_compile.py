@@ -71,6 +71,8 @@ def samples() -> dict[str, list[tuple[Any, ...]]]:
                 1,
                 False,
                 [],
+                None,
+                None,
                 torch.bfloat16,
             ),
         ],
