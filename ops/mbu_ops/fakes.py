@@ -33,7 +33,9 @@ def pool_size(size: int, kernel: int, stride: int, padding: int, dilation: int, 
     return pixels - 1 if (pixels - 1) * stride >= size + padding else pixels
 
 
-def _sums(bits: Tensor, channels: int, height: int, width: int, dtype: torch.dtype = torch.float32) -> Tensor:
+def _sums(
+    bits: Tensor, channels: int, height: int, width: int, *, dtype: torch.dtype = torch.float32
+) -> Tensor:
     return torch.empty(
         (bits.shape[0], channels, height, width),
         dtype=dtype,
@@ -157,7 +159,7 @@ def _stream(
     dtype: torch.dtype | None = None,
 ):
     planes = 0 if threshold is None else threshold.shape[0]
-    values = _sums(bits, channels, height, width, dtype or torch.float32)
+    values = _sums(bits, channels, height, width, dtype=dtype or torch.float32)
     return values, _words(bits, height, width, planes * words_of(channels))
 
 
