@@ -147,13 +147,13 @@ def _show(
 ) -> None:
     score = primary(data)
     lines = results.by_row(found)
-    columns = (f"val/{score}", "test/dice", "test/iou", "test/f1", "one-bit GMAC", "ms", "minutes")
+    columns = (f"val/{score}", "test/dice", "test/iou", "test/f1", "quantized GMAC", "ms", "minutes")
     console.print(results.as_table(name, lines, columns))
     output = Path(settings.output)
     facts = {**conditions(torch.device("cpu"), settings.threads), **asdict(settings)}
     facts = {key: value for key, value in facts.items() if key not in ("data", "output", "storage")}
     files = results.write(output, name, facts, found)
-    axes = {"pareto": "ms", "budget": "ms", "figure3": "one-bit GMAC, masked twice"}
+    axes = {"pareto": "ms", "budget": "ms", "figure3": "quantized GMAC, masked twice"}
     if settings.name in axes:
         drawn = results.plot(output, name, lines, axes[settings.name], f"test/{score}")
         files += [drawn] if drawn else []

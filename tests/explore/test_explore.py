@@ -249,7 +249,7 @@ def test_study_command(nuclei, tmp_path, capsys):
     assert main(arguments) == 0
     record = json.loads((out / "ingredients-nuclei-16px-w8-e1.json").read_text())
     assert set(record["runs"]) == {"float #0", "plain #0"}
-    assert record["runs"]["plain #0"]["one-bit GMAC"] > record["runs"]["float #0"]["one-bit GMAC"] == 0
+    assert record["runs"]["plain #0"]["quantized GMAC"] > record["runs"]["float #0"]["quantized GMAC"] == 0
     before = record["runs"]
     assert main(arguments) == 0
     again = json.loads((out / "ingredients-nuclei-16px-w8-e1.json").read_text())["runs"]
