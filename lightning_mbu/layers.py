@@ -157,6 +157,27 @@ class MaskedBinaryConvTranspose2d(QuantizedConvolution, nn.ConvTranspose2d):
         return self._finish(y, scale)
 
 
+@torch.no_grad()
+def own_forward(layer: nn.Conv2d | nn.ConvTranspose2d) -> str:
+    """Name of the class whose `forward` computes something else than the plain layer's, or `""`.
+
+    A subclass (smp's and timm's convolutions with TensorFlow's padding, weight standardization) is judged by what it
+    computes: the same as the plain layer on images of several sizes, or something of its own.
+    """
+    plain = nn.ConvTranspose2d if isinstance(layer, nn.ConvTranspose2d) else nn.Conv2d
+    if type(layer).forward is plain.forward:
+        return ""
+    extent = max(d * (k - 1) + 1 for d, k in zip(layer.dilation, layer.kernel_size, strict=True))
+    generator = torch.Generator().manual_seed(0)
+    for more in (1, 2, 5):  # odd and even sizes: what is padded may depend on the remainder
+        x = torch.randn(1, layer.in_channels, extent + more, extent + more, generator=generator)
+        x = x.to(layer.weight)
+        mine, plains = layer(x), plain.forward(layer, x)  # type: ignore[arg-type]
+        if mine.shape != plains.shape or not torch.equal(mine, plains):
+            return type(layer).__name__
+    return ""
+
+
 def quantize_layer(
     layer: nn.Conv2d | nn.ConvTranspose2d,
     kind: str,
@@ -183,9 +204,11 @@ def quantize_layer(
         TypeError: `layer` is no convolution of these two types.
         ValueError: groups, padding mode or an option that is not supported.
     """
-    types = {nn.Conv2d: MaskedBinaryConv2d, nn.ConvTranspose2d: MaskedBinaryConvTranspose2d}
-    if type(layer) not in types:
-        raise TypeError(f"{type(layer).__name__} cannot be quantized; only Conv2d and ConvTranspose2d can.")
+    if not isinstance(layer, nn.Conv2d | nn.ConvTranspose2d) or own_forward(layer):
+        raise TypeError(
+            f"{type(layer).__name__} cannot be quantized; only Conv2d and ConvTranspose2d can, and what computes "
+            "the same as they."
+        )
     if layer.groups != 1 or layer.padding_mode != "zeros":
         raise ValueError(
             f"groups={layer.groups}, padding_mode={layer.padding_mode!r}: only groups=1 with zero padding can be "
@@ -193,7 +216,8 @@ def quantize_layer(
         )
     if kind not in ("masked", "binary"):
         raise ValueError(f"kind={kind!r} is unknown; choose 'masked' or 'binary'.")
-    new = types[type(layer)].__new__(types[type(layer)])
+    kind_of = MaskedBinaryConvTranspose2d if isinstance(layer, nn.ConvTranspose2d) else MaskedBinaryConv2d
+    new = kind_of.__new__(kind_of)
     # The float layer's own state, shared: same parameter objects under the same names, hooks included.
     new.__dict__.update({key: value for key, value in layer.__dict__.items()})
     for registry in ("_parameters", "_buffers", "_modules"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 
@@ -11,7 +12,8 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from .activations import read_activations
-from .cost import cost_scores, layer_cost
+from .cost import LOW_SHARE, cost_scores, layer_cost, low_share
+from .layers import own_forward
 from .roles import assign_roles, block_of
 from .tables import as_text
 from .trace import Operation, trace
@@ -59,11 +61,13 @@ class Plan:
         layers: in executed order.
         bypassed: activation modules whose only readers are binarizers; these absorb them.
         input_shape: shape of the example input.
+        other_macs: multiply-adds outside convolutions (linear layers, attention), which stay float.
     """
 
     layers: tuple[LayerPlan, ...]
     bypassed: tuple[str, ...]
     input_shape: tuple[int, ...]
+    other_macs: int = 0
 
     @property
     def quantized(self) -> tuple[LayerPlan, ...]:
@@ -72,8 +76,8 @@ class Plan:
 
     @property
     def one_bit_share(self) -> float:
-        """Share of all convolution multiply-adds that becomes one-bit, in [0, 1]."""
-        total = sum(layer.macs for layer in self.layers)
+        """Share of all multiply-adds that becomes one-bit, in [0, 1]."""
+        total = sum(layer.macs for layer in self.layers) + self.other_macs
         return sum(layer.macs for layer in self.quantized) / total if total else 0.0
 
     def to_json(self) -> str:
@@ -97,7 +101,7 @@ class Plan:
             layers = tuple(
                 LayerPlan(**{k: v for k, v in layer.items() if k in known}) for layer in data["layers"]
             )
-            return cls(layers, tuple(data["bypassed"]), tuple(data["input_shape"]))
+            return cls(layers, tuple(data["bypassed"]), tuple(data["input_shape"]), data.get("other_macs", 0))
         except (json.JSONDecodeError, KeyError, TypeError) as error:
             raise ValueError(f"this is not a plan written by Plan.to_json: {error!r}") from error
 
@@ -155,6 +159,9 @@ def make_plan(
             `"learned"` everywhere, `"zero"` nowhere.
         min_channels: layers with fewer input or output channels stay float.
         exclude: names of layers, or of modules that contain them, to leave float.
+
+    Warns:
+        UserWarning: less than 60 % of the multiply-adds become one-bit.
 
     Raises:
         ValueError: an option out of range, an excluded name that does not exist, an input that the model does not
@@ -219,7 +226,11 @@ def make_plan(
                 absorbs=source.absorbs,
             )
         )
-    return Plan(tuple(decided), activations.bypassed, tuple(example_input.shape))
+    plan = Plan(tuple(decided), activations.bypassed, tuple(example_input.shape), traced.other_macs())
+    if plan.one_bit_share < LOW_SHARE:
+        rest = [(x.reason, x.macs) for x in layers if x.reason] + [("linear and attention", plan.other_macs)]
+        warnings.warn(low_share(plan.one_bit_share, rest), UserWarning, stacklevel=2)
+    return plan
 
 
 def _check_options(
@@ -261,6 +272,8 @@ def _why_float(
         return "depthwise: too few products per output to gain"
     if module.groups > 1:
         return f"grouped ({module.groups}): no packed kernel yet"
+    if other := own_forward(module):
+        return f"{other} computes more than a convolution"
     if module.padding_mode != "zeros":
         return f"padding mode {module.padding_mode!r}: only zero padding is packed"
     if all(op.shape[2:] == (1, 1) for op in calls):
