@@ -9,6 +9,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
+from .compiled import inside_compiled
 from .config import preset as find_preset
 from .health import flip_ratio, mask_density, pull_to_one, weight_states
 from .layers import QuantizedConvolution
@@ -125,7 +126,7 @@ class MBUQuantize(Callback):
                     f"MBUQuantize(model={self.model!r}): {type(pl_module).__name__} has no such module; "
                     f"it has {', '.join(children) or 'none'}."
                 )
-            return pl_module.get_submodule(self.model)
+            return inside_compiled(pl_module.get_submodule(self.model))
         convolutional = [
             name for name, child in children.items()
             if any(isinstance(m, nn.Conv2d | nn.ConvTranspose2d) for m in child.modules())
@@ -136,7 +137,7 @@ class MBUQuantize(Callback):
                 f" ({', '.join(convolutional) or 'no candidates'}) and needs one: keep the network in one attribute,"
                 " such as self.model, and name it with MBUQuantize(model='...') if there are several."
             )
-        return pl_module.get_submodule(convolutional[0])
+        return inside_compiled(pl_module.get_submodule(convolutional[0]))
 
     def _make_plan(self, network: nn.Module, pl_module: LightningModule) -> Plan:
         example = pl_module.example_input_array

@@ -12,6 +12,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from .activations import read_activations
+from .compiled import inside_compiled
 from .cost import LOW_SHARE, cost_scores, layer_cost, low_share
 from .layers import own_forward
 from .roles import assign_roles, block_of
@@ -160,14 +161,13 @@ def make_plan(
         min_channels: layers with fewer input or output channels stay float.
         exclude: names of layers, or of modules that contain them, to leave float.
 
-    Warns:
-        UserWarning: less than 60 % of the multiply-adds become one-bit.
+    Warns where less than 60 % of the multiply-adds become one-bit.
 
     Raises:
         ValueError: an option out of range, an excluded name that does not exist, an input that the model does not
             accept, or a model in which nothing can be quantized.
     """
-    _check_options(model, masked, order, thresholds, exclude)
+    _check_options(model := inside_compiled(model), masked, order, thresholds, exclude)
     traced = trace(model, example_input)
     convolutions = {
         name: calls

@@ -7,6 +7,7 @@ from typing import cast
 
 from torch import nn
 
+from .compiled import inside_compiled
 from .layers import QuantizedConvolution, quantize_layer
 from .plan import Plan
 
@@ -49,6 +50,7 @@ def prepare(
     Raises:
         ValueError: the plan does not fit the model; nothing has been changed then.
     """
+    prepared, model = model, inside_compiled(model)
     modules = dict(model.named_modules(remove_duplicate=False))
     missing = [x.name for x in plan.quantized if x.name not in modules]
     missing += [name for name in plan.bypassed if name not in modules]
@@ -78,7 +80,7 @@ def prepare(
         if id(module) in replacements and name:
             owner, _, attribute = name.rpartition(".")
             setattr(model.get_submodule(owner), attribute, replacements[id(module)])
-    return model
+    return prepared
 
 
 def quantized_layers(model: nn.Module) -> Iterator[tuple[str, QuantizedConvolution]]:

@@ -165,7 +165,8 @@ def trace(model: nn.Module, example_input: Tensor) -> Trace:
         with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
             fake = torch.empty(example_input.shape, dtype=example_input.dtype, device=device)
             recorder.produce(fake, -1)
-            with _module_names(model, recorder.stack), recorder:
+            eager = torch.compiler.set_stance("force_eager")  # for parts that are compiled already
+            with _module_names(model, recorder.stack), recorder, eager:
                 model(fake)
     except Exception as error:
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_unflatten
 from mbu_ops.modules import PackedConv2d
 from mbu_ops.packing import pack_weight
 
+from ..compiled import inside_compiled, plain_name, without_compiled
 from ..layers import QuantizedConvolution
 from ..prepare import quantized_layers
 from . import passes
@@ -40,6 +41,7 @@ def convert(model: nn.Module, example_input: Tensor, *, fuse: bool = True) -> Pa
         ValueError: no quantized layer, a layer that is not fully quantized, NaN or infinite values, or an input
             that the model does not accept.
     """
+    model = inside_compiled(model)
     layers = _checked_layers(model)
     if not isinstance(example_input, Tensor) or example_input.dtype != torch.float32:
         found = example_input.dtype if isinstance(example_input, Tensor) else type(example_input).__name__
@@ -47,7 +49,7 @@ def convert(model: nn.Module, example_input: Tensor, *, fuse: bool = True) -> Pa
     kinds = {name: layer.kind for name, layer in layers.items()}
     names = {id(layer): name for name, layer in layers.items()}
     aliases = {
-        alias: names[id(layer)]
+        plain_name(alias): names[id(layer)]
         for alias, layer in model.named_modules(remove_duplicate=False)
         if id(layer) in names
     }
@@ -98,7 +100,7 @@ def pack_layers(model: nn.Module) -> nn.Module:
 
     Right by itself: every other operation stays as it is.
     """
-    packed = copy.deepcopy(model).cpu().eval()
+    packed = without_compiled(copy.deepcopy(model)).cpu().eval()
     modules = dict(packed.named_modules(remove_duplicate=False))
     replacements = {id(m): pack_layer(m) for m in modules.values() if isinstance(m, QuantizedConvolution)}
     if isinstance(packed, QuantizedConvolution):

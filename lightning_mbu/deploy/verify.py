@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_leaves
 from mbu_ops.backends import cpu_kernels
 from mbu_ops.packing import unpack_bits
 
+from ..compiled import inside_compiled
 from ..layers import QuantizedConvolution
 from ..prepare import quantized_layers
 from ..tables import as_text
@@ -125,6 +126,7 @@ def verify(model: nn.Module, packed: PackedModel, batch: Tensor) -> Verification
     Raises:
         ValueError: `packed` does not come from `model`.
     """
+    model = inside_compiled(model)
     names = {name for name, _ in quantized_layers(model)}
     missing = sorted({layer.name for layer in packed.layers} ^ names)
     if missing:
@@ -136,7 +138,7 @@ def verify(model: nn.Module, packed: PackedModel, batch: Tensor) -> Verification
     device = next(model.parameters()).device
     try:
         model.eval()
-        with _record_inputs(model) as inputs:
+        with _record_inputs(model) as inputs, torch.compiler.set_stance("force_eager"):
             expected = model(batch.to(device))
     finally:
         for module, training in modes.items():

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from lightning_mbu import convert, load, make_plan, prepare, save, verify
+from lightning_mbu.layers import quantize_layer
 from lightning_mbu.prepare import quantized_layers
 
 
@@ -112,3 +113,80 @@ def test_every_piece_converts_exactly(name, tmp_path):
 
 def _all(output):
     return output if isinstance(output, tuple) else (output,)
+
+
+def _compiled_in_place(model: nn.Module) -> nn.Module:
+    model.compile(backend="eager")
+    return model
+
+
+def _compiled_in_part(model: nn.Module) -> nn.Module:
+    model.join = torch.compile(model.join, backend="eager")
+    return model
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [lambda m: torch.compile(m, backend="eager"), _compiled_in_place, _compiled_in_part],
+    ids=["wrapped", "in place", "in part"],
+)
+def test_a_model_that_is_compiled_already(wrap):
+    model = wrap(OwnUNet().eval())
+    images = torch.randn(2, 3, 32, 32)
+    plan = make_plan(model, images)
+    assert len(plan.quantized) == 3
+    assert prepare(model, plan) is model
+    packed = convert(model, images)
+    assert verify(model, packed, images).mismatches == 0
+    with torch.no_grad():
+        assert torch.allclose(packed(images), model(images), atol=1e-5)
+
+
+def test_channels_last_computes_the_same():
+    model = OwnUNet()
+    images = torch.randn(2, 3, 32, 32)
+    prepare(model, make_plan(model, images))
+    randomize(model.to(memory_format=torch.channels_last))
+    packed = convert(model, images)
+    last = images.to(memory_format=torch.channels_last)
+    assert verify(model, packed, last).mismatches == 0
+    assert torch.equal(packed(images), packed(last))
+
+
+def test_subclassed_convolutions_are_judged_by_what_they_compute():
+    class Renamed(nn.Conv2d):
+        def forward(self, x):
+            return self._conv_forward(x, self.weight, self.bias)
+
+    class Standardized(nn.Conv2d):
+        def forward(self, x):
+            return self._conv_forward(x, self.weight - self.weight.mean(), self.bias)
+
+    model = OwnUNet()
+    model.down.conv, model.deep.conv = Renamed(16, 16, 3, padding=1), Standardized(16, 16, 3, padding=1)
+    images = torch.randn(1, 3, 32, 32)
+    plan = make_plan(model, images)
+    assert [x.name for x in plan.quantized] == ["down.conv", "join.conv"]
+    reason = next(x.reason for x in plan.layers if x.name == "deep.conv")
+    assert reason == "Standardized computes more than a convolution"
+    randomize(prepare(model, plan))
+    assert verify(model, convert(model, images), images).ok
+    with pytest.raises(TypeError, match="Standardized cannot be quantized"):
+        quantize_layer(model.deep.conv, "binary")
+
+
+def test_sizes_that_the_stride_does_not_divide():
+    class Cropping(OwnUNet):
+        def forward(self, x):
+            a = self.stem(x)
+            b = self.up(self.deep(self.pool(self.down(a))))
+            b = nn.functional.interpolate(b, size=a.shape[2:])
+            return self.head(self.join(torch.cat([b, a], 1)))
+
+    images = torch.randn(1, 3, 32, 32)
+    model = Cropping()
+    randomize(prepare(model, make_plan(model, images)))
+    packed = convert(model, images)
+    odd = torch.randn(1, 3, 37, 51)
+    assert verify(model, packed, odd).ok
+    assert torch.allclose(packed(odd), model(odd), atol=1e-5)
