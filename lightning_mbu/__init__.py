@@ -4,6 +4,11 @@ model -> make_plan -> prepare -> train (MBUQuantize) -> convert -> verify -> tor
 """
 
 from .callback import MBUQuantize as MBUQuantize
+from .checkpoints import load_from_checkpoint as load_from_checkpoint
+from .checkpoints import prepare_from_checkpoint as prepare_from_checkpoint
+from .companions import FinalPhaseCheckpoint as FinalPhaseCheckpoint
+from .companions import FinalPhaseStopping as FinalPhaseStopping
+from .companions import phase_schedule as phase_schedule
 from .deploy import convert as convert
 from .deploy import load as load
 from .deploy import save as save

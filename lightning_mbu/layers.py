@@ -29,7 +29,7 @@ class QuantizedConvolution(nn.Module):
         weight: latent weight, the float parameter that the optimizer updates.
         scale: `[out_channels]`, alpha of BiSegUNet's Eq. 23, or None.
         threshold: `[in_channels]`; trained where it is a parameter, zero where it is a buffer.
-        gate: scalar buffer (not saved: it follows from the training progress), 0 float, 1 quantized.
+        gate: scalar (not saved: it follows from the training progress), 0 float, 1 quantized.
     """
 
     weight: Tensor
@@ -65,8 +65,13 @@ class QuantizedConvolution(nn.Module):
             self.threshold = nn.Parameter(zeros)
         else:
             self.register_buffer("threshold", zeros, persistent=False)
-        self.register_buffer("gate", torch.ones((), **like), persistent=False)
+        # No buffer: what averages or synchronizes a model's buffers must not mix gates of different moments.
+        self.gate = torch.ones((), **like)
         self.reset_scale()
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        self.gate = fn(self.gate)
+        return super()._apply(fn, recurse)
 
     @property
     def kind(self) -> str:

@@ -80,7 +80,14 @@ def prepare(
         if id(module) in replacements and name:
             owner, _, attribute = name.rpartition(".")
             setattr(model.get_submodule(owner), attribute, replacements[id(module)])
+    model.mbu_plan = plan  # type: ignore[assignment]
     return prepared
+
+
+def plan_of(model: nn.Module) -> Plan | None:
+    """The plan that `prepare` has applied to `model`; None for a float model."""
+    found = getattr(inside_compiled(model), "mbu_plan", None)
+    return found if isinstance(found, Plan) else None
 
 
 def quantized_layers(model: nn.Module) -> Iterator[tuple[str, QuantizedConvolution]]:
