@@ -122,8 +122,8 @@ def test_only_the_float_ends_of_a_residual_u_net_are_left(quantized):
         for n in packed.graph_module.graph.nodes
         if n.op == "call_function" and getattr(n.target, "namespace", "") == "aten"
     ]
-    assert floats.count(aten.conv2d.default) == 2 and floats.count(aten.batch_norm.default) == 1
-    assert set(floats) <= {aten.conv2d.default, aten.batch_norm.default, aten.cat.default, aten.slice.Tensor}
+    assert floats.count(aten.conv2d.default) == 1, "the head"
+    assert set(floats) <= {aten.conv2d.default, aten.cat.default, aten.slice.Tensor}
 
 
 def test_compiled_residual_network_agrees(quantized):

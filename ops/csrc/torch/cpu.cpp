@@ -1,10 +1,17 @@
 // The operations on CPU tensors: check, allocate, call. No arithmetic on data here.
+#include "cpu/kernels.h"
 #include "torch/check.h"
+#include "torch/images.h"
 #include "torch/ops.h"
 #include "torch/shapes.h"
-#include "cpu/kernels.h"
 
 namespace mbu {
+
+// torch/stem.cpp
+Tensor stem_threshold_cpu(const Tensor&, const Tensor&, const Tensor&, const Tensor&, Pair, Pair, Pair);
+FloatAndBits stem_stream_cpu(const Tensor&, const Tensor&, const Tensor&, std::optional<Tensor>, Pair, Pair,
+                             Pair, bool);
+
 namespace {
 
 using torch::headeronly::MemoryFormat;
@@ -18,16 +25,6 @@ Tensor empty_int(std::initializer_list<int64_t> sizes) {
 Tensor empty_float_nhwc(std::initializer_list<int64_t> sizes) {
   return torch::stable::empty(sizes, ScalarType::Float, std::nullopt, std::nullopt, std::nullopt,
                               MemoryFormat::ChannelsLast);
-}
-
-const Word* words(const Tensor& tensor) {
-  return static_cast<const Word*>(tensor.const_data_ptr());
-}
-
-PackedImage image(const char* op, const Tensor& bits) {
-  check_bits(op, bits);
-  return {words(bits),  bits.size(0),   bits.size(1),   bits.size(2),
-          bits.size(3), bits.stride(0), bits.stride(1), bits.stride(2)};
 }
 
 Tensor pack_cpu(const Tensor& x, std::optional<Tensor> threshold, std::optional<Tensor> flip) {
@@ -90,8 +87,9 @@ Tensor tile_weight_cpu(const Tensor& planes) {
   const int64_t oc = planes.size(1), kh = planes.size(2), kw = planes.size(3), cw = planes.size(4);
   const Tensor source = torch::stable::contiguous(planes);
   const WeightLayout layout = cpu_kernel().layout;
-  Tensor out = empty_int({TiledWeight::size(layout, oc, kh * kw, cw)});
-  tile_weight(words(source), oc, {kh, kw}, cw, layout, out.mutable_data_ptr<int32_t>());
+  const WordRanges ranges = find_word_ranges(words(source), oc, kh * kw, cw);
+  Tensor out = empty_int({TiledWeight::size(layout, oc, kh * kw, ranges.count)});
+  tile_weight(words(source), oc, {kh, kw}, cw, layout, ranges, out.mutable_data_ptr<int32_t>());
   return out;
 }
 
@@ -99,20 +97,17 @@ struct Threshold {
   const Tensor &threshold, &flip;
 };
 
-// The input and the weight of a layer; `p` holds its geometry and the output size.
-void read_input(const char* op, Conv2dParams& p, const Tensor& bits, const Tensor& weight,
-                const CpuKernel& kernel) {
-  p.input = image(op, bits);
+// The weight of a layer; `p` holds its input, geometry and output size.
+void read_weight(const char* op, Conv2dParams& p, const Tensor& weight, const CpuKernel& kernel) {
   p.weight = tiled_weight(op, weight, p.out_channels, p.kernel, p.input.words, kernel);
   const int64_t pixels = checked_mul(checked_mul(p.input.batch, p.output.h, op), p.output.w, op);
   checked_mul(pixels, words_of(p.out_channels) * kTileChannels * 4, op);
 }
 
 // Sums, or bits with thresholds: the part that four convolutions share.
-Tensor run_conv(const char* op, Conv2dParams& p, const Tensor& bits, const Tensor& weight,
-                const Threshold* t) {
+Tensor run_conv(const char* op, Conv2dParams& p, const Tensor& weight, const Threshold* t) {
   const CpuKernel& kernel = cpu_kernel();  // one for the check and the call
-  read_input(op, p, bits, weight, kernel);
+  read_weight(op, p, weight, kernel);
   const int64_t n = p.input.batch, oc_words = words_of(p.out_channels);
   if (!t) {
     Tensor out = empty_float_nhwc({n, p.out_channels, p.output.h, p.output.w});
@@ -143,10 +138,9 @@ struct StreamArguments {
 };
 
 // The float stream and its bits: what follows dot products whose result is needed as float.
-FloatAndBits run_stream(const char* op, Conv2dParams& p, const Tensor& bits, const Tensor& weight,
-                        const StreamArguments& a) {
+FloatAndBits run_stream(const char* op, Conv2dParams& p, const Tensor& weight, const StreamArguments& a) {
   const CpuKernel& kernel = cpu_kernel();  // one for the check and the call
-  read_input(op, p, bits, weight, kernel);
+  read_weight(op, p, weight, kernel);
   const int64_t n = p.input.batch, oc = p.out_channels;
   Stream s{};
   MBU_CHECK(a.affine.dim() == 3, op, ": affine has ", a.affine.dim(),
@@ -183,87 +177,100 @@ FloatAndBits run_stream(const char* op, Conv2dParams& p, const Tensor& bits, con
   return {out, out_bits};
 }
 
-Conv2dParams conv2d_layer(const char* op, const Tensor& bits, int64_t out_channels, Pair kernel_size,
-                          Pair stride, Pair padding, Pair dilation, int64_t pad_value) {
-  check_bits(op, bits);
-  MBU_CHECK(pad_value == 0 || pad_value == -1, op, ": pad_value=", pad_value,
-            "; it must be 0 (a padded tap contributes nothing) or -1 (a padded activation is -1)");
+Conv2dParams layer(const Joined& in, int64_t out_channels) {
   Conv2dParams p{};
+  p.input = in.image;
+  p.part = in.parts.data();
+  p.parts = static_cast<int64_t>(in.parts.size());
   p.out_channels = out_channels;
-  p.zero_padding = pad_value == 0;
-  read_layer(op, kernel_size, stride, padding, dilation, p.kernel, p.stride, p.padding, p.dilation);
-  p.output = {conv_size(op, "height", bits.size(1), p.kernel.h, p.stride.h, p.padding.h, p.dilation.h),
-              conv_size(op, "width", bits.size(2), p.kernel.w, p.stride.w, p.padding.w, p.dilation.w)};
   return p;
 }
 
-Conv2dParams transposed_layer(const char* op, const Tensor& bits, int64_t out_channels, Pair kernel_size,
+Conv2dParams conv2d_layer(const char* op, const Joined& in, int64_t out_channels, Pair kernel_size,
+                          Pair stride, Pair padding, Pair dilation, int64_t pad_value) {
+  MBU_CHECK(pad_value == 0 || pad_value == -1, op, ": pad_value=", pad_value,
+            "; it must be 0 (a padded tap contributes nothing) or -1 (a padded activation is -1)");
+  Conv2dParams p = layer(in, out_channels);
+  p.zero_padding = pad_value == 0;
+  read_layer(op, kernel_size, stride, padding, dilation, p.kernel, p.stride, p.padding, p.dilation);
+  p.output = {conv_size(op, "height", in.image.height, p.kernel.h, p.stride.h, p.padding.h, p.dilation.h),
+              conv_size(op, "width", in.image.width, p.kernel.w, p.stride.w, p.padding.w, p.dilation.w)};
+  return p;
+}
+
+Conv2dParams transposed_layer(const char* op, const Joined& in, int64_t out_channels, Pair kernel_size,
                               Pair stride, Pair padding, Pair output_padding, Pair dilation) {
-  check_bits(op, bits);
-  Conv2dParams p{};
-  p.out_channels = out_channels;
+  Conv2dParams p = layer(in, out_channels);
   p.transposed = true;
   p.zero_padding = true;
   read_layer(op, kernel_size, stride, padding, dilation, p.kernel, p.stride, p.padding, p.dilation);
   const Extent extra = pair(op, "output_padding", output_padding, 0);
-  p.output = {
-      transposed_size(op, "height", bits.size(1), p.kernel.h, p.stride.h, p.padding.h, extra.h, p.dilation.h),
-      transposed_size(op, "width", bits.size(2), p.kernel.w, p.stride.w, p.padding.w, extra.w, p.dilation.w)};
+  p.output = {transposed_size(op, "height", in.image.height, p.kernel.h, p.stride.h, p.padding.h, extra.h,
+                              p.dilation.h),
+              transposed_size(op, "width", in.image.width, p.kernel.w, p.stride.w, p.padding.w, extra.w,
+                              p.dilation.w)};
   return p;
 }
 
-Tensor conv2d_cpu(const Tensor& bits, const Tensor& weight, int64_t out_channels, Pair kernel_size,
-                  Pair stride, Pair padding, Pair dilation, int64_t pad_value) {
+Tensor conv2d_cpu(Images bits, const Tensor& weight, int64_t out_channels, Pair kernel_size, Pair stride,
+                  Pair padding, Pair dilation, int64_t pad_value, Pair size) {
   const char* op = "conv2d";
-  Conv2dParams p = conv2d_layer(op, bits, out_channels, kernel_size, stride, padding, dilation, pad_value);
-  return run_conv(op, p, bits, weight, nullptr);
+  const Joined in = join(op, bits, size);
+  Conv2dParams p = conv2d_layer(op, in, out_channels, kernel_size, stride, padding, dilation, pad_value);
+  return run_conv(op, p, weight, nullptr);
 }
 
-Tensor conv2d_threshold_cpu(const Tensor& bits, const Tensor& weight, const Tensor& threshold,
-                            const Tensor& flip, int64_t out_channels, Pair kernel_size, Pair stride,
-                            Pair padding, Pair dilation, int64_t pad_value) {
+Tensor conv2d_threshold_cpu(Images bits, const Tensor& weight, const Tensor& threshold, const Tensor& flip,
+                            int64_t out_channels, Pair kernel_size, Pair stride, Pair padding, Pair dilation,
+                            int64_t pad_value, Pair size) {
   const Threshold t{threshold, flip};
   const char* op = "conv2d_threshold";
-  Conv2dParams p = conv2d_layer(op, bits, out_channels, kernel_size, stride, padding, dilation, pad_value);
-  return run_conv(op, p, bits, weight, &t);
+  const Joined in = join(op, bits, size);
+  Conv2dParams p = conv2d_layer(op, in, out_channels, kernel_size, stride, padding, dilation, pad_value);
+  return run_conv(op, p, weight, &t);
 }
 
-Tensor conv_transpose2d_cpu(const Tensor& bits, const Tensor& weight, int64_t out_channels, Pair kernel_size,
-                            Pair stride, Pair padding, Pair output_padding, Pair dilation) {
+Tensor conv_transpose2d_cpu(Images bits, const Tensor& weight, int64_t out_channels, Pair kernel_size,
+                            Pair stride, Pair padding, Pair output_padding, Pair dilation, Pair size) {
   const char* op = "conv_transpose2d";
+  const Joined in = join(op, bits, size);
   Conv2dParams p =
-      transposed_layer(op, bits, out_channels, kernel_size, stride, padding, output_padding, dilation);
-  return run_conv(op, p, bits, weight, nullptr);
+      transposed_layer(op, in, out_channels, kernel_size, stride, padding, output_padding, dilation);
+  return run_conv(op, p, weight, nullptr);
 }
 
-Tensor conv_transpose2d_threshold_cpu(const Tensor& bits, const Tensor& weight, const Tensor& threshold,
+Tensor conv_transpose2d_threshold_cpu(Images bits, const Tensor& weight, const Tensor& threshold,
                                       const Tensor& flip, int64_t out_channels, Pair kernel_size, Pair stride,
-                                      Pair padding, Pair output_padding, Pair dilation) {
+                                      Pair padding, Pair output_padding, Pair dilation, Pair size) {
   const Threshold t{threshold, flip};
   const char* op = "conv_transpose2d_threshold";
+  const Joined in = join(op, bits, size);
   Conv2dParams p =
-      transposed_layer(op, bits, out_channels, kernel_size, stride, padding, output_padding, dilation);
-  return run_conv(op, p, bits, weight, &t);
+      transposed_layer(op, in, out_channels, kernel_size, stride, padding, output_padding, dilation);
+  return run_conv(op, p, weight, &t);
 }
 
-FloatAndBits conv2d_stream_cpu(const Tensor& bits, const Tensor& weight, const Tensor& affine,
+FloatAndBits conv2d_stream_cpu(Images bits, const Tensor& weight, const Tensor& affine,
                                std::vector<Tensor> residual, std::optional<Tensor> threshold,
                                int64_t out_channels, Pair kernel_size, Pair stride, Pair padding,
-                               Pair dilation, int64_t pad_value, int64_t pool, int64_t upsample, bool relu) {
+                               Pair dilation, int64_t pad_value, int64_t pool, int64_t upsample, bool relu,
+                               Pair size) {
   const char* op = "conv2d_stream";
-  Conv2dParams p = conv2d_layer(op, bits, out_channels, kernel_size, stride, padding, dilation, pad_value);
-  return run_stream(op, p, bits, weight, {affine, residual, threshold, pool, upsample, relu});
+  const Joined in = join(op, bits, size);
+  Conv2dParams p = conv2d_layer(op, in, out_channels, kernel_size, stride, padding, dilation, pad_value);
+  return run_stream(op, p, weight, {affine, residual, threshold, pool, upsample, relu});
 }
 
-FloatAndBits conv_transpose2d_stream_cpu(const Tensor& bits, const Tensor& weight, const Tensor& affine,
+FloatAndBits conv_transpose2d_stream_cpu(Images bits, const Tensor& weight, const Tensor& affine,
                                          std::vector<Tensor> residual, std::optional<Tensor> threshold,
                                          int64_t out_channels, Pair kernel_size, Pair stride, Pair padding,
                                          Pair output_padding, Pair dilation, int64_t pool, int64_t upsample,
-                                         bool relu) {
+                                         bool relu, Pair size) {
   const char* op = "conv_transpose2d_stream";
+  const Joined in = join(op, bits, size);
   Conv2dParams p =
-      transposed_layer(op, bits, out_channels, kernel_size, stride, padding, output_padding, dilation);
-  return run_stream(op, p, bits, weight, {affine, residual, threshold, pool, upsample, relu});
+      transposed_layer(op, in, out_channels, kernel_size, stride, padding, output_padding, dilation);
+  return run_stream(op, p, weight, {affine, residual, threshold, pool, upsample, relu});
 }
 
 Tensor max_pool2d_cpu(const Tensor& bits, Pair kernel_size, Pair stride, Pair padding, Pair dilation,

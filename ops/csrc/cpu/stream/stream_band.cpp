@@ -130,7 +130,7 @@ void stream_band(const Conv2dParams& p, const CpuKernel& kernel, const Conv2dTil
       tile.sums = s.output + offset(row);
       tile.residual = residual ? residual + offset(row) : nullptr;
     }
-    kernel.conv2d(tile);
+    run_tiles(kernel, tile);
     for (int64_t r = row; !kernel.adds_stream && r < row + rows; ++r) {
       const float* row_dots = dots + (r - row) * band.columns * channels;
       const float* added = residual ? residual + offset(r) + first : nullptr;
