@@ -68,6 +68,7 @@ def convert(model: nn.Module, example_input: Tensor, *, fuse: bool = True) -> Pa
         passes.attach_bits(module)
         passes.fold_activation_thresholds(module)
         passes.merge_packs(module)
+        passes.fuse_heads(module)
         passes.join_inputs(module)
     packed_layers = lay_out_weights(module, kinds, {name: layer.groups for name, layer in layers.items()})
     spec = InputSpec(example_input.shape[1], _size_multiple(module, example_input))

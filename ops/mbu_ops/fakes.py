@@ -131,10 +131,11 @@ def _conv_transpose2d_threshold(
 
 def _conv2d_stream(
     bits, weight, affine, residual, threshold, out_channels, kernel_size, stride, padding, dilation,
-    pad_value=0, pool=1, upsample=1, relu=False, size=(),
+    pad_value=0, pool=1, upsample=1, relu=False, size=(), head=None, head_bias=None,
 ):  # fmt: skip
     height, width = _conv_shape(_input_size(bits, size), kernel_size, stride, padding, dilation)
-    return _stream(bits[0], threshold, out_channels, height, width)
+    floats, words = _stream(bits[0], threshold, out_channels, height, width)
+    return (floats if head is None else _sums(bits[0], head.shape[0], height, width)), words
 
 
 def _conv_transpose2d_stream(

@@ -225,6 +225,8 @@ def conv2d_stream(
     upsample: int = 1,
     relu: bool = False,
     size: Sequence[int] = (),
+    head: Tensor | None = None,
+    head_bias: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """:func:`conv2d` whose result is needed as float, with what follows it in the same pass over memory.
 
@@ -239,9 +241,11 @@ def conv2d_stream(
         pool: the residual is the maximum over windows of ``pool`` x ``pool`` pixels.
         upsample: each pixel of the residual counts for ``upsample`` x ``upsample`` pixels (nearest).
         relu: whether to clip at zero.
+        head: float32 ``[classes, OC]``, a 1x1 convolution of y, which is then not stored; without ``threshold``.
+        head_bias: float32 ``[classes]``; ``None`` is 0.
 
     Returns:
-        float32 ``[N, OC, OH, OW]`` in channels_last memory, and int32 ``[N, OH, OW, T * ceil(OC/32)]``.
+        float32 ``[N, OC or classes, OH, OW]`` in channels_last memory, and int32 ``[N, OH, OW, T * ceil(OC/32)]``.
     """
     _library.require()
     return torch.ops.mbu.conv2d_stream(
@@ -260,6 +264,8 @@ def conv2d_stream(
         upsample,
         relu,
         list(size),
+        head,
+        head_bias,
     )
 
 

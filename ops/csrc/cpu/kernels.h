@@ -87,6 +87,7 @@ struct UnpackRow {
 
 struct ResidualRow;
 struct StreamRow;
+struct HeadRow;
 struct StemTile;
 
 struct CpuKernel {
@@ -103,6 +104,7 @@ struct CpuKernel {
   // row[i] = a | b | ..: the words of `rows` input rows, each `count` words long
   void (*or_rows)(const Word* const* rows, int64_t row_count, int64_t count, Word* row);
   void (*stem_tile)(const StemTile&);  // cpu/stem/stem.h
+  void (*head_row)(const HeadRow&);    // cpu/stream/stream.h
 };
 
 // The kernel in use: the best one this processor runs, unless MBU_CPU_KERNEL or force_cpu_kernel names

@@ -135,6 +135,7 @@ struct StreamArguments {
   const std::optional<Tensor>& threshold;
   int64_t pool, upsample;
   bool relu;
+  const std::optional<Tensor>&head, &head_bias;
 };
 
 // The float stream and its bits: what follows dot products whose result is needed as float.
@@ -168,9 +169,21 @@ FloatAndBits run_stream(const char* op, Conv2dParams& p, const Tensor& weight, c
     threshold = dense(op, "threshold", *a.threshold, ScalarType::Float, {s.planes, oc}, "[T, OC]");
     s.threshold = threshold.const_data_ptr<float>();
   }
-  Tensor out = empty_float_nhwc({n, oc, p.output.h, p.output.w});
+  Tensor head, head_bias;
+  if (a.head) {
+    MBU_CHECK(!a.threshold, op, ": a layer with a head yields logits alone; leave threshold out");
+    MBU_CHECK(a.head->dim() == 2, op, ": head has ", a.head->dim(), " dimensions; it must be [classes, OC]");
+    s.classes = a.head->size(0);
+    head = dense(op, "head", *a.head, ScalarType::Float, {s.classes, oc}, "[classes, OC]");
+    s.head = head.const_data_ptr<float>();
+    if (a.head_bias) {
+      head_bias = dense(op, "head_bias", *a.head_bias, ScalarType::Float, {s.classes}, "[classes]");
+      s.head_bias = head_bias.const_data_ptr<float>();
+    }
+  }
+  Tensor out = empty_float_nhwc({n, a.head ? s.classes : oc, p.output.h, p.output.w});
   Tensor out_bits = empty_int({n, p.output.h, p.output.w, checked_mul(s.planes, words_of(oc), op)});
-  s.output = out.mutable_data_ptr<float>();
+  (a.head ? s.logits : s.output) = out.mutable_data_ptr<float>();
   s.bits = static_cast<Word*>(out_bits.mutable_data_ptr());
   p.stream = &s;
   conv2d(p, kernel);
@@ -254,11 +267,11 @@ FloatAndBits conv2d_stream_cpu(Images bits, const Tensor& weight, const Tensor& 
                                std::vector<Tensor> residual, std::optional<Tensor> threshold,
                                int64_t out_channels, Pair kernel_size, Pair stride, Pair padding,
                                Pair dilation, int64_t pad_value, int64_t pool, int64_t upsample, bool relu,
-                               Pair size) {
+                               Pair size, std::optional<Tensor> head, std::optional<Tensor> head_bias) {
   const char* op = "conv2d_stream";
   const Joined in = join(op, bits, size);
   Conv2dParams p = conv2d_layer(op, in, out_channels, kernel_size, stride, padding, dilation, pad_value);
-  return run_stream(op, p, weight, {affine, residual, threshold, pool, upsample, relu});
+  return run_stream(op, p, weight, {affine, residual, threshold, pool, upsample, relu, head, head_bias});
 }
 
 FloatAndBits conv_transpose2d_stream_cpu(Images bits, const Tensor& weight, const Tensor& affine,
@@ -270,7 +283,8 @@ FloatAndBits conv_transpose2d_stream_cpu(Images bits, const Tensor& weight, cons
   const Joined in = join(op, bits, size);
   Conv2dParams p =
       transposed_layer(op, in, out_channels, kernel_size, stride, padding, output_padding, dilation);
-  return run_stream(op, p, weight, {affine, residual, threshold, pool, upsample, relu});
+  return run_stream(op, p, weight,
+                    {affine, residual, threshold, pool, upsample, relu, std::nullopt, std::nullopt});
 }
 
 Tensor max_pool2d_cpu(const Tensor& bits, Pair kernel_size, Pair stride, Pair padding, Pair dilation,

@@ -35,11 +35,11 @@ using FloatAndBits = std::tuple<Tensor, Tensor>;
       Tensor, conv_transpose2d_threshold,                                                                    \
       (Images bits, const Tensor& weight, const Tensor& threshold, const Tensor& flip, int64_t out_channels, \
        Pair kernel_size, Pair stride, Pair padding, Pair output_padding, Pair dilation, Pair size))          \
-  MBU_OP(                                                                                                    \
-      FloatAndBits, conv2d_stream,                                                                           \
-      (Images bits, const Tensor& weight, const Tensor& affine, std::vector<Tensor> residual,                \
-       std::optional<Tensor> threshold, int64_t out_channels, Pair kernel_size, Pair stride, Pair padding,   \
-       Pair dilation, int64_t pad_value, int64_t pool, int64_t upsample, bool relu, Pair size))              \
+  MBU_OP(FloatAndBits, conv2d_stream,                                                                        \
+         (Images bits, const Tensor& weight, const Tensor& affine, std::vector<Tensor> residual,             \
+          std::optional<Tensor> threshold, int64_t out_channels, Pair kernel_size, Pair stride,              \
+          Pair padding, Pair dilation, int64_t pad_value, int64_t pool, int64_t upsample, bool relu,         \
+          Pair size, std::optional<Tensor> head, std::optional<Tensor> head_bias))                           \
   MBU_OP(                                                                                                    \
       FloatAndBits, conv_transpose2d_stream,                                                                 \
       (Images bits, const Tensor& weight, const Tensor& affine, std::vector<Tensor> residual,                \

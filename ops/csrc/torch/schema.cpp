@@ -22,7 +22,8 @@ STABLE_TORCH_LIBRARY(mbu, m) {
   m.def(
       "conv2d_stream(Tensor[] bits, Tensor weight, Tensor affine, Tensor[] residual, Tensor? threshold, "
       "int out_channels, int[2] kernel_size, int[2] stride, int[2] padding, int[2] dilation, "
-      "int pad_value=0, int pool=1, int upsample=1, bool relu=False, SymInt[] size=[]) -> (Tensor, Tensor)");
+      "int pad_value=0, int pool=1, int upsample=1, bool relu=False, SymInt[] size=[], Tensor? head=None, "
+      "Tensor? head_bias=None) -> (Tensor, Tensor)");
   m.def(
       "conv_transpose2d_stream(Tensor[] bits, Tensor weight, Tensor affine, Tensor[] residual, "
       "Tensor? threshold, int out_channels, int[2] kernel_size, int[2] stride, int[2] padding, "

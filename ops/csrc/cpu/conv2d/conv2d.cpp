@@ -198,7 +198,9 @@ void make_plan(const Conv2dParams& p, Plan& plan) {
     }
   }
   // Few bands and many threads: let several threads share a band, each with its own channel tiles.
-  const int64_t wanted = num_threads() == 1 ? 1 : 4 * num_threads();
+  // A head needs all channels of a pixel at once.
+  const bool whole = num_threads() == 1 || (p.stream && p.stream->head);
+  const int64_t wanted = whole ? 1 : 4 * num_threads();
   plan.splits = std::clamp<int64_t>((wanted + bands - 1) / bands, 1, plan.tiles);
   plan.items = 0;
   for (Pass& pass : plan.passes) {

@@ -31,7 +31,12 @@ struct Stream {
   int64_t residuals, residual_channels;
   int64_t pool, upsample;  // max over pool x pool pixels, each pixel repeated upsample x upsample times
   bool relu;
-  float* output;           // [N, OH, OW, OC]
+  float* output;  // [N, OH, OW, OC]; null with a head
+  // A 1x1 convolution behind the stream, which is then not stored: logits = head * y + head_bias.
+  const float* head;       // [classes, OC] or null
+  const float* head_bias;  // [classes] or null: 0
+  int64_t classes;
+  float* logits;           // [N, OH, OW, classes]
   Word* bits;              // [N, OH, OW, planes * OCw]
   const float* threshold;  // [planes, OC]
   int64_t planes;
@@ -39,7 +44,8 @@ struct Stream {
 
 struct Conv2dParams {
   PackedImage input;  // where joined, its size and its words in all; `data` and strides only without parts
-  // Images joined along the channels, each brought to the input's size by nearest; none: `input` is the image.
+  // Images joined along the channels, each brought to the input's size by nearest; none: `input` is the
+  // image.
   const PackedImage* part;
   int64_t parts;
   TiledWeight weight;
