@@ -9,6 +9,7 @@
 #include <arm_neon.h>
 #endif
 
+#include "mbu/bfloat16.h"
 #include "mbu/types.h"
 
 namespace mbu {
@@ -34,6 +35,24 @@ inline Lanes load(const float* p) {
 
 inline void store(float* p, Lanes v) {
   std::memcpy(p, &v, sizeof v);
+}
+
+typedef uint32_t LaneWords __attribute__((vector_size(sizeof(Lanes))));
+typedef Bfloat16 LaneHalves __attribute__((vector_size(sizeof(Lanes) / 2)));
+
+inline Lanes load(const Bfloat16* p) {
+  LaneHalves halves;
+  std::memcpy(&halves, p, sizeof halves);
+  return std::bit_cast<Lanes>(__builtin_convertvector(halves, LaneWords) << 16);
+}
+
+// Rounds as `narrow` does.
+inline void store(Bfloat16* p, Lanes v) {
+  const LaneWords bits = std::bit_cast<LaneWords>(v);
+  const LaneWords rounded = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+  const LaneHalves halves =
+      __builtin_convertvector(v == v ? rounded : LaneWords{} + kBfloat16Nan, LaneHalves);
+  std::memcpy(p, &halves, sizeof halves);
 }
 
 inline Lanes larger(Lanes a, Lanes b) {
@@ -64,6 +83,20 @@ inline Lanes multiply_add(Lanes a, Lanes b, Lanes c) {
 #else
   for (int64_t i = 0; i < kLanes; ++i) a[i] = __builtin_fmaf(a[i], b[i], c[i]);
   return a;
+#endif
+}
+
+inline float sum_of(Lanes v) {
+#if defined(__AVX512F__)
+  return _mm512_reduce_add_ps(v);
+#elif defined(__AVX2__)
+  const __m128 four = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+  const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+#elif defined(__aarch64__)
+  return vaddvq_f32(v);
+#else
+  return (v[0] + v[2]) + (v[1] + v[3]);
 #endif
 }
 
