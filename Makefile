@@ -11,7 +11,7 @@ SOURCES := pyproject.toml constraints.txt ops/CMakeLists.txt $(shell find ops/cs
 export OMP_WAIT_POLICY ?= PASSIVE
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test lint sanitize bench bench-ops clean
+.PHONY: demo test matrix lint sanitize bench bench-ops clean
 .DEFAULT_GOAL := test
 
 demo: $(READY)  ## train, convert, prove, compile, time; DATA=folder for real images, ARGS for `mbu demo --help`
@@ -19,6 +19,10 @@ demo: $(READY)  ## train, convert, prove, compile, time; DATA=folder for real im
 
 test: $(READY)  ## everything but lint; ARGS for pytest
 	$(BIN)/python -m pytest -q $(ARGS)
+
+matrix: $(READY)  ## every smp architecture and encoder, all the way; writes docs/models.md; ARGS for pytest, -k for a part
+	MBU_MATRIX=all MBU_MATRIX_RESULTS=docs/results/models.json $(BIN)/python -m pytest -q tests/matrix $(ARGS)
+	$(BIN)/python docs/models.py
 
 lint: $(READY)
 	$(BIN)/ruff check .

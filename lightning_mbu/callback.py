@@ -9,13 +9,15 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
+from . import companions
 from .aids import TrainingAids, at_end, fit_to_float
 from .averaging import parameter_groups
+from .checkpoints import store_with_weights
 from .config import preset as find_preset
 from .health import binary_fraction, epoch_numbers, pull_to_one, weight_states
 from .layers import QuantizedConvolution
 from .plan import Plan, make_plan
-from .prepare import prepare, quantized_layers
+from .prepare import plan_of, prepare, quantized_layers
 from .recipe import Recipe
 from .schedule import PHASES, Phases
 
@@ -45,6 +47,7 @@ class MBUQuantize(Callback):
         regularizer: strength of the pull of latent weights to +-1 (BiSegUNet, Eq. 24).
         min_channels: layers with fewer channels stay float.
         exclude: names of layers or modules to leave float.
+        restarts: a learning-rate cosine in each phase, where the LightningModule configures no scheduler.
         recipe: the ingredients that `recipe.Recipe` lists, such as `planes=2` or `distill=1.0`.
     """
 
@@ -68,6 +71,7 @@ class MBUQuantize(Callback):
         regularizer: float | None = None,
         min_channels: int = 8,
         exclude: list[str] | None = None,
+        restarts: bool = True,
         **recipe: Any,
     ):
         super().__init__()
@@ -95,6 +99,7 @@ class MBUQuantize(Callback):
         self.regularizer = choose(regularizer, base.regularizer)
         self.min_channels = min_channels
         self.exclude = tuple(exclude or ())
+        self.restarts = restarts
         self.plan: Plan | None = None
         self._plan_path = plan
         self._progress = 0.0
@@ -114,16 +119,23 @@ class MBUQuantize(Callback):
             )
         network = self.network(pl_module)
         if self.plan is None:
-            self.plan = self._load_plan() if self._plan_path else self._make_plan(network, pl_module)
-        prepare(
-            network, self.plan, mask_rule=self.mask_rule, sparsity=self.sparsity, scale=self.scale,
-            estimator=self.estimator, mask_blocks=self.recipe.mask_blocks, block_density=self.recipe.block_density,
-        )  # fmt: skip
+            known = self._load_plan() if self._plan_path else plan_of(network)
+            self.plan = known or self._make_plan(network, pl_module)
+        prepare(network, self.plan, **self._options())
         self._layers = dict(quantized_layers(network))
+        store_with_weights(pl_module, network, self.plan, self._options())
+        companions.copy_again(trainer, pl_module, stage, self)
         if stage == "fit":
             self._check_length(trainer)
             name = next(name for name, module in pl_module.named_modules() if module is network)
             self._aids = TrainingAids(self.recipe, network, name)
+
+    def _options(self) -> dict[str, Any]:
+        """What `prepare` takes besides the plan."""
+        return {
+            "mask_rule": self.mask_rule, "sparsity": self.sparsity, "scale": self.scale, "estimator": self.estimator,
+            "mask_blocks": self.recipe.mask_blocks, "block_density": self.recipe.block_density,
+        }  # fmt: skip
 
     def network(self, pl_module: LightningModule) -> nn.Module:
         """The part of `pl_module` that is quantized.
@@ -131,25 +143,7 @@ class MBUQuantize(Callback):
         Raises:
             MisconfigurationException: `model` names nothing, or it is not given and there is no single candidate.
         """
-        children = dict(pl_module.named_children())
-        if self.model is not None:
-            if self.model not in dict(pl_module.named_modules()):
-                raise MisconfigurationException(
-                    f"MBUQuantize(model={self.model!r}): {type(pl_module).__name__} has no such module; "
-                    f"it has {', '.join(children) or 'none'}."
-                )
-            return pl_module.get_submodule(self.model)
-        convolutional = [
-            name for name, child in children.items()
-            if any(isinstance(m, nn.Conv2d | nn.ConvTranspose2d) for m in child.modules())
-        ]  # fmt: skip
-        if len(convolutional) != 1:
-            raise MisconfigurationException(
-                f"MBUQuantize found {len(convolutional)} modules with convolutions in {type(pl_module).__name__}"
-                f" ({', '.join(convolutional) or 'no candidates'}) and needs one: keep the network in one attribute,"
-                " such as self.model, and name it with MBUQuantize(model='...') if there are several."
-            )
-        return pl_module.get_submodule(convolutional[0])
+        return companions.find_network(pl_module, self.model)
 
     def _make_plan(self, network: nn.Module, pl_module: LightningModule) -> Plan:
         example = pl_module.example_input_array
@@ -172,15 +166,16 @@ class MBUQuantize(Callback):
 
     @staticmethod
     def _check_length(trainer: Trainer) -> None:
-        if trainer.max_steps == -1 and trainer.max_epochs in (-1, None):
+        endless = trainer.max_steps == -1 and trainer.max_epochs in (-1, None)
+        if endless and companions.time_share(trainer) is None:
             raise MisconfigurationException(
                 "MBUQuantize plans its phases as shares of the run, and this Trainer runs without end "
-                f"(max_epochs={trainer.max_epochs}, max_steps={trainer.max_steps}). Give max_epochs or max_steps."
+                f"(max_epochs={trainer.max_epochs}, max_steps={trainer.max_steps}). Give one of them, or max_time."
             )
 
     @staticmethod
     def progress(trainer: Trainer, batch_idx: int) -> float:
-        """Position in the run, in [0, 1]: whichever of max_steps and max_epochs is nearer its end."""
+        """Position in the run, in [0, 1]: whichever of max_steps, max_epochs and max_time is nearest its end."""
         shares = []
         if trainer.max_steps != -1:
             shares.append(trainer.global_step / max(trainer.max_steps, 1))
@@ -188,6 +183,8 @@ class MBUQuantize(Callback):
             batches = trainer.num_training_batches
             inside = batch_idx / batches if batches not in (0, float("inf")) else 0.0
             shares.append((trainer.current_epoch + inside) / max(trainer.max_epochs, 1))
+        if (share := companions.time_share(trainer)) is not None:
+            shares.append(share)
         return min(max(shares), 1.0)
 
     @property
@@ -222,6 +219,8 @@ class MBUQuantize(Callback):
             if name not in self._started and self._progress >= self.phases.switch(position, count):
                 self._start(name, trainer)
         self._set_gates()
+        if self.restarts and not trainer.lr_scheduler_configs:
+            companions.set_rates(trainer.optimizers, self._progress, self.phases)
 
     def _start(self, name: str, trainer: Trainer) -> None:
         """Fits what a layer learns beside its weights to the float network it leaves: scale now, threshold from the
@@ -250,8 +249,9 @@ class MBUQuantize(Callback):
         # After AMP has unscaled the gradients and before they are clipped: as if it were part of the loss.
         if not self.regularizer:
             return
+        mine = {id(p) for group in optimizer.param_groups for p in group["params"]}
         for layer in self._layers.values():
-            if layer.weight.grad is not None:
+            if layer.weight.grad is not None and id(layer.weight) in mine:
                 layer.weight.grad.add_(pull_to_one(layer.weight.detach(), self.regularizer) * layer.gate)
 
     # ---- logging ---------------------------------------------------------------------------------------------

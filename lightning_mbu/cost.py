@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from .roles import block_of
 from .trace import Operation
+
+LOW_SHARE = 0.6  # below it the float rest takes more time than the one-bit layers could save
 
 
 @dataclass(frozen=True)
@@ -78,3 +81,25 @@ def cost_scores(layers: Iterable[LayerCost], w_op: float = 0.5, w_param: float =
         for block in operations
     }
     return dict(sorted(scores.items(), key=lambda item: item[1]))
+
+
+def warn_if_low(share: float, rest: Iterable[tuple[str, int]]) -> None:
+    """Warns the caller's caller of a plan that leaves much in float.
+
+    Args:
+        share: of the multiply-adds that become one-bit, in [0, 1].
+        rest: reason and multiply-adds of everything else.
+    """
+    if share >= LOW_SHARE:
+        return
+    by_reason: dict[str, int] = {}
+    for reason, macs in rest:
+        by_reason[reason] = by_reason.get(reason, 0) + macs
+    total = max(sum(by_reason.values()), 1)
+    largest = sorted(by_reason.items(), key=lambda item: -item[1])[:3]
+    parts = ", ".join(f"{(1 - share) * macs / total:.0%} ({reason})" for reason, macs in largest if macs)
+    warnings.warn(
+        f"only {share:.0%} of the multiply-adds become one-bit, so that packing gains little; float stay {parts}. "
+        "Choose an encoder of ordinary convolutions, such as resnet34, if speed is what you want.",
+        UserWarning, stacklevel=3,
+    )  # fmt: skip

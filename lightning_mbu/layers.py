@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .plain import own_forward
 from .quantizers import ABSORBABLE, ESTIMATORS, binarize_activation
 from .residual import BridgedBatchNorm2d
 from .weight_quantizers import INTEGER_KINDS, WeightQuantizer, weight_quantizer
@@ -39,9 +40,9 @@ class QuantizedConvolution(nn.Module):
         threshold: `[planes * in_channels]`; trained where it is a parameter, zero where it is a buffer.
         planes: thresholds per channel, T of the thermometer code.
         plane_weight: latent weight of the planes after the first; `weight`'s shape with (T - 1) * C input channels.
-        gate: scalar buffer (not saved: it follows from the training progress), 0 float, 1 quantized activations.
-        weight_gate: scalar buffer, likewise: factor on `gate` for the weights, which may follow later.
-        sharpness: scalar buffer, likewise, of the annealed estimator.
+        gate: scalar, no buffer lest averages of a model mix it, not saved; 0 float, 1 quantized activations.
+        weight_gate: scalar, likewise: factor on `gate` for the weights, which may follow later.
+        sharpness: scalar, likewise, of the annealed estimator.
         bridge: the batch norm behind the layer that computes inside it (`residual`), or None.
     """
 
@@ -85,9 +86,7 @@ class QuantizedConvolution(nn.Module):
             )
         self.weight_quantizer = quantizer
         self.estimator, self.absorbs, self.scale_rule, self.planes = estimator, absorbs, str(scale), planes
-        self._bridge: tuple[
-            BridgedBatchNorm2d, ...
-        ] = ()  # in a tuple: it is another module's child, not ours
+        self._bridge: tuple[BridgedBatchNorm2d, ...] = ()  # a tuple: it is another module's child
         like = {"device": self.weight.device, "dtype": self.weight.dtype}
         self.scale = nn.Parameter(torch.ones(self.out_channels, **like)) if scale == "learned" else None
         self.plane_weight = nn.Parameter(self._further_planes()) if planes > 1 else None
@@ -96,11 +95,14 @@ class QuantizedConvolution(nn.Module):
             self.threshold = nn.Parameter(zeros)
         else:
             self.register_buffer("threshold", zeros, persistent=False)
-        for name in ("gate", "weight_gate", "sharpness"):
-            self.register_buffer(name, torch.ones((), **like), persistent=False)
+        self.gate, self.weight_gate, self.sharpness = (torch.ones((), **like) for _ in range(3))
         if planes > 1:
             self.spread_thresholds(torch.zeros_like(zeros[: self.in_channels]), 1.0)
         self.reset_weights()
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        self.gate, self.weight_gate, self.sharpness = map(fn, (self.gate, self.weight_gate, self.sharpness))
+        return super()._apply(fn, recurse)
 
     @property
     def kind(self) -> str:
@@ -275,24 +277,24 @@ def quantize_layer(
         TypeError: `layer` is no convolution of these two types.
         ValueError: groups, padding mode or an option that is not supported.
     """
-    types = {nn.Conv2d: MaskedBinaryConv2d, nn.ConvTranspose2d: MaskedBinaryConvTranspose2d}
-    if type(layer) not in types:
+    if not isinstance(layer, nn.Conv2d | nn.ConvTranspose2d) or own_forward(layer):
         raise TypeError(f"{type(layer).__name__} cannot be quantized; only Conv2d and ConvTranspose2d can.")
     if (layer.groups != 1 and isinstance(layer, nn.ConvTranspose2d)) or layer.padding_mode != "zeros":
         raise ValueError(
-            f"groups={layer.groups}, padding_mode={layer.padding_mode!r}: only zero padding, and groups=1 where "
-            "the convolution is transposed, can be quantized; leave this layer float in the plan."
+            f"groups={layer.groups}, padding_mode={layer.padding_mode!r}: only zero padding, and groups=1 where the "
+            "convolution is transposed, can be quantized; leave this layer float in the plan."
         )
+    kind_of = MaskedBinaryConvTranspose2d if isinstance(layer, nn.ConvTranspose2d) else MaskedBinaryConv2d
     quantizer = weight_quantizer(
         kind, mask_rule=mask_rule, sparsity=sparsity, mask_blocks=mask_blocks, block_density=block_density,
-        output_axis=types[type(layer)].output_axis,
+        output_axis=kind_of.output_axis,
     )  # fmt: skip
-    new = types[type(layer)].__new__(types[type(layer)])
+    new = kind_of.__new__(kind_of)
     # The float layer's own state, shared: same parameter objects under the same names, hooks included.
-    new.__dict__.update({key: value for key, value in layer.__dict__.items()})
-    for registry in ("_parameters", "_buffers", "_modules"):
-        new.__dict__[registry] = dict(layer.__dict__[registry])
-    # Integers carry their own step.
-    scale = "none" if quantizer.kind in INTEGER_KINDS else scale
+    new.__dict__.update(layer.__dict__)
+    new.__dict__.update(
+        {name: dict(layer.__dict__[name]) for name in ("_parameters", "_buffers", "_modules")}
+    )
+    scale = "none" if quantizer.kind in INTEGER_KINDS else scale  # integers carry their own step
     new._quantize(quantizer, scale, threshold, estimator, absorbs, planes)
     return new.train(layer.training)

@@ -11,7 +11,9 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from .activations import read_activations
-from .cost import cost_scores, layer_cost
+from .compiled import inside_compiled
+from .cost import cost_scores, layer_cost, warn_if_low
+from .plain import own_forward
 from .residual import add_bridges
 from .roles import assign_roles, block_of
 from .schedule import ORDERS, conversion_positions
@@ -68,11 +70,13 @@ class Plan:
         layers: in executed order.
         bypassed: activation modules whose only readers are binarizers; these absorb them.
         input_shape: shape of the example input.
+        other_macs: multiply-adds outside convolutions (linear layers, attention), which stay float.
     """
 
     layers: tuple[LayerPlan, ...]
     bypassed: tuple[str, ...]
     input_shape: tuple[int, ...]
+    other_macs: int = 0
 
     @property
     def quantized(self) -> tuple[LayerPlan, ...]:
@@ -81,8 +85,8 @@ class Plan:
 
     @property
     def one_bit_share(self) -> float:
-        """Share of all convolution multiply-adds that becomes one-bit, in [0, 1]."""
-        total = sum(layer.macs for layer in self.layers)
+        """Share of all multiply-adds that becomes one-bit, in [0, 1]."""
+        total = sum(layer.macs for layer in self.layers) + self.other_macs
         return sum(layer.macs for layer in self.quantized) / total if total else 0.0
 
     def to_json(self) -> str:
@@ -106,7 +110,7 @@ class Plan:
             layers = tuple(
                 LayerPlan(**{k: v for k, v in layer.items() if k in known}) for layer in data["layers"]
             )
-            return cls(layers, tuple(data["bypassed"]), tuple(data["input_shape"]))
+            return cls(layers, tuple(data["bypassed"]), tuple(data["input_shape"]), data.get("other_macs", 0))
         except (json.JSONDecodeError, KeyError, TypeError) as error:
             raise ValueError(f"this is not a plan written by Plan.to_json: {error!r}") from error
 
@@ -175,7 +179,7 @@ def make_plan(
         ValueError: an option out of range, an excluded name that does not exist, an input that the model does not
             accept, or a model in which nothing can be quantized.
     """
-    _check_options(model, masked, order, thresholds, exclude)
+    _check_options(model := inside_compiled(model), masked, order, thresholds, exclude)
     if thresholds == "auto" and (planes > 1 or shortcuts):
         thresholds = "learned"
     traced = trace(model, example_input)
@@ -226,20 +230,15 @@ def make_plan(
             reason = f"{'among' if in_mask else 'beyond'} the {len(masked_blocks)} cheapest blocks"
         if share in (0.0, 1.0) and layer.role != "stem":
             reason = "every block is masked" if share else "no block is masked"
-        decided.append(
-            replace(
-                layer,
-                kind="masked" if in_mask else "binary",
-                reason=reason,
-                cost=scores.get(block),
-                rank=blocks.index(block) + 1 if block in scores else None,
-                position=positions[layer.name],
-                threshold=("zero" if source.centred else "learned") if thresholds == "auto" else thresholds,
-                absorbs=source.absorbs,
-                planes=planes if model.get_submodule(layer.name).groups == 1 else 1,
-            )
-        )
-    plan = Plan(tuple(decided), activations.bypassed, tuple(example_input.shape))
+        decided.append(replace(
+            layer, kind="masked" if in_mask else "binary", reason=reason, cost=scores.get(block),
+            rank=blocks.index(block) + 1 if block in scores else None, position=positions[layer.name],
+            threshold=("zero" if source.centred else "learned") if thresholds == "auto" else thresholds,
+            absorbs=source.absorbs, planes=planes if model.get_submodule(layer.name).groups == 1 else 1,
+        ))  # fmt: skip
+    plan = Plan(tuple(decided), activations.bypassed, tuple(example_input.shape), traced.other_macs())
+    rest = [(x.reason, x.macs) for x in layers if x.reason]
+    warn_if_low(plan.one_bit_share, [*rest, ("linear and attention", plan.other_macs)])
     return add_bridges(plan, traced, model, shortcuts, shift)
 
 
@@ -282,6 +281,8 @@ def _why_float(
         return "depthwise: too few products per output to gain"
     if module.groups > 1 and isinstance(module, nn.ConvTranspose2d):
         return f"grouped ({module.groups}) and transposed: cannot be quantized"
+    if other := own_forward(module):
+        return f"{other} computes more than a convolution"
     if module.padding_mode != "zeros":
         return f"padding mode {module.padding_mode!r}: only zero padding is packed"
     if all(op.shape[2:] == (1, 1) for op in calls):

@@ -7,6 +7,7 @@ from typing import cast
 
 from torch import nn
 
+from .compiled import inside_compiled
 from .layers import QuantizedConvolution, quantize_layer
 from .plan import Plan
 from .residual import BridgedBatchNorm2d, bridged_norm
@@ -53,6 +54,7 @@ def prepare(
     Raises:
         ValueError: the plan does not fit the model; nothing has been changed then.
     """
+    prepared, model = model, inside_compiled(model)
     modules = dict(model.named_modules(remove_duplicate=False))
     missing = [x.name for x in plan.quantized if x.name not in modules]
     missing += [name for name in plan.bypassed if name not in modules]
@@ -90,7 +92,14 @@ def prepare(
         if id(module) in replacements and name:
             owner, _, attribute = name.rpartition(".")
             setattr(model.get_submodule(owner), attribute, replacements[id(module)])
-    return model
+    model.mbu_plan = plan  # type: ignore[assignment]
+    return prepared
+
+
+def plan_of(model: nn.Module) -> Plan | None:
+    """The plan that `prepare` has applied to `model`; None for a float model."""
+    found = getattr(inside_compiled(model), "mbu_plan", None)
+    return found if isinstance(found, Plan) else None
 
 
 def quantized_layers(model: nn.Module) -> Iterator[tuple[str, QuantizedConvolution]]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from rich.table import Table
@@ -22,6 +23,7 @@ class LayerSummary:
     Attributes:
         name, role: the layer and its part in the network.
         kind: `"masked"`, `"binary"` or `"float"`.
+        shape: of its output, `(N, C, H, W)`; of the last call where it runs more than once.
         macs: multiply-adds for one run of the input.
         weights: entries of its weight.
         bits: bits per weight once packed; 32 for float.
@@ -31,6 +33,7 @@ class LayerSummary:
     name: str
     role: str
     kind: str
+    shape: tuple[int, ...]
     macs: int
     weights: int
     bits: int
@@ -57,15 +60,27 @@ class Summary:
     def float_macs(self) -> int:
         return sum(layer.macs for layer in self.layers if layer.kind == "float")
 
+    @property
+    def compression(self) -> float:
+        """Bytes of the convolution weights in float, over those packed."""
+        return sum(4 * x.weights for x in self.layers) / max(sum(x.bytes for x in self.layers), 1)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types, for JSON."""
+        return {
+            "input_shape": list(self.input_shape), "one_bit_macs": self.one_bit_macs, "float_macs": self.float_macs,
+            "compression": self.compression, "layers": [{**asdict(x), "bytes": x.bytes} for x in self.layers],
+        }  # fmt: skip
+
     def __rich__(self) -> Table:
         size = "x".join(str(n) for n in self.input_shape)
         table = Table(
             title=f"{self.one_bit_macs / 1e9:.2f} GMAC one-bit, {self.float_macs / 1e9:.2f} GMAC float at {size}; "
             f"convolution weights {sum(x.bytes for x in self.layers) / 1e6:.3f} MB, "
-            f"{sum(4 * x.weights for x in self.layers) / 1e6:.2f} MB in float",
+            f"{sum(4 * x.weights for x in self.layers) / 1e6:.2f} MB in float ({self.compression:.1f}x)",
             title_justify="left",
         )
-        for heading in ("layer", "role", "kind", "MMAC", "weights", "bits", "bytes", "zeros"):
+        for heading in ("layer", "role", "kind", "output", "MMAC", "weights", "bits", "bytes", "zeros"):
             table.add_column(heading, justify="left" if heading in ("layer", "role", "kind") else "right")
         for x in self.layers:
             zeros = f"{x.zeros:.0%}" if x.kind == "masked" else ""
@@ -73,6 +88,7 @@ class Summary:
                 x.name,
                 x.role,
                 x.kind,
+                "x".join(str(n) for n in x.shape[1:]),
                 f"{x.macs / 1e6:,.1f}",
                 f"{x.weights:,}",
                 str(x.bits),
@@ -110,6 +126,7 @@ def summary(model: nn.Module, input_size: tuple[int, ...]) -> Summary:
                 name,
                 roles[name],
                 module.kind if quantized else "float",
+                calls[-1].shape,
                 sum(op.macs for op in calls),
                 weight.numel(),
                 module.weight_quantizer.precision if quantized else weight.element_size() * 8,

@@ -18,6 +18,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+# Matrix products -> place of the left factor among their tensors.
+_PRODUCTS = {"mm": 0, "bmm": 0, "addmm": 1, "baddbmm": 1}
+
 
 @dataclass(frozen=True)
 class Operation:
@@ -29,7 +32,7 @@ class Operation:
         module: dotted name of the innermost module that made the call; `""` is the model itself.
         inputs: indices of the operations that produced its tensor arguments; -1 is the model's input.
         shape: shape of its first output.
-        macs: multiply-adds (convolutions only, else 0).
+        macs: multiply-adds of a convolution, matrix product or attention, else 0.
         transposed: a transposed convolution.
     """
 
@@ -56,6 +59,10 @@ class Trace:
             if op.name == "convolution":
                 found.setdefault(op.module, []).append(op)
         return found
+
+    def other_macs(self) -> int:
+        """Multiply-adds outside convolutions: linear layers and attention."""
+        return sum(op.macs for op in self.operations if op.name != "convolution")
 
     def readers(self) -> dict[int, list[Operation]]:
         """Operation index -> the operations that read its result."""
@@ -89,10 +96,7 @@ class _Recorder(TorchDispatchMode):
             return result
         index = len(self.operations)
         transposed = name == "convolution" and bool(args[6])
-        macs = 0
-        if name == "convolution":
-            image = tensors[0] if transposed else outputs[0]
-            macs = math.prod(image.shape) * math.prod(tensors[1].shape[1:])
+        macs = _multiply_adds(name, tensors, outputs[0], transposed)
         self.operations.append(
             Operation(index, name, self.stack[-1], inputs, tuple(outputs[0].shape), macs, transposed)
         )
@@ -101,6 +105,18 @@ class _Recorder(TorchDispatchMode):
         if func.overloadpacket.__name__.endswith("_"):
             self.produce(tensors[0], index)
         return result
+
+
+def _multiply_adds(name: str, tensors: list[Tensor], output: Tensor, transposed: bool) -> int:
+    if name == "convolution":
+        image = tensors[0] if transposed else output
+        return math.prod(image.shape) * math.prod(tensors[1].shape[1:])
+    if name in _PRODUCTS:
+        return math.prod(output.shape) * tensors[_PRODUCTS[name]].shape[-1]
+    if name.startswith("_scaled_dot_product"):  # query and key, then weights and value
+        query, key, value = tensors[:3]
+        return math.prod(query.shape[:-1]) * key.shape[-2] * (query.shape[-1] + value.shape[-1])
+    return 0
 
 
 @contextmanager
@@ -149,7 +165,8 @@ def trace(model: nn.Module, example_input: Tensor) -> Trace:
         with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
             fake = torch.empty(example_input.shape, dtype=example_input.dtype, device=device)
             recorder.produce(fake, -1)
-            with _module_names(model, recorder.stack), recorder:
+            eager = torch.compiler.set_stance("force_eager")  # for parts that are compiled already
+            with _module_names(model, recorder.stack), recorder, eager:
                 model(fake)
     except Exception as error:
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

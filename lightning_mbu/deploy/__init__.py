@@ -1,6 +1,7 @@
 """From a trained model to packed bits: convert -> verify -> save / load."""
 
 from .convert import convert as convert
+from .export import export as export
 from .files import load as load
 from .files import save as save
 from .packed import PackedModel as PackedModel

@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_unflatten
 from mbu_ops.modules import PackedConv2d
 from mbu_ops.packing import pack_weight
 
+from ..compiled import inside_compiled, plain_name, without_compiled
 from ..layers import QuantizedConvolution
 from ..prepare import quantized_layers
 from ..residual import BridgedBatchNorm2d
@@ -49,14 +50,21 @@ def convert(
     """
     if stream_dtype not in ("float32", "bfloat16"):
         raise ValueError(f"stream_dtype={stream_dtype!r}; it must be 'float32' or 'bfloat16'.")
+    model = inside_compiled(model)
     layers = _checked_layers(model)
     if not isinstance(example_input, Tensor) or example_input.dtype != torch.float32:
         found = example_input.dtype if isinstance(example_input, Tensor) else type(example_input).__name__
         raise TypeError(f"example_input is {found}; give a float32 tensor [N, C, H, W].")
     rounded = False
     kinds = {name: layer.kind for name, layer in layers.items()}
+    names = {id(layer): name for name, layer in layers.items()}
+    aliases = {
+        plain_name(alias): names[id(layer)]
+        for alias, layer in model.named_modules(remove_duplicate=False)
+        if id(layer) in names
+    }
     module = _export(pack_layers(model), example_input)
-    _mark(module)
+    _mark(module, aliases)
     passes.clean(module)
     passes.merge_packs(module)
     if fuse:
@@ -116,7 +124,7 @@ def pack_layers(model: nn.Module) -> nn.Module:
 
     Right by itself: every other operation stays as it is.
     """
-    packed = copy.deepcopy(model).cpu().eval()
+    packed = without_compiled(copy.deepcopy(model)).cpu().eval()
     modules = dict(packed.named_modules(remove_duplicate=False))
     replacements = {id(m): pack_layer(m) for m in modules.values() if isinstance(m, QuantizedConvolution)}
     if isinstance(packed, QuantizedConvolution):
@@ -205,15 +213,22 @@ def _plain(module: GraphModule) -> GraphModule:
     return GraphModule(module, module.graph)
 
 
-def _mark(module: GraphModule) -> None:
-    """Notes on each packed convolution which layer it is, and on each pack how its channels lie in words."""
+def _mark(module: GraphModule, aliases: dict[str, str]) -> None:
+    """Notes on each packed convolution which layer it is, and on each pack how its channels lie in words.
+
+    Args:
+        module: an exported graph.
+        aliases: every name of every layer -> its first name: export calls a module that stands in several places by
+            any one of them.
+    """
     for node in module.graph.nodes:
         if is_call(node, *CONVOLUTIONS):
             weight = node.args[1]
-            node.meta["layer"] = str(weight.target).rpartition(".")[0]
+            place = str(weight.target).rpartition(".")[0]
+            node.meta["layer"] = aliases.get(place, place)
             # From here to `lay_out_weights` the node holds the neutral planes, not a processor's layout.
             with module.graph.inserting_before(node):
-                planes = module.graph.get_attr(f"{node.meta['layer']}.planes")
+                planes = module.graph.get_attr(f"{place}.planes")
             node.replace_input_with(weight, planes)
         elif is_call(node, mbu.pack.default):
             node.meta["segments"] = (int(node.args[0].meta["val"].shape[1]),)

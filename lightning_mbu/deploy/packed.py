@@ -11,6 +11,7 @@ from torch.fx import GraphModule, Node
 from mbu_ops.packing import pack_weight, unpack_weight
 
 from .graph import ALL_CONVOLUTIONS, FUSED_CONVOLUTIONS, add_constant, constant, finish, is_call, segments_of
+from .hub import PackedHubMixin
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class InputSpec:
     multiple: int
 
 
-class PackedModel(nn.Module):
+class PackedModel(nn.Module, PackedHubMixin):
     """A converted network for inference. Made by `convert` or `load`; `torch.compile(packed)` runs it compiled.
 
     Attributes:

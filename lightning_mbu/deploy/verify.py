@@ -17,6 +17,7 @@ from mbu_ops.backends import cpu_kernels
 from mbu_ops.packing import unpack_bits
 from mbu_ops.reference import join
 
+from ..compiled import inside_compiled
 from ..layers import QuantizedConvolution
 from ..prepare import quantized_layers
 from ..residual import BridgedBatchNorm2d
@@ -133,6 +134,7 @@ def verify(model: nn.Module, packed: PackedModel, batch: Tensor) -> Verification
     Raises:
         ValueError: `packed` does not come from `model`.
     """
+    model = inside_compiled(model)
     names = {name for name, _ in quantized_layers(model)}
     missing = sorted({layer.name for layer in packed.layers} ^ names)
     if missing:
@@ -175,7 +177,7 @@ def _run(model: nn.Module, batch: Tensor) -> tuple[Any, dict[str, list[Tensor]]]
     device = next(model.parameters()).device
     try:
         model.eval()
-        with _record_inputs(model) as inputs:
+        with _record_inputs(model) as inputs, torch.compiler.set_stance("force_eager"):
             return model(batch.to(device)), inputs
     finally:
         for module, training in modes.items():

@@ -37,6 +37,7 @@ def by_name(plan):
     return {layer.name: layer for layer in plan.layers}
 
 
+@pytest.mark.filterwarnings("ignore:only .* become one-bit:UserWarning")
 def test_every_exclusion_has_its_reason():
     reasons = {
         name: layer.reason
@@ -49,6 +50,7 @@ def test_every_exclusion_has_its_reason():
         assert words in reasons[name], (name, reasons[name])
 
 
+@pytest.mark.filterwarnings("ignore:only .* become one-bit:UserWarning")
 def test_remaining_layers_become_one_bit_with_a_learned_threshold_where_input_is_not_centred():
     layers = by_name(make_plan(PlainUNet(), torch.empty(1, 3, 32, 32)))
     assert {name for name, layer in layers.items() if layer.kind != "float"} == {"down.0", "grouped", "wide"}
@@ -161,3 +163,34 @@ def test_planning_leaves_the_model_as_it_was():
     assert model.training and not model.down1.training and model.down2.training
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+def test_a_low_share_is_said_with_its_reasons():
+    model = nn.Sequential(
+        nn.Conv2d(3, 32, 3, padding=1), nn.Conv2d(32, 32, 3, padding=1), nn.Conv2d(32, 32, 3, padding=1, groups=2),
+        nn.Conv2d(32, 32, 3, padding=1, groups=2), nn.Conv2d(32, 1, 1),
+    )  # fmt: skip
+    with pytest.warns(
+        UserWarning, match=r"only 48% of the .* float stay 48% \(grouped .*\), 4% \(first executed"
+    ):
+        plan = make_plan(model, torch.empty(1, 3, 16, 16))
+    assert plan.one_bit_share == pytest.approx(9216 / (864 + 9216 + 2 * 4608 + 32))
+
+
+def test_linear_layers_and_attention_count():
+    class Mixer(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 1)
+            self.mix, self.last = nn.Linear(8, 8), nn.Conv2d(8, 1, 1)
+
+        def forward(self, x):
+            tokens = self.mix(self.second(self.first(x)).flatten(2).transpose(1, 2))
+            tokens = nn.functional.scaled_dot_product_attention(tokens, tokens, tokens)
+            return self.last(tokens.transpose(1, 2).unflatten(2, x.shape[2:]))
+
+    with pytest.warns(UserWarning, match="linear and attention"):
+        plan = make_plan(Mixer(), torch.empty(1, 3, 4, 4))
+    pixels = 16
+    assert plan.other_macs == pixels * 8 * 8 + 2 * pixels * pixels * 8
+    assert Plan.from_json(plan.to_json()) == plan

@@ -90,7 +90,8 @@ def _through_concat(module: GraphModule, concat: Node, threshold: Tensor) -> Nod
     assert isinstance(parts, list | tuple)
     if dimension not in (1, -3):
         return None
-    nodes = [part for part in parts if isinstance(part, Node)]
+    # A part may be empty: smp puts one where an encoder has no feature map of that size.
+    nodes = [part for part in parts if isinstance(part, Node) and channels_of(part)]
     sizes = [channels_of(part) for part in nodes]
     bits = [new_pack(module, part, piece) for part, piece in zip(nodes, threshold.split(sizes), strict=True)]
     joined = module.graph.call_function(aten.cat.default, (bits, 3))

@@ -1,0 +1,148 @@
+"""What stands beside `MBUQuantize` in a Trainer: ranking, learning rates, averaged weights, the clock."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import (
+    EarlyStopping,
+    ModelCheckpoint,
+    StochasticWeightAveraging,
+    Timer,
+    WeightAveraging,
+)
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from .compiled import inside_compiled
+from .schedule import Phases, warm_restart_cosine
+
+_RATE = "mbu_rate"  # the configured learning rate, kept in a parameter group, so that it is saved with the optimizer
+
+
+def quantizer_of(trainer: Trainer) -> Any:
+    """The `MBUQuantize` of `trainer`.
+
+    Raises:
+        MisconfigurationException: it has none.
+    """
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if hasattr(callback, "phases") and hasattr(callback, "phase"):
+            return callback
+    raise MisconfigurationException(
+        "this callback or scheduler follows the phases of MBUQuantize, and the Trainer has none. "
+        "Add it: Trainer(callbacks=[MBUQuantize(), ...])."
+    )
+
+
+def find_network(pl_module: LightningModule, name: str | None) -> nn.Module:
+    """The module called `name`, or the only child that has convolutions; without a wrapper of torch.compile.
+
+    Raises:
+        MisconfigurationException: there is no such module, or no single candidate.
+    """
+    children = dict(pl_module.named_children())
+    if name is not None:
+        if name not in dict(pl_module.named_modules()):
+            raise MisconfigurationException(
+                f"MBUQuantize(model={name!r}): {type(pl_module).__name__} has no such module; "
+                f"it has {', '.join(children) or 'none'}."
+            )
+        return inside_compiled(pl_module.get_submodule(name))
+    found = [
+        name for name, child in children.items()
+        if any(isinstance(m, nn.Conv2d | nn.ConvTranspose2d) for m in child.modules())
+    ]  # fmt: skip
+    if len(found) != 1:
+        raise MisconfigurationException(
+            f"MBUQuantize found {len(found)} modules with convolutions in {type(pl_module).__name__}"
+            f" ({', '.join(found) or 'no candidates'}) and needs one: keep the network in one attribute,"
+            " such as self.model, and name it with MBUQuantize(model='...') if there are several."
+        )
+    return inside_compiled(pl_module.get_submodule(found[0]))
+
+
+class FinalPhaseCheckpoint(ModelCheckpoint):
+    """`ModelCheckpoint` that ranks fully quantized networks only.
+
+    A float epoch may score better and cannot be packed. For resuming, add an ordinary `ModelCheckpoint` that does not
+    rank: `ModelCheckpoint(save_last=True, save_top_k=0)`.
+    """
+
+    def on_train_batch_end(self, trainer: Trainer, *arguments: Any, **options: Any) -> None:
+        if quantizer_of(trainer).phase == "quantized":
+            super().on_train_batch_end(trainer, *arguments, **options)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if quantizer_of(trainer).phase == "quantized":
+            super().on_validation_end(trainer, pl_module)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if quantizer_of(trainer).phase == "quantized":
+            super().on_train_epoch_end(trainer, pl_module)
+
+
+class FinalPhaseStopping(EarlyStopping):
+    """`EarlyStopping` that watches the fully quantized network only: at a switch every metric falls for a while."""
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if quantizer_of(trainer).phase == "quantized":
+            super().on_validation_end(trainer, pl_module)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if quantizer_of(trainer).phase == "quantized":
+            super().on_train_epoch_end(trainer, pl_module)
+
+
+def phase_schedule(optimizer: Optimizer, trainer: Trainer, final: float = 0.0) -> dict[str, Any]:
+    """A learning-rate schedule to return from `configure_optimizers`: a cosine in each phase, restarted at the next.
+
+    Args:
+        optimizer: its learning rates are those at the start of each phase.
+        trainer: `self.trainer`; has an `MBUQuantize`.
+        final: factor of the learning rate at the end of each phase.
+
+    Returns:
+        What Lightning takes under `"lr_scheduler"`.
+
+    References:
+        BiSegUNet, figure 5; SGDR, arXiv:1608.03983.
+    """
+    quantizer = quantizer_of(trainer)
+
+    def factor(step: int) -> float:
+        batch = (
+            trainer.fit_loop.epoch_loop.batch_idx + 1
+        )  # Lightning asks after a batch, for the one that follows
+        return warm_restart_cosine(quantizer.progress(trainer, batch), quantizer.phases, final)
+
+    return {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}
+
+
+def set_rates(optimizers: Iterable[Optimizer], progress: float, phases: Phases) -> None:
+    """Sets every learning rate to its configured value times the cosine of its phase."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = group.setdefault(_RATE, group["lr"]) * warm_restart_cosine(progress, phases)
+
+
+def copy_again(trainer: Trainer, pl_module: LightningModule, stage: str, quantizer: Callback) -> None:
+    """Lets callbacks that copied the network before the surgery, because they are listed earlier, copy it again."""
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if callback is quantizer:
+            return
+        if isinstance(callback, WeightAveraging | StochasticWeightAveraging):
+            callback.setup(trainer, pl_module, stage)
+
+
+def time_share(trainer: Trainer) -> float | None:
+    """Share of `max_time` that has passed, the same on all ranks; None where the run is not limited by time."""
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, Timer) and callback._duration is not None:
+            share = callback.time_elapsed() / max(callback._duration, 1e-9)
+            return float(trainer.strategy.broadcast(share))
+    return None

@@ -1,0 +1,123 @@
+"""Packed models on the Hugging Face Hub and in local folders, as segmentation_models_pytorch does it.
+
+A folder holds `model.mbu` (see `files.py`), `config.json` (what the model accepts) and `README.md`, the model card.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from huggingface_hub import ModelCard, ModelCardData, ModelHubMixin, hf_hub_download
+
+if TYPE_CHECKING:
+    from .packed import PackedModel
+
+FILE_NAME = "model.mbu"
+
+_CARD = """---
+{{ card_data }}
+---
+# {{ title }}
+
+A masked-binary segmentation network, packed into bits by lightning-mbu: {{ counts }}. The file has {{ size }} bytes.
+
+## Load it
+```python
+import torch
+from lightning_mbu import PackedModel
+
+model = PackedModel.from_pretrained("<this folder or repository>")
+logits = model(torch.zeros(1, {{ channels }}, 256, 256))  # height and width: multiples of {{ multiple }}
+fast = torch.compile(model)
+```
+
+## Metrics
+{{ metrics }}
+
+## Dataset
+{{ dataset }}
+
+## Layers
+| layer | becomes | channels | kernel | zeros |
+|---|---|---|---|---|
+{{ layers }}
+"""
+
+
+class PackedHubMixin(
+    ModelHubMixin, library_name="lightning-mbu", tags=["semantic-segmentation", "masked-binary"]
+):
+    """`save_pretrained(folder)`, `from_pretrained(folder or repository)` and `push_to_hub(repository)`."""
+
+    def save_pretrained(self, save_directory: str | Path, **options: Any) -> str | None:  # type: ignore[override]
+        """Writes the folder; a model card that is there already stays.
+
+        Args:
+            save_directory: folder, made if it does not exist.
+            options: `metrics` (a dict) and `dataset` (a name) for the model card; the rest as in
+                `huggingface_hub.ModelHubMixin.save_pretrained`, such as `push_to_hub=True`.
+        """
+        card = dict(options.pop("model_card_kwargs", None) or {})
+        card.update({name: options.pop(name) for name in ("metrics", "dataset") if name in options})
+        return super().save_pretrained(save_directory, model_card_kwargs=card, **options)
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        from .files import save
+
+        packed = cast("PackedModel", self)
+        save(packed, save_directory / FILE_NAME)
+        specification = packed.input_spec
+        config = {"channels": specification.channels, "multiple": specification.multiple, "file": FILE_NAME}
+        (save_directory / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+
+    @classmethod
+    def _from_pretrained(  # type: ignore[override]
+        cls,
+        *,
+        model_id: str,
+        revision: str | None = None,
+        cache_dir: str | Path | None = None,
+        force_download: bool = False,
+        local_files_only: bool = False,
+        token: str | bool | None = None,
+        **unused: Any,
+    ) -> Any:
+        from .files import load
+
+        path = Path(model_id) / FILE_NAME
+        if not Path(model_id).is_dir():
+            path = hf_hub_download(
+                model_id, FILE_NAME, revision=revision, cache_dir=cache_dir, force_download=force_download,
+                local_files_only=local_files_only, token=token,
+            )  # fmt: skip
+        return load(path)
+
+    def generate_model_card(self, *arguments: Any, **facts: Any) -> ModelCard:
+        """The README: how to load, metrics, data set, and what every layer became."""
+        from .files import packed_size
+
+        packed = cast("PackedModel", self)
+        rows = []
+        for layer in packed.layers:
+            weight = packed.weight(layer)
+            kernel = "x".join(str(n) for n in weight.shape[2:])
+            zeros = f"{(weight == 0).float().mean():.0%}" if layer.kind == "masked" else ""
+            channels = f"{sum(layer.segments)} -> {weight.shape[0]}"
+            rows.append(f"| {layer.name} | {layer.kind} | {channels} | {kernel} | {zeros} |")
+        kinds = [layer.kind for layer in packed.layers]
+        metrics = facts.get("metrics")
+        return ModelCard.from_template(
+            ModelCardData(library_name="lightning-mbu", pipeline_tag="image-segmentation",
+                          tags=["semantic-segmentation", "masked-binary"]),
+            template_str=_CARD,
+            title=facts.get("title", "Packed segmentation network"),
+            counts=f"{kinds.count('masked')} masked and {kinds.count('binary')} binary convolutions",
+            size=f"{packed_size(packed):,}",
+            channels=packed.input_spec.channels,
+            multiple=packed.input_spec.multiple,
+            metrics=f"```json\n{json.dumps(metrics, indent=2)}\n```" if metrics else "Not given.",
+            dataset=facts.get("dataset", "Not given."),
+            layers="\n".join(rows),
+        )  # fmt: skip
