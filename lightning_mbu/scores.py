@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isnan
 
 import torch
 from rich.table import Table
@@ -54,7 +55,7 @@ class Scores:
         """One row of text per class: name, IoU, Dice, share of the labelled pixels."""
         total = max(int(self.pixels.sum()), 1)
         return [
-            (name, *("-" if v != v else f"{v:.1%}" for v in (float(i), float(d))), f"{int(p) / total:.1%}")
+            (name, *("-" if isnan(v) else f"{v:.1%}" for v in (float(i), float(d))), f"{int(p) / total:.1%}")
             for name, i, d, p in zip(self.names, self.iou, self.dice, self.pixels, strict=True)
         ]
 

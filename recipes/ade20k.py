@@ -16,6 +16,7 @@ DEFAULTS = {
         "class_path": "lightning_mbu.models.BiSegUNet",
         "init_args": {"classes": 150, "width": 48},
     },
+    "quantize.min_channels": 4,  # of a group: those of the first block's grouped branches have few
     "data.root": "ADE20K",
     "data.size": [512, 512],
     "data.batch_size": 16,

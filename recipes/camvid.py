@@ -16,6 +16,7 @@ DEFAULTS = {
         "class_path": "lightning_mbu.models.BiSegUNet",
         "init_args": {"classes": 11, "width": 32},
     },
+    "quantize.min_channels": 4,  # of a group: those of the first block's grouped branches have few
     "data.root": "CamVid",
     "data.size": [288, 384],
     "data.batch_size": 8,

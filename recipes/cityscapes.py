@@ -21,6 +21,7 @@ DEFAULTS = {
         "class_path": "lightning_mbu.models.BiSegUNet",
         "init_args": {"classes": 19, "width": 48},
     },
+    "quantize.min_channels": 4,  # of a group: those of the first block's grouped branches have few
     "data.root": "cityscapes",
     "data.size": [512, 1024],
     "data.batch_size": 16,

@@ -18,6 +18,7 @@ DEFAULTS = {
         "class_path": "lightning_mbu.models.BiSegUNet",
         "init_args": {"classes": 21, "width": 48},
     },
+    "quantize.min_channels": 4,  # of a group: those of the first block's grouped branches have few
     "data.root": "VOC",
     "data.size": [512, 512],
     "data.batch_size": 16,

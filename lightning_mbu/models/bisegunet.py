@@ -14,7 +14,7 @@
     output    U(decoder1)                  -> capacity0 (fifth)     1                 w
     head      conv 1x1 (float)                                      1                 classes
 
-Where the text contradicts itself, docs/decisions/0008-bisegunet.md says what was chosen.
+Where the text contradicts itself, docs/decisions/0011-bisegunet.md says what was chosen.
 """
 
 from __future__ import annotations

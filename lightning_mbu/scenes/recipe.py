@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,8 @@ class _Command(LightningCLI):
 
     def __init__(self, settings: dict[str, Any], arguments: list[str]):
         self.settings = settings
+        # Its arguments are those of the command line, but for the two that are ours.
+        warnings.filterwarnings("ignore", "LightningCLI's args parameter")
         super().__init__(
             LitScenes,
             SceneData,
@@ -82,10 +85,10 @@ class _Command(LightningCLI):
 
 def _train_and_pack(module: LitScenes, data: SceneData, trainer: L.Trainer, output: Path) -> None:
     trainer.fit(module, data)
+    trainer.test(module, data, verbose=False)
+    print(module.scores)
     network = module.model.cpu().eval()
-    loader = data.test_dataloader()
-    print(score_network(network, loader, module.names))
-    images = torch.cat([batch for batch, _ in loader])[:4]
+    images = next(iter(data.test_dataloader()))[0][:4]
     packed = convert(network, images[:1])
     check = verify(network, packed, images)
     print(check)
