@@ -16,6 +16,7 @@ from .bench.command import DESCRIPTION as BENCH_DESCRIPTION
 from .bench.command import add_options as add_bench_options
 from .explore import command as explore
 from .model_names import find_model
+from .scene_options import add_ablation_options, add_report_options
 
 # Threads that spin while they wait slow everything down on a machine that does something else as well.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -71,6 +72,14 @@ def _parser() -> argparse.ArgumentParser:
     explore.add_study_options(command("study", explore.study, explore.STUDY))
     explore.add_sweep_options(command("sweep", explore.sweep, explore.SWEEP))
 
+    add_report_options(
+        command("report", _report, "Score, count and time a packed network of a scene data set; one page.")
+    )
+    add_ablation_options(
+        command(
+            "ablation", _ablation, "Train the variants of a table of the BiSegUNet paper, and compare them."
+        )
+    )
     export = command(
         "export", _export, "Compile a packed model into a .pt2 package that runs without Python."
     )
@@ -138,6 +147,18 @@ def _export(options: argparse.Namespace, console: Console) -> int:
         f"{path}: {path.stat().st_size / 1e6:.2f} MB, for this processor; docs/export.md says how to run it."
     )
     return 0
+
+
+def _report(options: argparse.Namespace, console: Console) -> int:
+    from .scenes import report
+
+    return report.run(options, console)
+
+
+def _ablation(options: argparse.Namespace, console: Console) -> int:
+    from .scenes import ablation
+
+    return ablation.run(options, console)
 
 
 def _doctor(options: argparse.Namespace, console: Console) -> int:

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 
-def find_model(name: str) -> Any:
+def find_model(name: str, arguments: dict[str, Any] | None = None) -> Any:
     """The float model that `name` stands for.
 
     Args:
-        name: `module:function` (called without arguments), or `smp:Architecture/encoder`.
+        name: `module:function`, or `smp:Architecture/encoder`.
+        arguments: of the function, or of the architecture.
 
     Raises:
         ValueError: neither form.
@@ -27,6 +28,6 @@ def find_model(name: str) -> Any:
     if head == "smp":
         architecture, _, encoder = rest.partition("/")
         smp = importlib.import_module("segmentation_models_pytorch")
-        return getattr(smp, architecture)(encoder or "resnet34", encoder_weights=None)
+        return getattr(smp, architecture)(encoder or "resnet34", encoder_weights=None, **(arguments or {}))
     sys.path.insert(0, str(Path.cwd()))
-    return getattr(importlib.import_module(head), rest)()
+    return getattr(importlib.import_module(head), rest)(**(arguments or {}))

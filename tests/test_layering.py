@@ -56,7 +56,7 @@ def test_kernels_know_pointers_not_tensors(path):
 def test_lightning_and_smp_stay_at_the_edges(path):
     relative = path.relative_to(ROOT / "lightning_mbu")
     imported = {name.partition(".")[0] for name in imports_of(path)}
-    trains = relative.parts[0] == "demo" or relative.parts == ("explore", "training.py")
+    trains = relative.parts[0] in ("demo", "scenes") or relative.parts == ("explore", "training.py")
     if not trains and relative.name not in ("callback.py", "companions.py", "cli.py"):
         assert not imported & {"lightning", "pytorch_lightning"}
     if not trains:
@@ -72,4 +72,4 @@ def test_callback_does_not_need_the_kernels():
 def test_recipes_use_public_names_only():
     for path in python_files("recipes"):
         inner = [name for name in imports_of(path) if name.startswith("lightning_mbu.")]
-        assert set(inner) <= {"lightning_mbu.models", "lightning_mbu.demo"}, path
+        assert set(inner) <= {"lightning_mbu.models", "lightning_mbu.demo", "lightning_mbu.scenes"}, path

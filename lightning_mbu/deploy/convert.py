@@ -64,6 +64,8 @@ def convert(
         if id(layer) in names
     }
     module = _export(pack_layers(model), example_input)
+    # Before the passes: a convolution that fits its inputs to each other would run at sizes that the model rejects.
+    multiple = _size_multiple(module, example_input)
     _mark(module, aliases)
     passes.clean(module)
     passes.merge_packs(module)
@@ -84,7 +86,7 @@ def convert(
         passes.fuse_heads(module)
         passes.join_inputs(module)
     packed_layers = lay_out_weights(module, kinds, {name: layer.groups for name, layer in layers.items()})
-    spec = InputSpec(example_input.shape[1], _size_multiple(module, example_input))
+    spec = InputSpec(example_input.shape[1], multiple)
     return PackedModel(module, packed_layers, spec, rounds_streams=rounded)
 
 

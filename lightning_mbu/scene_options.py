@@ -1,0 +1,69 @@
+"""Options of `mbu report` and `mbu ablation`, without anything that takes long to import."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+STUDIES = ("figure8", "table7", "table8", "table9")
+
+
+@dataclass(frozen=True)
+class AblationSettings:
+    """How `mbu ablation` trains every variant is trained.
+
+    Attributes:
+        dataset, root: see `SceneData`.
+        size: height and width in pixels.
+        width: of `BiSegUNet`.
+        epochs, batch_size, lr: of the run.
+        seeds: how many runs of each variant.
+        quantize: one-bit with the preset `bisegunet`; False trains in float.
+        workers: processes that read images.
+    """
+
+    dataset: str = "camvid"
+    root: str = "CamVid"
+    size: tuple[int, int] = (96, 128)
+    width: int = 16
+    epochs: int = 60
+    batch_size: int = 8
+    lr: float = 1e-3
+    seeds: int = 3
+    quantize: bool = True
+    workers: int = 2
+
+
+def add_report_options(parser: argparse.ArgumentParser) -> None:
+    """The options of `mbu report`."""
+    parser.add_argument("packed", type=Path, help="file written by a recipe or by save")
+    parser.add_argument(
+        "--model", required=True, help="its float twin: module:function, or smp:Architecture/encoder"
+    )
+    parser.add_argument(
+        "--arguments", type=json.loads, default={}, help='of that function, as JSON: {"width": 16}'
+    )
+    parser.add_argument("--dataset", required=True, help="cityscapes, voc, ade20k or camvid")
+    parser.add_argument("--root", required=True, help="folder of the data set as published")
+    parser.add_argument("--size", type=int, nargs=2, required=True, help="height and width, pixels")
+    parser.add_argument("--threads", type=int, default=1, help="threads for the timing")
+    parser.add_argument("--repeats", type=int, default=9, help="rounds of the timing")
+    parser.add_argument(
+        "--output", type=Path, default=Path("report.html"), help="page to write; JSON goes beside it"
+    )
+
+
+def add_ablation_options(parser: argparse.ArgumentParser) -> None:
+    """The options of `mbu ablation`."""
+    base = AblationSettings()
+    parser.add_argument("study", choices=STUDIES, help="figure or table of the paper")
+    parser.add_argument("--root", required=True, help="folder of the data set as published")
+    parser.add_argument("--dataset", default=base.dataset, help="cityscapes, voc, ade20k or camvid")
+    parser.add_argument("--size", type=int, nargs=2, default=base.size, help="height and width, pixels")
+    for name in ("width", "epochs", "batch_size", "seeds", "workers"):
+        parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=getattr(base, name))
+    parser.add_argument("--lr", type=float, default=base.lr)
+    parser.add_argument("--float", dest="quantize", action="store_false", help="train in float")
+    parser.add_argument("--output", type=Path, default=Path("ablation.json"), help="results as JSON")

@@ -1,0 +1,133 @@
+"""SceneData: a data set in its original layout as batches, with the augmentation of the paper."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from ..demo.data import standardise
+from .labels import label_map
+from .layouts import Pair, find_pairs
+
+# Or importing albumentations asks the network for a newer version.
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+import albumentations as A
+
+
+def read_labels(path: Path) -> np.ndarray:
+    """uint8 `[H, W]` as stored: an image (palettes give their indices), or a .mat file of SBD."""
+    if path.suffix == ".mat":
+        from scipy.io import loadmat
+
+        return np.asarray(loadmat(path, squeeze_me=True)["GTcls"]["Segmentation"].item(), np.uint8)
+    with Image.open(path) as image:
+        return np.array(image)
+
+
+class SceneDataset(Dataset):
+    """Images float32 `[3, H, W]`, each standardised to its own mean and deviation, and classes int64 `[H, W]`."""
+
+    def __init__(self, dataset: str, pairs: list[Pair], transform: A.Compose):
+        self.labels, self.pairs, self.transform = label_map(dataset), pairs, transform
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        image_path, label_path = self.pairs[index]
+        with Image.open(image_path) as opened:
+            image = np.array(opened.convert("RGB"))
+        classes = self.labels.to_classes(read_labels(label_path))
+        if image.shape[:2] != classes.shape:
+            raise ValueError(
+                f"{image_path} is {image.shape[0]}x{image.shape[1]} and its labels {label_path} are "
+                f"{classes.shape[0]}x{classes.shape[1]}. Extract both from the same release."
+            )
+        changed = self.transform(image=image, mask=classes)
+        return standardise(changed["image"]), torch.from_numpy(changed["mask"].astype(np.int64))
+
+
+class SceneData(L.LightningDataModule):
+    """Batches of images float32 `[B, 3, H, W]` and class indices int64 `[B, H, W]`, 255 where there is none.
+
+    Training images are randomly cropped, scaled, mirrored and shifted in colour (section IV.A of the BiSegUNet
+    paper); others are resized to `size`, and scored there.
+
+    Args:
+        dataset: `"cityscapes"`, `"voc"`, `"ade20k"` or `"camvid"`.
+        root: folder of the data set as published (`find_pairs`).
+        sbd: folder of the Semantic Boundaries Dataset, for VOC.
+        size: height and width in pixels.
+        batch_size: images per batch.
+        workers: processes that read images.
+        smallest_crop: smallest share of an image that a training crop covers, in (0, 1].
+        seed: of the order of training; augmentation follows torch's own seed.
+
+    Raises:
+        ValueError: `smallest_crop` or `batch_size` out of range, or an unknown data set.
+    """
+
+    def __init__(
+        self,
+        dataset: str,
+        root: str,
+        sbd: str | None = None,
+        size: tuple[int, int] = (512, 1024),
+        batch_size: int = 16,
+        workers: int = 4,
+        smallest_crop: float = 0.25,
+        seed: int = 0,
+    ):
+        super().__init__()
+        if not 0 < smallest_crop <= 1 or batch_size < 1:
+            raise ValueError(
+                f"smallest_crop={smallest_crop} must be above 0 and at most 1, and batch_size={batch_size} at least 1."
+            )
+        self.labels = label_map(dataset)
+        self.dataset, self.root, self.sbd, self.size = dataset, root, sbd, size
+        self.batch_size, self.workers = batch_size, workers
+        self.smallest_crop, self.seed = smallest_crop, seed
+
+    def split(self, name: str) -> SceneDataset:
+        """`"train"`, augmented, `"val"` or `"test"`."""
+        height, width = self.size
+        resize = A.Resize(height, width)
+        if name == "train":
+            ratio = width / height
+            steps: list[Any] = [
+                A.RandomResizedCrop((height, width), (self.smallest_crop, 1.0), (0.8 * ratio, 1.25 * ratio)),
+                A.HorizontalFlip(),
+                A.ColorJitter((0.8, 1.2), (0.8, 1.2), (0.8, 1.2), (-0.05, 0.05), p=0.8),
+            ]
+        else:
+            steps = [resize]
+        return SceneDataset(
+            self.dataset, find_pairs(self.dataset, self.root, name, self.sbd), A.Compose(steps)
+        )
+
+    def train_dataloader(self) -> DataLoader:
+        return self._loader("train")
+
+    def val_dataloader(self) -> DataLoader:
+        return self._loader("val")
+
+    def test_dataloader(self) -> DataLoader:
+        return self._loader("test")
+
+    def _loader(self, name: str) -> DataLoader:
+        dataset, training = self.split(name), name == "train"
+        return DataLoader(
+            dataset, self.batch_size, shuffle=training, num_workers=self.workers,
+            # A last batch of one image would stop the batch norms behind the channel attention's mean.
+            drop_last=training and len(dataset) > self.batch_size,
+            persistent_workers=training and self.workers > 0,
+            generator=torch.Generator().manual_seed(self.seed) if training else None,
+        )  # fmt: skip

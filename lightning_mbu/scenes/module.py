@@ -1,0 +1,90 @@
+"""LitScenes: multi-class segmentation with the loss, the optimizer and the schedule of BiSegUNet."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning as L
+import torch
+from segmentation_models_pytorch.losses import DiceLoss
+from torch import Tensor, nn
+from torchmetrics.classification import MulticlassConfusionMatrix
+
+from ..callback import MBUQuantize
+from ..schedule import Phases, warm_restart_cosine
+from ..scores import Scores, scores
+from .labels import IGNORE, label_map
+
+
+class LitScenes(L.LightningModule):
+    """Cross-entropy with label smoothing + Dice (Eq. 18-20, 26), Adam, a cosine over each phase (Table 10).
+
+    Where an `MBUQuantize` callback is in the Trainer, the learning rate restarts when its layers begin to switch and
+    when the last one has; without one there is one cosine.
+
+    Args:
+        model: `[N, 3, H, W]` -> logits `[N, classes, H, W]`.
+        dataset: sets the classes and their names.
+        lr: peak learning rate.
+        smoothing: share of the label that all classes divide among themselves (epsilon of Eq. 26).
+        dice_weight: weight of the Dice loss; that of the cross-entropy is 1.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        dataset: str,
+        lr: float = 1e-3,
+        smoothing: float = 0.1,
+        dice_weight: float = 1.0,
+    ):
+        super().__init__()
+        self.model = model
+        self.lr = lr
+        self.dice_weight = dice_weight
+        self.names = label_map(dataset).names
+        self.cross_entropy = nn.CrossEntropyLoss(ignore_index=IGNORE, label_smoothing=smoothing)
+        self.dice_loss = DiceLoss("multiclass", ignore_index=IGNORE)
+        self.confusion = MulticlassConfusionMatrix(len(self.names), ignore_index=IGNORE)
+        self.scores: Scores | None = None  # of the last validation or test
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model(x)
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        images, classes = batch
+        logits = self(images)
+        loss = self.cross_entropy(logits, classes) + self.dice_weight * self.dice_loss(logits, classes)
+        self.log("train/loss", loss, on_step=False, on_epoch=True, prog_bar=True)
+        return loss
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        images, classes = batch
+        self.confusion.update(self(images), classes)
+
+    def on_validation_epoch_end(self) -> None:
+        self._log_scores("val")
+
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        self.validation_step(batch, batch_idx)
+
+    def on_test_epoch_end(self) -> None:
+        self._log_scores("test")
+
+    def _log_scores(self, split: str) -> None:
+        self.scores = scores(self.confusion.compute(), self.names)
+        self.confusion.reset()
+        values = {"miou": self.scores.miou, "dice": self.scores.mean_dice, "accuracy": self.scores.accuracy}
+        self.log_dict({f"{split}/{name}": value for name, value in values.items()}, prog_bar=True)
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.Adam(self.parameters(), lr=self.lr)
+        phases = next(
+            (c.phases for c in self.trainer.callbacks if isinstance(c, MBUQuantize)),  # type: ignore[attr-defined]
+            Phases(),
+        )
+        steps = max(int(self.trainer.estimated_stepping_batches), 1)
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: warm_restart_cosine(min(step / steps, 1.0), phases)
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -1,0 +1,156 @@
+"""mbu report: the metrics of the BiSegUNet paper (section V.B and C) for one packed network, as a page and as JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..atomic import write_atomically
+from ..benchmark import COMPILED, compare
+from ..comparison import Comparison
+from ..deploy.packed import PackedModel
+from ..operations import Operations, count_operations
+from ..report import ReportTable, write_report
+from ..scores import Scores
+from .data import SceneData
+from .recipe import score_network
+
+
+@dataclass(frozen=True)
+class SceneReport:
+    """What `report` found.
+
+    Attributes:
+        scores: of the packed network.
+        float_network, network: operations and parameters at one image, before and after.
+        file_bytes: size of the packed file.
+        speed: latencies of the packed and the float network, side by side; one image per call.
+        size: height and width of the images, pixels.
+    """
+
+    scores: Scores
+    float_network: Operations
+    network: Operations
+    file_bytes: int
+    speed: Comparison
+    size: tuple[int, int]
+
+    def fps(self, name: str) -> float:
+        """Images per second of a candidate of `speed`, from its median time."""
+        return 1e3 / self.speed.timings[name].median
+
+    def tables(self) -> list[ReportTable]:
+        """The paper's Table 3, for this network, and its Table 5."""
+        rival = COMPILED if COMPILED in self.speed.timings else self.speed.best_rival
+        float_bytes = 4 * self.float_network.float_parameters
+        rows = [
+            (
+                "multiply-adds x 2 in float, G",
+                self.float_network.float_flops / 1e9,
+                self.network.float_flops / 1e9,
+            ),
+            ("multiply-adds x 2 in one bit, G", 0.0, self.network.one_bit / 1e9),
+            ("FLOPs, 64 one-bit as one, G", self.float_network.flops / 1e9, self.network.flops / 1e9),
+            (
+                "float parameters, M",
+                self.float_network.float_parameters / 1e6,
+                self.network.float_parameters / 1e6,
+            ),
+            ("one-bit parameters, M", 0.0, self.network.one_bit_parameters / 1e6),
+            (
+                "parameters, 32 one-bit as one, M",
+                self.float_network.parameters / 1e6,
+                self.network.parameters / 1e6,
+            ),
+            ("memory of the weights, MB", float_bytes / 1e6, self.file_bytes / 1e6),
+            ("images per second", self.fps(rival), self.fps(self.speed.best_packed)),
+        ]
+        height, width = self.size
+        efficiency = ReportTable(
+            f"Efficiency at {height}x{width}",
+            ("", f"float ({rival})", f"packed ({self.speed.best_packed})"),
+            [(name, f"{before:.3f}", f"{after:.3f}") for name, before, after in rows],
+            note=self.speed.verdict,
+        )
+        return [
+            efficiency,
+            ReportTable("Classes", ("class", "IoU", "Dice", "share of pixels"), self.scores.rows()),
+        ]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types, for JSON; classes without a score are None."""
+        return {
+            "size": list(self.size),
+            "miou": self.scores.miou, "dice": self.scores.mean_dice, "accuracy": self.scores.accuracy,
+            "classes": {
+                name: None if math.isnan(iou) else iou
+                for name, iou in zip(self.scores.names, self.scores.iou.tolist(), strict=True)
+            },
+            "float": vars(self.float_network), "packed": vars(self.network),
+            "file_bytes": self.file_bytes, "speed": self.speed.to_dict(),
+        }  # fmt: skip
+
+
+def report(
+    path: Path, packed: PackedModel, model: nn.Module, data: SceneData, threads: int = 1, repeats: int = 9
+) -> SceneReport:
+    """Measures a packed network.
+
+    Args:
+        path: of its file.
+        packed: what `load(path)` returned.
+        model: its float twin; weights do not matter, it is counted and timed.
+        data: scored on the test split.
+        threads: for the timing.
+        repeats: rounds of the timing.
+
+    Raises:
+        ValueError: `model` has no layer of a name that `packed` has: it is not its twin.
+    """
+    size = (1, packed.input_spec.channels, *data.size)
+    network = count_operations(model, size, {layer.name for layer in packed.layers})
+    scores = score_network(packed, data.test_dataloader(), data.labels.names)
+    image = data.split("test")[0][0][None]
+    speed = compare(model.eval(), packed, image, threads, repeats)
+    return SceneReport(
+        scores,
+        count_operations(model, size, []),
+        network,
+        path.stat().st_size,
+        speed,
+        (data.size[0], data.size[1]),
+    )
+
+
+def write(found: SceneReport, name: str, output: Path) -> Path:
+    """Writes the page `output` and the same as JSON beside it; returns the page."""
+    summary = [
+        ("mIoU", f"{found.scores.miou:.1%}"), ("Dice", f"{found.scores.mean_dice:.1%}"),
+        ("pixel accuracy", f"{found.scores.accuracy:.1%}"),
+        ("images per second", f"{found.fps(found.speed.best_packed):.1f}"),
+        ("size", f"{found.file_bytes / 1e6:.3f} MB"),
+    ]  # fmt: skip
+    write_atomically(output.with_suffix(".json"), json.dumps(found.to_dict(), indent=1).encode())
+    conditions = {**found.speed.conditions, "images": f"one per call, {found.size[0]}x{found.size[1]}"}
+    return write_report(output, title=name, summary=summary, tables=found.tables(), conditions=conditions)
+
+
+def run(options: Any, console: Any) -> int:
+    """`mbu report`."""
+    from ..deploy import load
+    from ..model_names import find_model
+
+    torch.manual_seed(0)
+    data = SceneData(options.dataset, options.root, size=tuple(options.size), batch_size=1, workers=0)
+    model = find_model(options.model, options.arguments)
+    found = report(options.packed, load(options.packed), model, data, options.threads, options.repeats)
+    console.print(found.scores)
+    console.print(found.speed.table())
+    console.print(f"Report: {write(found, options.packed.name, options.output)}")
+    return 0

@@ -1,0 +1,124 @@
+"""Small generated data sets in exactly the folder layouts of the real ones, for tests and `--smoke`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from .labels import DATASETS, IGNORE, label_map
+
+_BLOCKS = 6  # coloured rectangles per image
+
+
+def generate_scene(
+    stored: np.ndarray, size: tuple[int, int], rng: np.random.Generator
+) -> tuple[np.ndarray, ...]:
+    """An image of coloured rectangles and its labels; every class has a colour of its own.
+
+    Args:
+        stored: label values to draw from.
+        size: height and width in pixels.
+        rng: source of chance.
+
+    Returns:
+        uint8 `[H, W, 3]` and uint8 `[H, W]`.
+    """
+    height, width = size
+    labels = np.full(size, rng.choice(stored), np.uint8)
+    for value in rng.choice(stored, _BLOCKS):
+        top, left = int(rng.integers(height)), int(rng.integers(width))
+        labels[top : top + height // 3, left : left + width // 3] = value
+    colours = np.random.default_rng(0).integers(30, 226, (256, 3))
+    image = colours[labels] + rng.normal(0, 8, (*size, 3))
+    return image.clip(0, 255).astype(np.uint8), labels
+
+
+def write_tree(dataset: str, root: str | Path, size: tuple[int, int] = (64, 96), images: int = 4) -> Path:
+    """Writes a small data set below `root`.
+
+    Args:
+        dataset: `"cityscapes"`, `"voc"` (with SBD), `"ade20k"` or `"camvid"`.
+        root: made where it is missing.
+        size: height and width in pixels.
+        images: per split.
+
+    Returns:
+        `root`.
+
+    Raises:
+        ValueError: an unknown data set.
+    """
+    table = label_map(dataset).table
+    # Every class, and one value without a class: a border, something else, unlabelled.
+    stored = np.append(
+        np.flatnonzero(table != IGNORE), np.flatnonzero(table == IGNORE)[-1 if dataset == "voc" else 0]
+    )
+    rng = np.random.default_rng(list(DATASETS).index(dataset))
+    root = Path(root)
+    writer = {"cityscapes": _cityscapes, "voc": _voc, "ade20k": _ade20k, "camvid": _camvid}[dataset]
+    for split in ("train", "val", "test") if dataset == "camvid" else ("train", "val"):
+        scenes = [generate_scene(stored, size, rng) for _ in range(images)]
+        writer(root, split, scenes)
+    return root
+
+
+def _save(path: Path, array: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(array).save(path)
+
+
+def _write(path: Path, lines: list[str]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _cityscapes(root: Path, split: str, scenes: list[tuple[np.ndarray, ...]]) -> None:
+    for index, (image, labels) in enumerate(scenes):
+        city = ("aachen", "bochum")[index % 2]
+        stem = f"{city}_000000_{index:06d}"
+        _save(root / "leftImg8bit" / split / city / f"{stem}_leftImg8bit.png", image)
+        _save(root / "gtFine" / split / city / f"{stem}_gtFine_labelIds.png", labels)
+
+
+def _voc(root: Path, split: str, scenes: list[tuple[np.ndarray, ...]]) -> None:
+    from scipy.io import savemat
+
+    voc = root / "VOCdevkit" / "VOC2012"
+    names = [f"2007_{(split == 'val') * 500 + index:06d}" for index in range(len(scenes))]
+    for name, (image, labels) in zip(names, scenes, strict=True):
+        _save(voc / "JPEGImages" / f"{name}.jpg", image)
+        path = voc / "SegmentationClass" / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture = Image.fromarray(labels).convert("P")  # VOC stores palette images
+        picture.putpalette(np.random.default_rng(0).integers(0, 256, 768).tolist())
+        picture.save(path)
+    _write(voc / "ImageSets" / "Segmentation" / f"{split}.txt", names)
+    # SBD repeats images of VOC's own splits, which must not come in a second time, and adds new ones.
+    sbd = root / "benchmark_RELEASE" / "dataset"
+    added = [name.replace("2007", "2008") for name in names]
+    for name, (image, labels) in zip([*names, *added], [*scenes, *scenes], strict=True):
+        _save(sbd / "img" / f"{name}.jpg", image)
+        path = sbd / "cls" / f"{name}.mat"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        savemat(path, {"GTcls": {"Segmentation": np.where(labels == IGNORE, 0, labels)}})
+    _write(sbd / f"{split}.txt", [*names, *added])
+
+
+def _ade20k(root: Path, split: str, scenes: list[tuple[np.ndarray, ...]]) -> None:
+    folder = {"train": "training", "val": "validation"}[split]
+    for index, (image, labels) in enumerate(scenes, 1):
+        stem = f"ADE_{split}_{index:08d}"
+        _save(root / "ADEChallengeData2016" / "images" / folder / f"{stem}.jpg", image)
+        _save(root / "ADEChallengeData2016" / "annotations" / folder / f"{stem}.png", labels)
+
+
+def _camvid(root: Path, split: str, scenes: list[tuple[np.ndarray, ...]]) -> None:
+    lines = []
+    for index, (image, labels) in enumerate(scenes):
+        name = f"0001TP_{index:06d}.png"
+        _save(root / split / name, image)
+        _save(root / f"{split}annot" / name, labels)
+        lines.append(f"/SegNet/CamVid/{split}/{name} /SegNet/CamVid/{split}annot/{name}")
+    _write(root / f"{split}.txt", lines)

@@ -1,0 +1,32 @@
+import pytest
+import torch
+
+from lightning_mbu import convert, load, save, verify
+from lightning_mbu.models import BiSegUNet
+
+SMALL = {"width": 16, "classes": 5}
+
+VARIANTS = {
+    "paper": {},
+    "half resolution, block at the output": {"stem_stride": 2, "capacity_blocks": 5, "groups": 2},
+    "two blocks without attention": {"capacity_blocks": 2, "channel_attention": "none"},
+    "cbam": {"channel_attention": "cbam"},
+}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_variants_pack_exactly(name, quantized):
+    model = BiSegUNet(**SMALL, **VARIANTS[name])
+    x = torch.randn(2, 3, 64, 96)
+    model = quantized(model, size=64, masked="none", min_channels=2)
+    packed = convert(model, x[:1])
+    result = verify(model, packed, x)
+    assert result.mismatches == 0 and result.at_rounding == 0, str(result)
+    assert result.output_difference < 1e-4
+    assert packed(x).shape == (2, 5, 64, 96) and packed.input_spec.multiple == 16 * model.stem_stride
+
+
+def test_saved_and_loaded(quantized, tmp_path):
+    packed = convert(quantized(BiSegUNet(**SMALL), size=64, min_channels=2), torch.randn(1, 3, 64, 64))
+    x = torch.randn(1, 3, 32, 96)
+    assert torch.equal(load(save(packed, tmp_path / "net.mbu"))(x), packed(x))

@@ -1,0 +1,86 @@
+"""mbu report and mbu ablation at their smallest; the recipes run in tests/test_recipes.py."""
+
+import json
+
+import pytest
+import torch
+
+from lightning_mbu import convert, make_plan, prepare, save
+from lightning_mbu.cli import main
+from lightning_mbu.comparison import Comparison
+from lightning_mbu.models import BiSegUNet
+from lightning_mbu.scene_options import STUDIES, AblationSettings
+from lightning_mbu.scenes import ablation, report, write_tree
+from lightning_mbu.timing import Timing
+
+SMALL = {"width": 16, "classes": 11}
+
+
+def timings(model, packed, image, threads, repeats):
+    """In the place of `compare`, which compiles for a minute and has tests of its own."""
+    assert torch.isfinite(packed(image)).all() and model(image).shape == packed(image).shape
+    times = {"float compiled": Timing((20.0,)), "packed compiled": Timing((4.0,))}
+    return Comparison(times, {}, {}, {}, 1000, 100, {"threads": str(threads)})
+
+
+def test_report_scores_counts_and_times(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(report, "compare", timings)
+    root = write_tree("camvid", tmp_path / "data", size=(32, 48), images=2)
+    model = BiSegUNet(**SMALL)
+    prepare(model, make_plan(model, torch.empty(1, 3, 32, 48), masked="none"))
+    path = save(convert(model.eval(), torch.randn(1, 3, 32, 48)), tmp_path / "net.mbu")
+    arguments = [
+        "report",
+        str(path),
+        "--model",
+        "lightning_mbu.models:BiSegUNet",
+        "--arguments",
+        json.dumps(SMALL),
+    ]
+    arguments += ["--dataset", "camvid", "--root", str(root), "--size", "32", "48"]
+    assert main([*arguments, "--output", str(tmp_path / "page.html")]) == 0
+    found = json.loads((tmp_path / "page.json").read_text())
+    assert 0 <= found["miou"] <= 1 and 0 <= found["accuracy"] <= 1 and len(found["classes"]) == 11
+    assert found["float"]["one_bit"] == 0 < found["packed"]["one_bit"]
+    assert found["packed"]["float_flops"] + found["packed"]["one_bit"] == found["float"]["float_flops"]
+    assert found["speed"]["speedup"] == 5
+    assert found["file_bytes"] == path.stat().st_size < 4 * found["float"]["float_parameters"]
+    page = (tmp_path / "page.html").read_text()
+    assert all(words in page for words in ("mIoU", "250.000", "bicyclist", "FLOPs, 64 one-bit as one"))
+    assert "mIoU" in capsys.readouterr().out
+    arguments[arguments.index(json.dumps(SMALL))] = json.dumps({**SMALL, "capacity_blocks": 0})
+    assert main(arguments) == 1 and "capacity1" in capsys.readouterr().err
+
+
+def test_studies_are_those_of_the_paper():
+    assert tuple(ablation.STUDIES) == STUDIES
+    for variants in ablation.STUDIES.values():
+        for options in variants.values():
+            BiSegUNet(**SMALL, **options)
+    with pytest.raises(ValueError, match="study='table1' is unknown"):
+        ablation.ablate("table1", AblationSettings())
+
+
+def test_ablation_trains_every_variant(tmp_path, monkeypatch, capsys):
+    root = write_tree("camvid", tmp_path / "data", size=(32, 32), images=2)
+    variants = {"none": {"capacity_blocks": 0}, "one": {"capacity_blocks": 1}}
+    monkeypatch.setitem(ablation.STUDIES, "table9", variants)
+    arguments = [
+        "ablation",
+        "table9",
+        "--root",
+        str(root),
+        "--size",
+        "32",
+        "32",
+        "--epochs",
+        "6",
+        "--batch-size",
+        "2",
+    ]
+    arguments += ["--seeds", "1", "--workers", "0", "--output", str(tmp_path / "found.json")]
+    assert main(arguments) == 0
+    results = json.loads((tmp_path / "found.json").read_text())["results"]
+    assert [x["name"] for x in results] == list(variants) and results[0]["flops"] < results[1]["flops"]
+    assert all(len(x["miou"]) == 1 and 0 <= x["miou"][0] <= 1 for x in results)
+    assert "table9: camvid at 32x32, width 16, 6 epochs, 1 seeds, one-bit" in capsys.readouterr().out
