@@ -90,8 +90,10 @@ class _Function:
         wide = of.replace("32", "64").replace("16", "32")
         widened = [f"{wide}({source})" for source in typed]
         match kind, parts[1:-1]:
+            case "mov", [] if parts[-1] == "b32" and (target[0] == "f") != (sources[0][0] == "f"):
+                value = f"emu::{'bits_float' if target[0] == 'f' else 'float_bits'}({sources[0]})"
             case "mov", []:
-                value = typed[0] if of != "bool" else sources[0]
+                value = typed[0]
             case "cvta", _:
                 value = sources[0]
             case ("add" | "sub" | "and" | "or" | "xor"), [] | ["rn"]:
