@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # the package `emulator`, for these tests alone
-from emulator import build  # noqa: E402
+from emulator import build
 
 
 @pytest.fixture(scope="session")

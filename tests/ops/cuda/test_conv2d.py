@@ -27,7 +27,14 @@ LAYERS = {
         (5, 6), (32 * w,), 33, kernel=(2, 2), stride=(2, 2), padding=(0, 0), transposed=True, batch=2
     ),
     "transposed, ragged": lambda w: Conv(
-        (4, 4), (32 * w - 5,), 32, stride=(3, 2), padding=(1, 0), dilation=(2, 1), extra=(1, 1), transposed=True
+        (4, 4),
+        (32 * w - 5,),
+        32,
+        stride=(3, 2),
+        padding=(1, 0),
+        dilation=(2, 1),
+        extra=(1, 1),
+        transposed=True,
     ),
     "transposed, no taps": lambda w: Conv(
         (3, 2), (32 * w,), 32, kernel=(1, 2), stride=(2, 3), padding=(0, 0), transposed=True

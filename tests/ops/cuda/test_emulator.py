@@ -17,7 +17,7 @@ FAULTS = {
     "leaves_a_copy": "leaves while its copies are in flight",
     "reads_without_barrier": "which nobody has written|with no barrier in between",
     "overwrites_what_others_read": r"(writes .*, read|reads .*, written) by thread \d+ with no barrier in between",
-    "copies_over_what_others_read": r"starts a copy to .*, read by thread \d+ with no barrier|while a copy to it is in flight",
+    "copies_over_what_others_read": r"(starts a copy to .*, read|reads .*, written) by thread \d+ with no barrier",
     "writes_what_others_wrote": r"writes shared byte \d+, written by thread \d+ with no barrier in between",
     "reads_nothing": "which nobody has written",
     "misaligned": "in a step of 16 bytes, which is misaligned",
@@ -33,7 +33,9 @@ ORDERS = list(itertools.product([0, 1], [0, 1]))
 @pytest.fixture(scope="module")
 def faulty(host_objects, tmp_path_factory):
     folder = tmp_path_factory.mktemp("faulty")
-    return build.link([*host_objects, *build.compile_all([build.EMULATOR / "faulty.cu"], folder)], folder / "faulty.so")
+    return build.link(
+        [*host_objects, *build.compile_all([build.EMULATOR / "faulty.cu"], folder)], folder / "faulty.so"
+    )
 
 
 def run(library, kernel: str, late: int, backwards: int) -> tuple[str, torch.Tensor, torch.Tensor]:

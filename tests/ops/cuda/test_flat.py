@@ -41,7 +41,9 @@ def test_pack(library, random, name, dtype, channels):
     threshold = torch.randn(channels, generator=random)
     threshold[0] = x[1, 0, 1, 2]  # met exactly
     flip = torch.randint(LIMITS.min, LIMITS.max, (words_of(channels),), generator=random).to(torch.int32)
-    for view, (t, f) in zip(views, [(None, None), (threshold, None), (threshold, flip), (None, flip)], strict=True):
+    for view, (t, f) in zip(
+        views, [(None, None), (threshold, None), (threshold, flip), (None, flip)], strict=True
+    ):
         assert torch.equal(flat.pack(library, name, view, t, f), reference.pack(view, t, f))
 
 

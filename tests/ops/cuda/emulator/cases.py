@@ -28,7 +28,10 @@ class _ConvCase(ctypes.Structure):
 
     _fields_ = [
         *((name, _I64) for name in ("batch", "height", "width")),
-        *((name, _I64 * 2) for name in ("words", "pixel", "upsample", "kernel", "stride", "padding", "dilation")),
+        *(
+            (name, _I64 * 2)
+            for name in ("words", "pixel", "upsample", "kernel", "stride", "padding", "dilation")
+        ),
         ("output", _I64 * 2),
         *((name, _I64) for name in ("out_channels", "transposed", "zero_padding", "planes")),
         ("source", _PTR * 2),
@@ -63,9 +66,7 @@ class Conv:
     gap: int = 0
 
     def output(self) -> tuple[int, int]:
-        sides = zip(
-            self.size, self.kernel, self.stride, self.padding, self.dilation, self.extra, strict=True
-        )
+        sides = zip(self.size, self.kernel, self.stride, self.padding, self.dilation, self.extra, strict=True)
         if self.transposed:
             height, width = (transposed_size(n, k, s, p, e, d) for n, k, s, p, d, e in sides)
         else:
@@ -111,7 +112,9 @@ class Problem:
             -1,
         )
         if c.transposed:
-            self.dots = reference.conv_transpose2d(image, self.weight, c.stride, c.padding, c.extra, c.dilation)
+            self.dots = reference.conv_transpose2d(
+                image, self.weight, c.stride, c.padding, c.extra, c.dilation
+            )
         else:
             self.dots = reference.conv2d(image, self.weight, c.stride, c.padding, c.dilation, c.pad_value)
 
@@ -147,7 +150,9 @@ class Problem:
     def _noise(self, *shape: int, dtype: torch.dtype = torch.int32) -> Tensor:
         return torch.full(shape, 77, dtype=dtype)
 
-    def bits(self, library, kernel: str, threshold: Tensor, flip: Tensor, late=True, backwards=False) -> Tensor:
+    def bits(
+        self, library, kernel: str, threshold: Tensor, flip: Tensor, late=True, backwards=False
+    ) -> Tensor:
         """The emulated kernel's packed output; raises what the emulator found wrong."""
         case = self._case(late, backwards)
         out = self._noise(self.conv.batch, *self.conv.output(), len(threshold) * flip.shape[1])
@@ -187,4 +192,3 @@ def _call(function, kernel: str, case: ctypes.Structure) -> None:
     error = function(kernel.encode(), ctypes.byref(case)).decode()
     if error:
         raise RuntimeError(f"{kernel}: {error}")
-

@@ -1,4 +1,5 @@
-// Kernels with one error each, and a right one: what the emulator must name (tests/ops/cuda/test_emulator.py).
+// Kernels with one error each, and a right one: what the emulator must name
+// (tests/ops/cuda/test_emulator.py).
 #include "cuda/arithmetic.h"
 
 namespace mbu::cuda {
@@ -55,6 +56,9 @@ MBU_KERNEL void copies_over_what_others_read(const HeadParams p) {
   barrier();
   load_shared<4>(other_place());
   copy_async<4>(own_place(), p.input, true);
+  commit_copies();
+  wait_copies<0>();
+  barrier();
 }
 MBU_KERNEL void writes_what_others_wrote(const HeadParams) {
   store_shared<4>(own_place(), kWords);

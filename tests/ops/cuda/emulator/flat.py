@@ -28,7 +28,9 @@ class _FlatCase(ctypes.Structure):
     ]
 
 
-def _run(library, kernel: str, inputs: Sequence[Tensor | None], out: Tensor, numbers: Sequence[int]) -> Tensor:
+def _run(
+    library, kernel: str, inputs: Sequence[Tensor | None], out: Tensor, numbers: Sequence[int]
+) -> Tensor:
     case = _FlatCase()
     for i, tensor in enumerate(inputs):
         if tensor is not None:
@@ -74,19 +76,45 @@ def upsample(library, kernel: str, bits: Tensor, factors: tuple[int, int]) -> Te
     return _run(library, kernel, [bits], _noise(n, height, width, words), numbers)
 
 
-def stem(library, kernel: str, x: Tensor, weight: Tensor, threshold: Tensor, flip: Tensor, stride, padding, dilation):
+def stem(
+    library,
+    kernel: str,
+    x: Tensor,
+    weight: Tensor,
+    threshold: Tensor,
+    flip: Tensor,
+    stride,
+    padding,
+    dilation,
+):
     """``weight`` as in ``torch.nn.Conv2d``; the kernel reads output channels side by side."""
     n, c, h, w = x.shape
     oc, size = weight.shape[0], weight.shape[2:]
     sides = zip((h, w), size, stride, padding, dilation, strict=True)
     height, width = (conv_size(*side) for side in sides)
     planes = len(threshold)
-    numbers = [n, height, width, _KINDS[x.dtype], c, h, w, *x.stride(), oc, *size, *stride, *padding, *dilation]
+    numbers = [
+        n,
+        height,
+        width,
+        _KINDS[x.dtype],
+        c,
+        h,
+        w,
+        *x.stride(),
+        oc,
+        *size,
+        *stride,
+        *padding,
+        *dilation,
+    ]
     inputs = [x, weight.permute(1, 2, 3, 0).contiguous(), threshold, flip]
     return _run(library, kernel, inputs, _noise(n, height, width, planes * words_of(oc)), [*numbers, planes])
 
 
-def head(library, kernel: str, bits: Tensor, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
+def head(
+    library, kernel: str, bits: Tensor, weight: Tensor, bias: Tensor | None, dtype: torch.dtype
+) -> Tensor:
     """``weight`` is ``[classes, channels]``."""
     n, h, w, _ = bits.shape
     classes, channels = weight.shape

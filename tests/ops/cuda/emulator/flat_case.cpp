@@ -90,8 +90,8 @@ std::string max_pool2d(const emu::Kernel& kernel, const FlatCase& c, const Memor
   Numbers n(c.number);
   const ImageSize output = n.image();
   int64_t words = 0;
-  n.into(words, p.height, p.width, p.stride_n, p.stride_h, p.stride_w, p.kernel_h, p.kernel_w, p.stride_y, p.stride_x,
-         p.padding_h, p.padding_w, p.dilation_h, p.dilation_w);
+  n.into(words, p.height, p.width, p.stride_n, p.stride_h, p.stride_w, p.kernel_h, p.kernel_w, p.stride_y,
+         p.stride_x, p.padding_h, p.padding_w, p.dilation_h, p.dilation_w);
   p.input = as<const mbu::Word>(m.input[0]);
   p.output = as<mbu::Word>(m.output);
   const uint32_t blocks = plan_max_pool2d(output, words, vector_of(kernel), p);
@@ -114,9 +114,9 @@ std::string stem(const emu::Kernel& kernel, const FlatCase& c, const Memory& m) 
   StemParams p{};
   Numbers n(c.number);
   const ImageSize output = n.image();
-  n.into(p.kind, p.channels, p.height, p.width, p.stride_n, p.stride_c, p.stride_h, p.stride_w, p.out_channels,
-         p.kernel_h, p.kernel_w, p.stride_y, p.stride_x, p.padding_h, p.padding_w, p.dilation_h, p.dilation_w,
-         p.planes);
+  n.into(p.kind, p.channels, p.height, p.width, p.stride_n, p.stride_c, p.stride_h, p.stride_w,
+         p.out_channels, p.kernel_h, p.kernel_w, p.stride_y, p.stride_x, p.padding_h, p.padding_w,
+         p.dilation_h, p.dilation_w, p.planes);
   p.input = m.input[0];
   p.weight = as<const float>(m.input[1]);
   p.threshold = as<const float>(m.input[2]);
@@ -141,9 +141,9 @@ std::string head(const emu::Kernel& kernel, const FlatCase& c, const Memory& m) 
 
 std::string run_named(const std::string& name, const FlatCase& c) {
   using Operation = std::string (*)(const emu::Kernel&, const FlatCase&, const Memory&);
-  static const std::map<std::string, Operation> operations = {{"pack", pack},         {"unpack", unpack},
-                                                              {"max", max_pool2d},    {"upsample", upsample},
-                                                              {"stem", stem},         {"head", head}};
+  static const std::map<std::string, Operation> operations = {{"pack", pack},      {"unpack", unpack},
+                                                              {"max", max_pool2d}, {"upsample", upsample},
+                                                              {"stem", stem},      {"head", head}};
   const emu::Kernel* kernel = emu::find_kernel(name);
   if (!kernel) return "no kernel " + name;
   emu::forget_global();

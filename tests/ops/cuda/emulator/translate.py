@@ -96,7 +96,7 @@ class _Function:
                 value = typed[0]
             case "cvta", _:
                 value = sources[0]
-            case ("add" | "sub" | "and" | "or" | "xor"), [] | ["rn"]:
+            case (("add" | "sub" | "and" | "or" | "xor"), [] | ["rn"]):
                 left, right = typed if of in ("float", "bool") else as_unsigned
                 value = f"{left} {_SIGNS[kind]} {right}"
             case "not", []:
@@ -125,7 +125,7 @@ class _Function:
                 value = f"{typed[0]} / {typed[1]}"
             case "rem", []:
                 value = f"{typed[0]} % {typed[1]}"
-            case ("min" | "max"), []:
+            case (("min" | "max"), []):
                 value = f"std::{kind}({typed[0]}, {typed[1]})"
             case "setp", ["nan"]:
                 value = f"std::isnan({sources[0]}) || std::isnan({sources[1]})"
