@@ -107,3 +107,12 @@ def use_cpu_kernel(name: str) -> Iterator[None]:
         yield
     finally:
         _force(before)
+
+
+def release_memory() -> None:
+    """Gives memory that large results left for later ones back to the system.
+
+    It is kept between calls so that a running network asks the system for none; memory that many results in a row did
+    not need goes back by itself.
+    """
+    _library_functions().mbu_release_memory()

@@ -3,6 +3,7 @@
 #include "torch/check.h"
 #include "torch/images.h"
 #include "torch/ops.h"
+#include "torch/outputs.h"
 #include "torch/shapes.h"
 
 namespace mbu {
@@ -14,18 +15,7 @@ FloatAndBits stem_stream_cpu(const Tensor&, const Tensor&, const Tensor&, std::o
 
 namespace {
 
-using torch::headeronly::MemoryFormat;
 using torch::headeronly::ScalarType;
-
-Tensor empty_int(std::initializer_list<int64_t> sizes) {
-  return torch::stable::empty(sizes, ScalarType::Int);
-}
-
-// float32 [N, C, H, W] in channels_last memory.
-Tensor empty_float_nhwc(std::initializer_list<int64_t> sizes) {
-  return torch::stable::empty(sizes, ScalarType::Float, std::nullopt, std::nullopt, std::nullopt,
-                              MemoryFormat::ChannelsLast);
-}
 
 Tensor pack_cpu(const Tensor& x, std::optional<Tensor> threshold, std::optional<Tensor> flip) {
   MBU_CHECK(x.dim() == 4, "pack: x has ", x.dim(), " dimensions; it must be [N, C, H, W]");
@@ -76,7 +66,7 @@ Tensor unpack_cpu(const Tensor& bits, int64_t channels) {
             words_of(channels), " words, but bits has ", p.input.words,
             "; pass the channel count that was packed, or slice the words of one part");
   p.channels = channels;
-  Tensor out = empty_float_nhwc({p.input.batch, channels, p.input.height, p.input.width});
+  Tensor out = empty_nhwc({p.input.batch, channels, p.input.height, p.input.width}, ScalarType::Float);
   p.output = out.mutable_data_ptr<float>();
   unpack(p);
   return out;
@@ -88,7 +78,7 @@ Tensor tile_weight_cpu(const Tensor& planes) {
   const Tensor source = torch::stable::contiguous(planes);
   const WeightLayout layout = cpu_kernel().layout;
   const WordRanges ranges = find_word_ranges(words(source), oc, kh * kw, cw);
-  Tensor out = empty_int({TiledWeight::size(layout, oc, kh * kw, ranges.count)});
+  Tensor out = empty_int({TiledWeight::size(layout, oc, {kh, kw}, ranges.count)});
   tile_weight(words(source), oc, {kh, kw}, cw, layout, ranges, out.mutable_data_ptr<int32_t>());
   return out;
 }
@@ -110,7 +100,7 @@ Tensor run_conv(const char* op, Conv2dParams& p, const Tensor& weight, const Thr
   read_weight(op, p, weight, kernel);
   const int64_t n = p.input.batch, oc_words = words_of(p.out_channels);
   if (!t) {
-    Tensor out = empty_float_nhwc({n, p.out_channels, p.output.h, p.output.w});
+    Tensor out = empty_nhwc({n, p.out_channels, p.output.h, p.output.w}, ScalarType::Float);
     p.sums = out.mutable_data_ptr<float>();
     conv2d(p, kernel);
     return out;
@@ -136,6 +126,7 @@ struct StreamArguments {
   int64_t pool, upsample;
   bool relu;
   const std::optional<Tensor>&head, &head_bias;
+  std::optional<ScalarType> dtype;
 };
 
 // The float stream and its bits: what follows dot products whose result is needed as float.
@@ -181,9 +172,16 @@ FloatAndBits run_stream(const char* op, Conv2dParams& p, const Tensor& weight, c
       s.head_bias = head_bias.const_data_ptr<float>();
     }
   }
-  Tensor out = empty_float_nhwc({n, a.head ? s.classes : oc, p.output.h, p.output.w});
+  const ScalarType type = a.dtype.value_or(ScalarType::Float);
+  MBU_CHECK(type == ScalarType::Float || (type == ScalarType::BFloat16 && !a.head), op, ": dtype is ",
+            torch::headeronly::toString(type),
+            "; a float stream is stored as float32 or bfloat16, logits as float32");
+  Tensor out = empty_nhwc({n, a.head ? s.classes : oc, p.output.h, p.output.w}, type);
   Tensor out_bits = empty_int({n, p.output.h, p.output.w, checked_mul(s.planes, words_of(oc), op)});
-  (a.head ? s.logits : s.output) = out.mutable_data_ptr<float>();
+  if (type == ScalarType::Float)
+    (a.head ? s.logits : s.output) = out.mutable_data_ptr<float>();
+  else
+    s.narrow = static_cast<Bfloat16*>(out.mutable_data_ptr());
   s.bits = static_cast<Word*>(out_bits.mutable_data_ptr());
   p.stream = &s;
   conv2d(p, kernel);
@@ -267,24 +265,26 @@ FloatAndBits conv2d_stream_cpu(Images bits, const Tensor& weight, const Tensor& 
                                std::vector<Tensor> residual, std::optional<Tensor> threshold,
                                int64_t out_channels, Pair kernel_size, Pair stride, Pair padding,
                                Pair dilation, int64_t pad_value, int64_t pool, int64_t upsample, bool relu,
-                               Pair size, std::optional<Tensor> head, std::optional<Tensor> head_bias) {
+                               Pair size, std::optional<Tensor> head, std::optional<Tensor> head_bias,
+                               std::optional<ScalarType> dtype) {
   const char* op = "conv2d_stream";
   const Joined in = join(op, bits, size);
   Conv2dParams p = conv2d_layer(op, in, out_channels, kernel_size, stride, padding, dilation, pad_value);
-  return run_stream(op, p, weight, {affine, residual, threshold, pool, upsample, relu, head, head_bias});
+  return run_stream(op, p, weight,
+                    {affine, residual, threshold, pool, upsample, relu, head, head_bias, dtype});
 }
 
 FloatAndBits conv_transpose2d_stream_cpu(Images bits, const Tensor& weight, const Tensor& affine,
                                          std::vector<Tensor> residual, std::optional<Tensor> threshold,
                                          int64_t out_channels, Pair kernel_size, Pair stride, Pair padding,
                                          Pair output_padding, Pair dilation, int64_t pool, int64_t upsample,
-                                         bool relu, Pair size) {
+                                         bool relu, Pair size, std::optional<ScalarType> dtype) {
   const char* op = "conv_transpose2d_stream";
   const Joined in = join(op, bits, size);
   Conv2dParams p =
       transposed_layer(op, in, out_channels, kernel_size, stride, padding, output_padding, dilation);
   return run_stream(op, p, weight,
-                    {affine, residual, threshold, pool, upsample, relu, std::nullopt, std::nullopt});
+                    {affine, residual, threshold, pool, upsample, relu, std::nullopt, std::nullopt, dtype});
 }
 
 Tensor max_pool2d_cpu(const Tensor& bits, Pair kernel_size, Pair stride, Pair padding, Pair dilation,
