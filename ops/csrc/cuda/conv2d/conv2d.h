@@ -9,14 +9,11 @@
 
 namespace mbu::cuda {
 
-constexpr int larger(int a, int b) {
-  return a > b ? a : b;
-}
-
 template <class Form, class T, class Epilogue, int kVector>
 struct Conv2d {
   using Loop = Pipeline<Form, T, kVector>;
-  static constexpr int kSharedBytes = larger(Loop::kBytes, Epilogue::template kBytes<T>);
+  static constexpr int kSharedBytes =
+      Loop::kBytes > Epilogue::template kBytes<T> ? Loop::kBytes : Epilogue::template kBytes<T>;
 
   static MBU_DEVICE void run(const Conv2dParams& p) {
     const Pass pass = pass_of(p, block_z());
@@ -31,9 +28,8 @@ struct Conv2d {
 
 // Threads of a multiprocessor that registers must suffice for: as many as ptxas manages without spilling.
 // Narrow reads keep the places of more pixels in registers.
-constexpr int resident_threads(int vector) {
-  return vector == 4 ? 384 : 256;
-}
+template <int kVector>
+constexpr int kResidentThreads = kVector == 4 ? 384 : 256;
 
 }  // namespace mbu::cuda
 
@@ -44,7 +40,7 @@ constexpr int resident_threads(int vector) {
           (shared_bytes),                                                                               \
       #name ": kernels.inc gives another size of shared memory");                                       \
   MBU_KERNEL void __launch_bounds__(mbu::cuda::tile::kThreads,                                          \
-                                    mbu::cuda::resident_threads(vector) / mbu::cuda::tile::kThreads)    \
+                                    mbu::cuda::kResidentThreads<vector> / mbu::cuda::tile::kThreads)    \
       name(const __grid_constant__ mbu::cuda::Conv2dParams params) {                                    \
     mbu::cuda::Conv2d<mbu::cuda::form, mbu::cuda::tile, mbu::cuda::epilogue, vector>::run(params);      \
   }
