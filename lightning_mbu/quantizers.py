@@ -118,21 +118,6 @@ def round_stream(x: Tensor) -> Tensor:
     return _RoundedStream.apply(x)  # type: ignore[return-value]
 
 
-class _RoundedStream(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x: Tensor) -> Tensor:
-        return x.bfloat16().float()
-
-    @staticmethod
-    def backward(ctx, *gradients: Tensor):
-        return gradients[0]
-
-
-def round_stream(x: Tensor) -> Tensor:
-    """`x` rounded to the nearest bfloat16, ties to even, as a packed network stores it; gradient: identity (STE)."""
-    return _RoundedStream.apply(x)  # type: ignore[return-value]
-
-
 def binarize_activation(
     x: Tensor,
     threshold: Tensor,

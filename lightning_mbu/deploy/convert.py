@@ -45,8 +45,8 @@ def convert(
 
     Raises:
         TypeError: `example_input` is not a float32 tensor.
-        ValueError: another `stream_dtype`, no quantized layer, a layer that is not fully quantized, NaN or infinite values, or an input
-            that the model does not accept.
+        ValueError: another `stream_dtype`, no quantized layer, a layer that is not fully quantized, NaN or infinite
+            values, or an input that the model does not accept.
     """
     if stream_dtype not in ("float32", "bfloat16"):
         raise ValueError(f"stream_dtype={stream_dtype!r}; it must be 'float32' or 'bfloat16'.")
