@@ -50,22 +50,6 @@ struct StreamEpilogue {
   float share;
 };
 
-// What turns the counts of a tile into a float stream where the kernel does so itself: see
-// cpu/stream/stream.h. The shortcut of a pixel's channel is the sum over `terms` of
-//   shortcut[tile * terms + term][source[pixel] + channel of the tile] * share
-struct StreamEpilogue {
-  const float* affine;  // [steps, 2, channels]
-  int64_t steps;
-  bool relu;
-  float* output;     // [target + oc]
-  Bfloat16* narrow;  // or this one
-  int64_t terms;     // 0: no shortcut
-  const void* const* shortcut;
-  FloatType shortcut_type;  // f32 or bf16
-  const int64_t* source;    // [pixels] elements
-  float share;
-};
-
 // One call of a conv2d microkernel: `pixels` output pixels times the channel tiles [tile_begin, tile_end).
 // Pixels are a list, so that a tile of them is full whatever the width of the image; they are also whole rows
 // of `row_pixels`, `pixels` being a multiple of it. `run` and `picture` describe the same products.
