@@ -108,7 +108,7 @@ def _train(
     model = BiSegUNet(classes=data.labels.classes, width=settings.width, **difference)
     module = LitScenes(model, settings.dataset, lr=settings.lr)
     callbacks = (
-        [MBUQuantize("bisegunet", input_size=settings.size, min_channels=2)] if settings.quantize else []
+        [MBUQuantize("bisegunet", input_size=settings.size, min_channels=4)] if settings.quantize else []
     )
     trainer = L.Trainer(
         max_epochs=settings.epochs, callbacks=callbacks, logger=False, enable_checkpointing=False,

@@ -18,7 +18,7 @@ VARIANTS = {
 def test_variants_pack_exactly(name, quantized):
     model = BiSegUNet(**SMALL, **VARIANTS[name])
     x = torch.randn(2, 3, 64, 96)
-    model = quantized(model, size=64, masked="none", min_channels=2)
+    model = quantized(model, size=64, masked="none", min_channels=4)
     packed = convert(model, x[:1])
     result = verify(model, packed, x)
     assert result.mismatches == 0 and result.at_rounding == 0, str(result)
@@ -27,6 +27,6 @@ def test_variants_pack_exactly(name, quantized):
 
 
 def test_saved_and_loaded(quantized, tmp_path):
-    packed = convert(quantized(BiSegUNet(**SMALL), size=64, min_channels=2), torch.randn(1, 3, 64, 64))
+    packed = convert(quantized(BiSegUNet(**SMALL), size=64, min_channels=4), torch.randn(1, 3, 64, 64))
     x = torch.randn(1, 3, 32, 96)
     assert torch.equal(load(save(packed, tmp_path / "net.mbu"))(x), packed(x))

@@ -83,4 +83,5 @@ def test_ablation_trains_every_variant(tmp_path, monkeypatch, capsys):
     results = json.loads((tmp_path / "found.json").read_text())["results"]
     assert [x["name"] for x in results] == list(variants) and results[0]["flops"] < results[1]["flops"]
     assert all(len(x["miou"]) == 1 and 0 <= x["miou"][0] <= 1 for x in results)
-    assert "table9: camvid at 32x32, width 16, 6 epochs, 1 seeds, one-bit" in capsys.readouterr().out
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "table9: camvid at 32x32, width 16, 6 epochs, 1 seeds, one-bit" in shown
