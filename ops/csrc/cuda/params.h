@@ -1,2 +1,0 @@
-#pragma once
-namespace mbu::cuda { struct UnpackParams { const unsigned* input; float* output; long long count; }; }
