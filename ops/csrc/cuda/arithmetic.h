@@ -1,0 +1,55 @@
+// Small arithmetic that several kernels share.
+#pragma once
+#include "cuda/params.h"
+#include "cuda/ptx.h"
+
+namespace mbu::cuda {
+
+constexpr int kWarpLanes = 32;
+
+struct Quotient {
+  int32_t quotient, remainder;
+};
+
+MBU_DEVICE int32_t quotient_of(int32_t value, const Divide& by) {
+  if (by.multiplier == 0) return value;
+  return static_cast<int32_t>(multiply_high(static_cast<uint32_t>(value), by.multiplier) >> by.shift);
+}
+
+MBU_DEVICE Quotient divide_by(int32_t value, const Divide& by) {
+  const int32_t quotient = quotient_of(value, by);
+  return {quotient, value - quotient * static_cast<int32_t>(by.divisor)};
+}
+
+// The bits of a word that belong to one of `channels` channels.
+MBU_DEVICE Word valid_bits(int32_t word, int32_t channels) {
+  const int32_t left = channels - 32 * word;
+  return left >= 32 ? ~Word{0} : left <= 0 ? Word{0} : (Word{1} << left) - 1;
+}
+
+MBU_DEVICE float bfloat_to_float(uint16_t value) {
+  return bits_float(static_cast<uint32_t>(value) << 16);
+}
+
+// Rounds to nearest, ties to even; NaN stays NaN.
+MBU_DEVICE uint16_t float_to_bfloat(float value) {
+  const uint32_t bits = float_bits(value);
+  if (value != value) return static_cast<uint16_t>((bits >> 16) | 0x40);
+  return static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+}
+
+MBU_DEVICE float load_float(const void* data, int64_t index, FloatKind kind) {
+  if (kind == FloatKind::f32) return static_cast<const float*>(data)[index];
+  const uint16_t value = static_cast<const uint16_t*>(data)[index];
+  return kind == FloatKind::bf16 ? bfloat_to_float(value) : half_to_float(value);
+}
+
+MBU_DEVICE void store_float(void* data, int64_t index, FloatKind kind, float value) {
+  if (kind == FloatKind::f32)
+    static_cast<float*>(data)[index] = value;
+  else
+    static_cast<uint16_t*>(data)[index] =
+        kind == FloatKind::bf16 ? float_to_bfloat(value) : float_to_half(value);
+}
+
+}  // namespace mbu::cuda

@@ -1,0 +1,135 @@
+// The products of one stage, 256 bits of K, on the tensor cores. Each form computes one accumulator per
+// output from both planes of a masked binary weight (design: mbu/types.h; K counts every bit, tails included):
+//
+//   xor:   S = popc(a ^ neg) + popc(a ^ ~pos)    a bit adds 0, 1 or 2 for a product -1, 0 or +1: dot = S - K
+//   and:   S = popc(a & pos) + popc(~a & neg)    counts the products that are +1:        dot = 2 S - nnz
+//   bytes: S = sum of a * w with a in {0, 1}     sum (2a - 1) w:                         dot = 2 S - sum w
+//
+// so dot = scale * S + base with a base per tap and output channel that the weight brings along.
+#pragma once
+#include "cuda/conv2d/stage.h"
+
+namespace mbu::cuda {
+
+// Rows of a warp's activations as fragments: four 8 x 4 word matrices are rows 0-7 and 8-15 of the first
+// half of the words, then of the second.
+MBU_DEVICE void load_rows(Word (&a)[4], uint32_t stage, int first_row) {
+  const int lane = thread_index() % kWarpLanes;
+  load_matrix_x4(a, stage + row_offset(first_row + lane % 16, lane / 16 * 4));
+}
+
+// Two fragments of weights: channels 0-7 (both halves of their words), then channels 8-15.
+MBU_DEVICE void load_columns(Word (&b)[4], uint32_t stage, int first_row) {
+  const int lane = thread_index() % kWarpLanes;
+  load_matrix_x4(b, stage + row_offset(first_row + lane / 16 * 8 + lane % 8, lane / 8 % 2 * 4));
+}
+
+// Stages in shared memory: enough to cover the latency of global memory with cp.async; without it one to read
+// and one to write. Bytes are eight times as many products a stage, so two stages cover as much.
+struct XorSm80 {
+  static constexpr bool kAsync = true;
+  static constexpr int kStages = 4;
+  static MBU_DEVICE Word activation(Word a, int) { return a; }
+  static MBU_DEVICE void mma(int32_t (&c)[4], const Word (&a)[4], Word b0, Word b1) {
+    mma_xor_m16n8k256(c, a, b0, b1);
+  }
+};
+
+struct AndSm90 {
+  static constexpr bool kAsync = true;
+  static constexpr int kStages = 4;
+  static MBU_DEVICE Word activation(Word a, int plane) { return plane ? ~a : a; }
+  static MBU_DEVICE void mma(int32_t (&c)[4], const Word (&a)[4], Word b0, Word b1) {
+    mma_and_m16n8k256(c, a, b0, b1);
+  }
+};
+
+struct XorSm75 {
+  static constexpr bool kAsync = false;
+  static constexpr int kStages = 2;
+  static MBU_DEVICE Word activation(Word a, int) { return a; }
+  static MBU_DEVICE void mma(int32_t (&c)[4], const Word (&a)[4], Word b0, Word b1) {
+    mma_xor_m8n8k128(c[0], c[1], a[0], b0);
+    mma_xor_m8n8k128(c[2], c[3], a[1], b0);
+    mma_xor_m8n8k128(c[0], c[1], a[2], b1);
+    mma_xor_m8n8k128(c[2], c[3], a[3], b1);
+  }
+};
+
+template <class Form>
+struct Planes {
+  static constexpr bool kAsync = Form::kAsync;
+  static constexpr int kStages = Form::kStages;
+  template <class T, int kVector>
+  using Weight = PlaneStage<T, kVector, kAsync>;
+
+  template <class T>
+  static MBU_DEVICE void stage(Accumulators<T>& sums, uint32_t input, uint32_t weight, int warp_m, int warp_n) {
+    Word a[T::kRowParts][4];
+#pragma unroll
+    for (int i = 0; i < T::kRowParts; ++i) load_rows(a[i], input, warp_m * T::kWarpPixels + i * 16);
+#pragma unroll
+    for (int plane = 0; plane < 2; ++plane) {
+#pragma unroll
+      for (int i = 0; i < T::kRowParts; ++i)
+#pragma unroll
+        for (int e = 0; e < 4; ++e) a[i][e] = Form::activation(a[i][e], plane);
+#pragma unroll
+      for (int j = 0; j < T::kColumnParts; j += 2) {
+        Word b[4];
+        load_columns(b, weight, plane * T::kChannels + warp_n * T::kWarpChannels + j * 8);
+#pragma unroll
+        for (int i = 0; i < T::kRowParts; ++i) {
+          Form::mma(sums[i][j], a[i], b[0], b[1]);
+          Form::mma(sums[i][j + 1], a[i], b[2], b[3]);
+        }
+      }
+    }
+  }
+};
+
+// Bits become bytes in registers. Which 4 channels a lane's register holds does not matter as long as both
+// factors agree: lane % 4 = t and register r hold channels 2t + r, + 8, + 16, + 24, one shift and one mask.
+struct Bytes {
+  static constexpr bool kAsync = true;
+  static constexpr int kStages = 2;
+  template <class T, int kVector>
+  using Weight = ByteStage<T, kAsync>;
+
+  template <class T>
+  static MBU_DEVICE void stage(Accumulators<T>& sums, uint32_t input, uint32_t weight, int warp_m, int warp_n) {
+    const int lane = thread_index() % kWarpLanes, shift = lane % 4 * 2;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      Words<4> rows[T::kRowParts][2];
+#pragma unroll
+      for (int i = 0; i < T::kRowParts; ++i)
+#pragma unroll
+        for (int e = 0; e < 2; ++e)
+          rows[i][e] = load_shared<4>(input + row_offset(warp_m * T::kWarpPixels + i * 16 + e * 8 + lane / 4, half * 4));
+#pragma unroll
+      for (int word = 0; word < 4; ++word) {
+        const uint32_t bytes = weight + static_cast<uint32_t>((half * 4 + word) * ByteStage<T, true>::kWordBytes +
+                                                              warp_n * T::kWarpChannels * 32 + lane * 8);
+        Words<2> b[T::kColumnParts];
+#pragma unroll
+        for (int j = 0; j < T::kColumnParts; ++j) b[j] = load_shared<2>(bytes + static_cast<uint32_t>(j * 256));
+#pragma unroll
+        for (int i = 0; i < T::kRowParts; ++i) {
+          Word a[4];
+#pragma unroll
+          for (int e = 0; e < 4; ++e)
+            a[e] = (rows[i][e % 2].word[word] >> (shift + e / 2)) & 0x01010101u;
+#pragma unroll
+          for (int j = 0; j < T::kColumnParts; ++j) mma_s8_m16n8k32(sums[i][j], a, b[j].word[0], b[j].word[1]);
+        }
+      }
+    }
+  }
+};
+
+using XorPopcSm75 = Planes<XorSm75>;
+using XorPopcSm80 = Planes<XorSm80>;
+using AndPopcSm90 = Planes<AndSm90>;
+
+}  // namespace mbu::cuda

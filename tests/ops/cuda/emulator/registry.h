@@ -1,0 +1,20 @@
+// The kernels that are linked in, by name: those of ops/csrc/cuda/kernels.inc that some object defines, from
+// their source or from their PTX.
+#pragma once
+#include <cstdint>
+#include <string>
+
+namespace emu {
+
+struct Kernel {
+  const char* name;
+  bool linked;
+  void (*call)(const void* params);  // the body of one thread
+  uint32_t threads, shared_bytes;
+  int tile_pixels, tile_channels;
+};
+
+// Null where no such kernel is linked.
+const Kernel* find_kernel(const std::string& name);
+
+}  // namespace emu
