@@ -1,5 +1,5 @@
 # The CUDA part of the library: every kernel of csrc/cuda/kernels.inc compiled for each of its targets, the images
-# embedded by .incbin. Nothing of CUDA is linked: csrc/cuda/driver.cpp opens the driver when a tensor needs it.
+# (one target each, compressed) embedded by .incbin. Nothing of CUDA is linked: csrc/cuda/driver.cpp opens the driver when a tensor needs it.
 # Without nvcc (or with MBU_SKIP_CUDA=1) the library carries the kernel sources alone, for NVRTC to compile.
 option(MBU_SKIP_CUDA "leave the compiled CUDA kernels out" "$ENV{MBU_SKIP_CUDA}")
 
@@ -32,13 +32,10 @@ else()
     list(GET LINE 1 SOURCE)
     list(GET LINE 2 ARCH)
     set(FILE ${MBU_CUDA_IMAGES}/${IMAGE})
-    if(ARCH MATCHES "^compute_")
-      set(FORM -ptx)
-    else()
-      set(FORM -cubin)
-    endif()
+    string(REPLACE "compute_" "" NUMBER ${ARCH})
+    string(REPLACE "sm_" "" NUMBER ${NUMBER})
     add_custom_command(OUTPUT ${FILE}
-      COMMAND ${MBU_NVCC} ${FORM} -arch=${ARCH} -O3 -std=c++17 --Werror=all-warnings -Xptxas=-warn-spills
+      COMMAND ${MBU_NVCC} -fatbin -gencode=arch=compute_${NUMBER},code=${ARCH} -Xfatbin=-compress-all -O3 -std=c++17 --Werror=all-warnings -Xptxas=-warn-spills
               -I${CSRC} -I${CSRC}/include -ccbin ${CMAKE_CXX_COMPILER}
               -MD -MF ${FILE}.d -MT ${FILE} -o ${FILE} ${CSRC}/cuda/${SOURCE}
       DEPENDS ${CSRC}/cuda/${SOURCE} DEPFILE ${FILE}.d
@@ -57,6 +54,8 @@ add_custom_command(OUTPUT ${MBU_CUDA_TABLE}
   COMMENT "CUDA table of images")
 # The assembler reads the images, so the object depends on them.
 set_source_files_properties(${MBU_CUDA_TABLE} PROPERTIES OBJECT_DEPENDS "${MBU_CUDA_FILES}")
-target_sources(_C PRIVATE ${MBU_CUDA_TABLE}
-  ${CSRC}/cuda/doctor.cpp ${CSRC}/cuda/driver.cpp ${CSRC}/cuda/launch.cpp ${CSRC}/cuda/nvrtc.cpp ${CSRC}/cuda/cache.cpp ${CSRC}/cuda/select.cpp)
+set(MBU_CUDA_CPP cache choose doctor driver launch nvrtc plan plan_flat select weight)
+list(TRANSFORM MBU_CUDA_CPP PREPEND ${CSRC}/cuda/)
+list(TRANSFORM MBU_CUDA_CPP APPEND .cpp)
+target_sources(_C PRIVATE ${MBU_CUDA_TABLE} ${MBU_CUDA_CPP} ${CSRC}/torch/context.cpp)
 target_link_libraries(_C PRIVATE ${CMAKE_DL_LIBS})

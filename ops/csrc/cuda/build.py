@@ -42,8 +42,7 @@ class Image:
     @property
     def file(self) -> str:
         """Name of the compiled file."""
-        suffix = "ptx" if self.target.startswith("compute_") else "cubin"
-        return f"{self.stem.replace('/', '.')}.{self.target}.{suffix}"
+        return f"{self.stem.replace('/', '.')}.{self.target}.fatbin"
 
 
 def _fields(text: str) -> list[str]:
@@ -121,7 +120,7 @@ def write_table(folder: Path | None, kernels: list[Kernel]) -> str:
     compiled = images(kernels) if folder else []
     for i, image in enumerate(compiled):
         path = str(folder / image.file).replace("\\", "\\\\")  # type: ignore[operator]
-        # A PTX image is text: the driver wants its terminating zero.
+        # The zero byte ends PTX where an image is plain text.
         lines += [
             f'__asm__(".section .rodata\\n.balign 64\\nmbu_image_{i}:\\n.incbin \\"{path}\\"\\n"',
             f'        "mbu_image_{i}_end:\\n.byte 0\\n.text\\n");',

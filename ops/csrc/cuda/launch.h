@@ -4,6 +4,7 @@
 #include <string>
 
 #include "cuda/driver.h"
+#include "cuda/plan.h"
 #include "cuda/select.h"
 
 namespace mbu::cuda {
@@ -26,10 +27,6 @@ struct DeviceInfo {
 // Both load the device's kernels on the first call and throw nothing.
 const DeviceInfo& device_info(int device);
 const Route& route(int device, Kernel kernel);
-
-struct Grid {
-  unsigned x, y, z;
-};
 
 // Starts `kernel` with its one parameter struct on `stream` of `device`, whatever device is current.
 // Throws std::runtime_error where the kernel has no route on that device or the driver reports an error.

@@ -11,6 +11,13 @@ namespace {
 using torch::headeronly::MemoryFormat;
 using torch::headeronly::ScalarType;
 
+bool is_here(const Tensor& tensor) {
+  return tensor.is_cpu();
+}
+PlaceNames here() {
+  return {"the CPU", "cpu()"};
+}
+
 const torch::stable::Device kPlace(torch::headeronly::DeviceType::CPU);
 using Reader = CpuKernel;
 
