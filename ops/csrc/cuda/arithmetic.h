@@ -6,6 +6,7 @@
 namespace mbu::cuda {
 
 constexpr int kWarpLanes = 32;
+constexpr int kFlatThreads = 256;  // of a block of the kernels that run over a flat list
 
 struct Quotient {
   int32_t quotient, remainder;
@@ -19,6 +20,20 @@ MBU_DEVICE int32_t quotient_of(int32_t value, const Divide& by) {
 MBU_DEVICE Quotient divide_by(int32_t value, const Divide& by) {
   const int32_t quotient = quotient_of(value, by);
   return {quotient, value - quotient * static_cast<int32_t>(by.divisor)};
+}
+
+struct Place {
+  int32_t n, y, x;
+};
+
+// Pixel number `index` of a batch of images.
+MBU_DEVICE Place place_of(int32_t index, const Divide& by_width, const Divide& by_height) {
+  const Quotient x = divide_by(index, by_width), y = divide_by(x.quotient, by_height);
+  return {y.quotient, y.remainder, x.remainder};
+}
+
+MBU_DEVICE bool outside(int32_t at, int32_t size) {
+  return static_cast<uint32_t>(at) >= static_cast<uint32_t>(size);
 }
 
 // The bits of a word that belong to one of `channels` channels.
@@ -50,6 +65,10 @@ MBU_DEVICE void store_float(void* data, int64_t index, FloatKind kind, float val
   else
     static_cast<uint16_t*>(data)[index] =
         kind == FloatKind::bf16 ? float_to_bfloat(value) : float_to_half(value);
+}
+
+MBU_DEVICE int32_t flat_index() {
+  return block_x() * kFlatThreads + thread_index();
 }
 
 }  // namespace mbu::cuda

@@ -83,4 +83,79 @@ struct Conv2dParams {
   StreamParams stream;
 };
 
+// The kernels below run one thread (pack_channels, stem: one warp) per item of a flat list; `items` counts them.
+
+// bit = (x >= threshold) ^ flip
+struct PackParams {
+  const void* input;  // [N, channels, H, W] with any strides
+  FloatKind kind;
+  int32_t channels;
+  int64_t stride_n, stride_c, stride_h, stride_w;
+  const float* threshold;  // [channels] or null: 0
+  const Word* flip;        // [words] or null: 0
+  Word* output;            // [N, H, W, words]
+  int32_t items, pixels, words;  // items = pixels * words
+  Divide by_pixels, by_words, by_width, by_height;
+};
+
+struct UnpackParams {
+  const Word* input;
+  int64_t stride_n, stride_h, stride_w;
+  float* output;  // [N, H, W, channels]
+  int32_t items, channels;
+  Divide by_channels, by_width, by_height;
+};
+
+// Items are vectors of words of output pixels: their `vectors` per pixel.
+struct MaxPool2dParams {
+  const Word* input;
+  int64_t stride_n, stride_h, stride_w;
+  Word* output;  // [N, OH, OW, words]
+  int32_t items, height, width;
+  int32_t kernel_h, kernel_w, stride_y, stride_x, padding_h, padding_w, dilation_h, dilation_w;
+  Divide by_vectors, by_width, by_height;  // of the output
+};
+
+// Nearest: every pixel becomes factor_h x factor_w pixels.
+struct UpsampleParams {
+  const Word* input;
+  int64_t stride_n, stride_h, stride_w;
+  Word* output;  // [N, OH, OW, words]
+  int32_t items;
+  Divide by_vectors, by_width, by_height;  // of the output
+  Divide factor_h, factor_w;
+};
+
+// A float convolution with few input channels whose result is needed as bits alone. The sum runs over input
+// channels, kernel rows, kernel columns, in that order, every step a fused multiply-add; padding adds nothing.
+struct StemParams {
+  const void* input;  // [N, channels, H, W] with any strides
+  FloatKind kind;
+  int32_t channels, height, width;
+  int64_t stride_n, stride_c, stride_h, stride_w;
+  const float* weight;  // [channels, KH, KW, OC]
+  int32_t out_channels;
+  int32_t kernel_h, kernel_w, stride_y, stride_x, padding_h, padding_w, dilation_h, dilation_w;
+  const float* threshold;  // [planes, OC]
+  const Word* flip;        // [planes, words]
+  int32_t planes, words;
+  Word* bits;             // [N, OH, OW, planes * words]
+  int32_t items, pixels;  // items = warps: groups of kStemPixels output pixels x words
+  Divide by_words, by_width, by_height;  // of the output
+};
+constexpr int kStemPixels = 4;
+
+// A 1x1 convolution with float weights on bits: y = bias + sum over channels of (+-weight), channel by channel.
+struct HeadParams {
+  const Word* input;
+  int64_t stride_n, stride_h, stride_w;
+  int32_t channels, classes;
+  const float* weight;  // [classes, channels]
+  const float* bias;    // [classes] or null: 0
+  void* output;         // [N, H, W, classes]
+  FloatKind kind;
+  int32_t items;  // pixels
+  Divide by_width, by_height;
+};
+
 }  // namespace mbu::cuda

@@ -11,10 +11,6 @@
 
 namespace mbu::cuda {
 
-MBU_DEVICE bool outside(int32_t at, int32_t size) {
-  return static_cast<uint32_t>(at) >= static_cast<uint32_t>(size);
-}
-
 // Input coordinate of the first tap of a pixel.
 MBU_DEVICE int32_t first_row(const Conv2dParams& p, const Pass& pass, const Pixel& px) {
   return px.y * p.step_h + pass.rows.offset;

@@ -1,0 +1,45 @@
+// Floats to bits, in two readings of the same list of (pixel, word) items.
+#include "cuda/arithmetic.h"
+
+namespace mbu::cuda {
+
+// Channels side by side in memory: a warp reads the 32 channels of a word at once, and after 32 words each
+// lane has one to write.
+MBU_KERNEL void __launch_bounds__(kFlatThreads) pack_channels__sm75(const __grid_constant__ PackParams p) {
+  const int lane = thread_index() % kWarpLanes;
+  const int32_t first = flat_index() - lane;
+  Word own = 0;
+  for (int32_t i = 0; i < kWarpLanes && first + i < p.items; ++i) {
+    const Quotient at = divide_by(first + i, p.by_words);
+    const Place px = place_of(at.quotient, p.by_width, p.by_height);
+    const int32_t channel = at.remainder * 32 + lane;
+    bool bit = false;
+    if (channel < p.channels) {
+      const int64_t from = px.n * p.stride_n + px.y * p.stride_h + px.x * p.stride_w + channel * p.stride_c;
+      bit = load_float(p.input, from, p.kind) >= (p.threshold ? p.threshold[channel] : 0.0f);
+    }
+    const Word word = ballot(bit) ^ (p.flip ? p.flip[at.remainder] & valid_bits(at.remainder, p.channels) : 0);
+    if (lane == i) own = word;
+  }
+  if (first + lane < p.items) p.output[first + lane] = own;
+}
+
+// Pixels side by side: a thread collects the channels of a word, a warp reads 32 pixels at once.
+MBU_KERNEL void __launch_bounds__(kFlatThreads) pack_pixels__sm75(const __grid_constant__ PackParams p) {
+  const int32_t item = flat_index();
+  if (item >= p.items) return;
+  const Quotient at = divide_by(item, p.by_pixels);
+  const int32_t word = at.quotient, pixel = at.remainder;
+  const Place px = place_of(pixel, p.by_width, p.by_height);
+  const int64_t from = px.n * p.stride_n + px.y * p.stride_h + px.x * p.stride_w;
+  Word bits = 0;
+  for (int32_t i = 0; i < 32 && word * 32 + i < p.channels; ++i) {
+    const int32_t channel = word * 32 + i;
+    const float value = load_float(p.input, from + channel * p.stride_c, p.kind);
+    bits |= static_cast<Word>(value >= (p.threshold ? p.threshold[channel] : 0.0f)) << i;
+  }
+  if (p.flip) bits ^= p.flip[word] & valid_bits(word, p.channels);
+  p.output[int64_t{pixel} * p.words + word] = bits;
+}
+
+}  // namespace mbu::cuda

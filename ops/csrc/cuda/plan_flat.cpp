@@ -1,0 +1,72 @@
+#include "cuda/plan_flat.h"
+
+#include <algorithm>
+#include <limits>
+
+#include "cuda/plan.h"
+
+namespace mbu::cuda {
+namespace {
+
+constexpr int64_t kBlockThreads = 256;  // kFlatThreads of cuda/arithmetic.h
+
+// Sets what every struct has; `threads_per_item` threads share an item.
+template <class Params>
+uint32_t plan(const ImageSize& image, int64_t items, int64_t threads_per_item, Params& p) {
+  if (items <= 0 || items > std::numeric_limits<int32_t>::max() / threads_per_item - kBlockThreads) return 0;
+  p.items = static_cast<int32_t>(items);
+  p.by_width = divide_by(image.width);
+  p.by_height = divide_by(image.height);
+  return static_cast<uint32_t>((items * threads_per_item + kBlockThreads - 1) / kBlockThreads);
+}
+
+int64_t pixels_of(const ImageSize& image) {
+  return image.batch * image.height * image.width;
+}
+
+}  // namespace
+
+uint32_t plan_pack(const ImageSize& image, PackParams& p) {
+  const int64_t pixels = pixels_of(image);
+  p.words = static_cast<int32_t>(words_of(p.channels));
+  const uint32_t blocks = plan(image, pixels * p.words, 1, p);
+  if (!blocks) return 0;
+  p.pixels = static_cast<int32_t>(pixels);
+  p.by_pixels = divide_by(pixels);
+  p.by_words = divide_by(p.words);
+  return blocks;
+}
+
+uint32_t plan_unpack(const ImageSize& image, UnpackParams& p) {
+  p.by_channels = divide_by(std::max<int64_t>(p.channels, 1));
+  return plan(image, pixels_of(image) * p.channels, 1, p);
+}
+
+uint32_t plan_max_pool2d(const ImageSize& output, int64_t words, int vector, MaxPool2dParams& p) {
+  p.by_vectors = divide_by(std::max<int64_t>(words / vector, 1));
+  return plan(output, pixels_of(output) * (words / vector), 1, p);
+}
+
+uint32_t plan_upsample(const ImageSize& output, int64_t words, int vector, int64_t factor_h, int64_t factor_w,
+                       UpsampleParams& p) {
+  p.by_vectors = divide_by(std::max<int64_t>(words / vector, 1));
+  p.factor_h = divide_by(factor_h);
+  p.factor_w = divide_by(factor_w);
+  return plan(output, pixels_of(output) * (words / vector), 1, p);
+}
+
+uint32_t plan_stem(const ImageSize& output, StemParams& p) {
+  const int64_t pixels = pixels_of(output), groups = (pixels + kStemPixels - 1) / kStemPixels;
+  p.words = static_cast<int32_t>(words_of(p.out_channels));
+  const uint32_t blocks = plan(output, groups * p.words, 32, p);
+  if (!blocks) return 0;
+  p.pixels = static_cast<int32_t>(pixels);
+  p.by_words = divide_by(p.words);
+  return blocks;
+}
+
+uint32_t plan_head(const ImageSize& image, HeadParams& p) {
+  return plan(image, pixels_of(image), 1, p);
+}
+
+}  // namespace mbu::cuda
