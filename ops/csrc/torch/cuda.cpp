@@ -46,6 +46,8 @@ const Reader& reader() {
 
 void start(cuda::Kernel kernel, cuda::Grid grid, const void* params) {
   const int device = current_device();
+  const cuda::Route& route = cuda::route(device, kernel);
+  if (!route.function) throw NoKernel{route.text};
   cuda::launch(device, kernel, grid, params, current_stream(device));
 }
 
