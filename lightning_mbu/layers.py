@@ -39,6 +39,7 @@ class QuantizedConvolution(nn.Module):
     gate: Tensor
     in_channels: int
     out_channels: int
+    groups: int
     output_axis = 0  # axis of `weight` that counts output channels
 
     def _quantize(
@@ -171,7 +172,7 @@ def quantize_layer(
     """A masked-binary layer that shares the parameters of `layer`; gate 1.
 
     Args:
-        layer: a float convolution, groups=1, zero padding.
+        layer: a float convolution with zero padding; groups for `nn.Conv2d` only.
         kind: `"masked"` (weights {-1, 0, +1}) or `"binary"` (weights {-1, +1}).
         mask_rule, sparsity: see `MaskedWeight`.
         scale: learn a positive scale per output channel.
@@ -186,10 +187,10 @@ def quantize_layer(
     types = {nn.Conv2d: MaskedBinaryConv2d, nn.ConvTranspose2d: MaskedBinaryConvTranspose2d}
     if type(layer) not in types:
         raise TypeError(f"{type(layer).__name__} cannot be quantized; only Conv2d and ConvTranspose2d can.")
-    if layer.groups != 1 or layer.padding_mode != "zeros":
+    if (layer.groups != 1 and isinstance(layer, nn.ConvTranspose2d)) or layer.padding_mode != "zeros":
         raise ValueError(
-            f"groups={layer.groups}, padding_mode={layer.padding_mode!r}: only groups=1 with zero padding can be "
-            "quantized; leave this layer float in the plan."
+            f"groups={layer.groups}, padding_mode={layer.padding_mode!r}: only zero padding, and groups=1 where "
+            "the convolution is transposed, can be quantized; leave this layer float in the plan."
         )
     if kind not in ("masked", "binary"):
         raise ValueError(f"kind={kind!r} is unknown; choose 'masked' or 'binary'.")

@@ -139,8 +139,8 @@ def make_plan(
 ) -> Plan:
     """Decides for each convolution whether it becomes masked-binary, binary or stays float.
 
-    First and last executed layers, heads, grouped and depthwise convolutions, squeeze-excite layers and layers with
-    few channels stay float. Of the blocks that remain, the cheapest are masked (MBU-Net, section 3.1.2); stem layers
+    First and last executed layers, heads, depthwise convolutions, squeeze-excite layers and layers or groups with few
+    channels stay float. Of the blocks that remain, the cheapest are masked (MBU-Net, section 3.1.2); stem layers
     behind the first convolution are always masked, as in the paper.
 
     Args:
@@ -153,7 +153,7 @@ def make_plan(
             (cheapest block first) or `"all"` (at once).
         thresholds: `"auto"` learns an activation threshold where the layer's input is not known to be centred,
             `"learned"` everywhere, `"zero"` nowhere.
-        min_channels: layers with fewer input or output channels stay float.
+        min_channels: layers with fewer input or output channels, of each group if grouped, stay float.
         exclude: names of layers, or of modules that contain them, to leave float.
 
     Raises:
@@ -259,15 +259,16 @@ def _why_float(
         return "head: writes the prediction"
     if module.groups == module.in_channels > 1:
         return "depthwise: too few products per output to gain"
-    if module.groups > 1:
-        return f"grouped ({module.groups}): no packed kernel yet"
+    if module.groups > 1 and isinstance(module, nn.ConvTranspose2d):
+        return f"grouped ({module.groups}) and transposed: cannot be quantized"
     if module.padding_mode != "zeros":
         return f"padding mode {module.padding_mode!r}: only zero padding is packed"
     if all(op.shape[2:] == (1, 1) for op in calls):
         return "squeeze-excite or global: one pixel, nothing to gain"
-    few = min(module.in_channels, module.out_channels)
+    few = min(module.in_channels, module.out_channels) // module.groups
     if few < min_channels:
-        return f"{few} channels: fewer than min_channels={min_channels}"
+        each = " in each group" if module.groups > 1 else ""
+        return f"{few} channels{each}: fewer than min_channels={min_channels}"
     if not torch.isfinite(module.weight).all():
         raise ValueError(
             f"layer {name!r} has NaN or infinite weights; a sign cannot be taken of them. "

@@ -9,7 +9,7 @@ It is the kernel's own limit, not the processor's; another kernel may have a hig
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -117,10 +117,12 @@ class _Recorder(Interpreter):
             args, kwargs = self.fetch_args_kwargs_from_env(n)
             target: Any = n.target
             self.calls[n] = lambda: target(*args, **kwargs)
-            self.sizes[n] = self._size(n, args[0], result)
+            self.sizes[n] = self._size(n, args[0], kwargs.get("size", ()), result)
         return result
 
-    def _size(self, node: Node, bits: Tensor, result: Tensor | tuple[Tensor, Tensor]) -> tuple[int, str]:
+    def _size(
+        self, node: Node, bits: Sequence[Tensor], size: Sequence[int], result: Tensor | tuple[Tensor, Tensor]
+    ) -> tuple[int, str]:
         planes = getattr(self.graph_of, self.layers[node].planes)
         _, out_channels, kernel_h, kernel_w, _ = planes.shape
         channels = sum(self.layers[node].segments)
@@ -128,7 +130,8 @@ class _Recorder(Interpreter):
         height, width = result.shape[1:3] if is_call(node, *FUSED_CONVOLUTIONS) else result.shape[2:]
         transposed = "transpose" in str(node.target)
         # A transposed layer spreads every input pixel, an ordinary one gathers for every output pixel.
-        pixels = bits.shape[0] * (bits.shape[1] * bits.shape[2] if transposed else height * width)
+        rows, columns = (size or bits[0].shape[1:3]) if transposed else (height, width)
+        pixels = bits[0].shape[0] * rows * columns
         macs = pixels * channels * out_channels * kernel_h * kernel_w
         kind = "up " if transposed else ""
         return macs, f"{kind}{kernel_h}x{kernel_w} {channels}->{out_channels} @ {height}x{width}"

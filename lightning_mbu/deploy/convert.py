@@ -53,13 +53,16 @@ def convert(model: nn.Module, example_input: Tensor, *, fuse: bool = True) -> Pa
         passes.lift_packs(module)
         passes.merge_packs(module)
         passes.fold_convolution_thresholds(module)
+        passes.fuse_stems(module)
         passes.fuse_streams(module)
         passes.lift_packs(module)  # shortcuts no longer need what was pooled or joined for them
         passes.merge_packs(module)
         passes.attach_bits(module)
         passes.fold_activation_thresholds(module)
         passes.merge_packs(module)
-    packed_layers = lay_out_weights(module, kinds)
+        passes.fuse_heads(module)
+        passes.join_inputs(module)
+    packed_layers = lay_out_weights(module, kinds, {name: layer.groups for name, layer in layers.items()})
     spec = InputSpec(example_input.shape[1], _size_multiple(module, example_input))
     return PackedModel(module, packed_layers, spec)
 
@@ -117,7 +120,7 @@ def pack_layer(layer: QuantizedConvolution) -> PackedConv2d:
     scale = layer.effective_scale()
     has_threshold = layer.learns_threshold
     return PackedConv2d(
-        pack_weight(weight.transpose(0, 1) if transposed else weight),
+        pack_weight(weight.transpose(0, 1) if transposed else weight, groups=layer.groups),
         layer.in_channels,
         threshold=layer.threshold.detach().float().clone() if has_threshold else None,
         scale=None if scale is None else scale.detach().float().clone(),

@@ -1,12 +1,15 @@
 """save / load: one safetensors file, its description as JSON in the header. No pickle, no class of the trained model.
 
-Format, version 1 (small on purpose: a narrow network is a hundred kilobytes, and names would be a tenth of it):
+Format, version 2 (small on purpose: a narrow network is a hundred kilobytes, and names would be a tenth of it):
     header `mbu`        base64 of zlib of JSON: version, nodes of the graph (see `graph_json`), constants
                         (name, type, shape), layers, input, sha256 of all of this and of both tensors
     tensor `constants`  uint8, the bytes of the graph's constants one after another: thresholds, float weights
     tensor `weights`    uint8, the packed layers one after another. A masked layer has its mask, one bit per weight,
                         then a sign bit for each weight that is present; a binary layer has its signs only.
-                        Weights in the order [OC, KH, KW, C], least significant bit first, no padding between rows.
+                        Weights in the order [OC, KH, KW, C / groups], least significant bit first, no padding between
+                        rows.
+
+Version 1 differs in one thing: its convolutions name the one tensor that they read, later ones a list to be joined.
 """
 
 from __future__ import annotations
@@ -32,7 +35,7 @@ from ..atomic import write_atomically
 from .graph_json import graph_from_json, graph_to_json
 from .packed import InputSpec, PackedLayer, PackedModel
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _HEADER = "mbu"
 _LARGEST_DESCRIPTION = 64 * 2**20  # bytes; the graph of a network with ten thousand operations stays below
 _TYPES = {
@@ -215,9 +218,20 @@ def _rebuild(description: dict[str, Any], tensors: dict[str, Tensor]) -> PackedM
         shape = entry.pop("shape")
         layer = PackedLayer(**{**entry, "segments": tuple(entry["segments"])})
         weight = _take_weight(data, shape, layer.kind)
-        planes = pack_weight(weight.permute(0, 3, 1, 2), layer.segments)
+        planes = pack_weight(weight.permute(0, 3, 1, 2), layer.segments, layer.groups)
         buffers[layer.planes] = planes, True
         buffers[layer.tiles] = torch.ops.mbu.tile_weight(planes), False
         layers.append(layer)
-    module = graph_from_json(description["nodes"], buffers)
+    nodes = description["nodes"]
+    module = graph_from_json(_with_lists(nodes) if description["version"] == 1 else nodes, buffers)
     return PackedModel(module, tuple(layers), InputSpec(**description["input"]))
+
+
+def _with_lists(nodes: list[list[Any]]) -> list[list[Any]]:
+    """Nodes of version 1 as version 2 has them."""
+    return [
+        [op, target, [[arguments[0]], *arguments[1:]], options]
+        if op == "call_function" and target.startswith("mbu.conv")
+        else [op, target, arguments, options]
+        for op, target, arguments, options in nodes
+    ]

@@ -53,6 +53,16 @@ def channels_of(node: Node) -> int:
     return int(node.meta["val"].shape[1])
 
 
+def bits_of(convolution: Node) -> list[Node]:
+    """The packed tensors that a packed convolution reads, joined along the channels."""
+    return list(convolution.args[0])  # type: ignore[arg-type]
+
+
+def segments_of(convolution: Node) -> tuple[int, ...]:
+    """Channels of every part of its input that starts at a new word."""
+    return tuple(count for part in bits_of(convolution) for count in part.meta["segments"])
+
+
 def is_per_channel(module: GraphModule, argument: object, channels: int) -> bool:
     """Whether `argument` is a constant that has one value for each channel, or one for all."""
     if isinstance(argument, int | float):

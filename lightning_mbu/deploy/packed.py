@@ -10,7 +10,7 @@ from torch.fx import GraphModule, Node
 
 from mbu_ops.packing import pack_weight, unpack_weight
 
-from .graph import ALL_CONVOLUTIONS, FUSED_CONVOLUTIONS, add_constant, constant, finish, is_call
+from .graph import ALL_CONVOLUTIONS, FUSED_CONVOLUTIONS, add_constant, constant, finish, is_call, segments_of
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,7 @@ class PackedLayer:
         fused: its output leaves as bits, thresholds folded in.
         planes: buffer with the neutral weight, int32 `[2, OC, KH, KW, Cw]`; the saved file holds this.
         tiles: buffer with the weight in the layout of the CPU kernel in use when it was made.
+        groups: as in `nn.Conv2d`.
     """
 
     name: str
@@ -32,6 +33,7 @@ class PackedLayer:
     fused: bool
     planes: str
     tiles: str
+    groups: int = 1
 
 
 @dataclass(frozen=True)
@@ -89,8 +91,9 @@ class PackedModel(nn.Module):
             )
 
     def weight(self, layer: PackedLayer) -> Tensor:
-        """The weight of `layer`, int8 `[OC, C, KH, KW]`, values in {-1, 0, +1}."""
-        return unpack_weight(getattr(self.graph_module, layer.planes), sum(layer.segments), layer.segments)
+        """The weight of `layer`, int8 `[OC, C / groups, KH, KW]`, values in {-1, 0, +1}."""
+        planes = getattr(self.graph_module, layer.planes)
+        return unpack_weight(planes, sum(layer.segments), layer.segments, layer.groups)
 
     def tile_weights(self) -> None:
         """Tiles every weight again, for the CPU kernel in use now (see `mbu_ops.backends.use_cpu_kernel`)."""
@@ -116,18 +119,21 @@ class PackedModel(nn.Module):
         )
 
 
-def lay_out_weights(module: GraphModule, kinds: dict[str, str]) -> tuple[PackedLayer, ...]:
+def lay_out_weights(
+    module: GraphModule, kinds: dict[str, str], groups: dict[str, int]
+) -> tuple[PackedLayer, ...]:
     """Gives every packed convolution of `module` its own weight buffers, in the word order that its input has.
 
     Args:
         module: an exported graph, after all passes.
         kinds: trained layer -> `"masked"` or `"binary"`.
+        groups: trained layer -> its groups.
     """
     layers = []
     for node in module.graph.nodes:
         if not is_call(node, *ALL_CONVOLUTIONS):
             continue
-        name, segments = node.meta["layer"], node.args[0].meta["segments"]
+        name, segments = node.meta["layer"], segments_of(node)
         planes = constant(module, node.args[1])
         assert planes is not None
         if len(segments) > 1:
@@ -140,6 +146,6 @@ def lay_out_weights(module: GraphModule, kinds: dict[str, str]) -> tuple[PackedL
         with module.graph.inserting_before(node):
             node.replace_input_with(node.args[1], module.graph.get_attr(tiles_name))
         fused = is_call(node, *FUSED_CONVOLUTIONS)
-        layers.append(PackedLayer(name, kinds[name], tuple(segments), fused, planes_name, tiles_name))
+        layers.append(PackedLayer(name, kinds[name], segments, fused, planes_name, tiles_name, groups[name]))
     finish(module, keep=[layer.planes for layer in layers])
     return tuple(layers)

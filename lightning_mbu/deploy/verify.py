@@ -15,11 +15,13 @@ from torch.utils._pytree import tree_leaves
 
 from mbu_ops.backends import cpu_kernels
 from mbu_ops.packing import unpack_bits
+from mbu_ops.reference import join
 
 from ..layers import QuantizedConvolution
 from ..prepare import quantized_layers
 from ..tables import as_text
 from .files import packed_size
+from .own_stem import OwnStem, stems_of
 from .packed import PackedLayer, PackedModel
 
 
@@ -31,7 +33,8 @@ class LayerCheck:
         name, kind: the layer.
         bits: activation bits compared.
         mismatches: bits that differ although the trained network's value is clear of the threshold.
-        at_rounding: bits that differ where the trained network's value lies within one rounding of the threshold.
+        at_rounding: bits that differ by rounding alone: the trained network's value lies within one rounding of the
+            threshold, or the bit follows from a stem whose float sums were added in another order.
         zeros: share of masked weights.
         bytes: size of its packed weight.
         output: what leaves the layer: `"bits"`, or `"float"` where something else needs its values.
@@ -57,6 +60,7 @@ class Verification:
         float_bytes: size of the trained model's parameters and buffers.
         packed_bytes: size of the packed file.
         kernel: CPU kernel in use.
+        stem_errors: sums of a fused float stem further from the trained network's than rounding explains.
     """
 
     layers: tuple[LayerCheck, ...]
@@ -64,6 +68,7 @@ class Verification:
     float_bytes: int
     packed_bytes: int
     kernel: str
+    stem_errors: int = 0
 
     @property
     def mismatches(self) -> int:
@@ -77,8 +82,8 @@ class Verification:
 
     @property
     def ok(self) -> bool:
-        """No wrong bit."""
-        return self.mismatches == 0
+        """No wrong bit, no wrong stem."""
+        return self.mismatches == 0 and self.stem_errors == 0
 
     def to_dict(self) -> dict[str, Any]:
         return {**asdict(self), "ok": self.ok, "mismatches": self.mismatches, "at_rounding": self.at_rounding}
@@ -132,15 +137,12 @@ def verify(model: nn.Module, packed: PackedModel, batch: Tensor) -> Verification
             f"trained and packed model differ in their layers: {', '.join(missing[:5])}. "
             "Verify a packed model against the model it was converted from."
         )
-    modes = {module: module.training for module in model.modules()}
-    device = next(model.parameters()).device
-    try:
-        model.eval()
-        with _record_inputs(model) as inputs:
-            expected = model(batch.to(device))
-    finally:
-        for module, training in modes.items():
-            module.training = training
+    expected, inputs = _run(model, batch)
+    own_stem = OwnStem(stems_of(packed))
+    own_inputs = inputs
+    if own_stem.stems:
+        with own_stem:
+            own_inputs = _run(model, batch)[1]
     recorder = _BitRecorder(packed)
     found = recorder.run(batch)
     checks = []
@@ -148,7 +150,8 @@ def verify(model: nn.Module, packed: PackedModel, batch: Tensor) -> Verification
     modules = dict(quantized_layers(model))
     for layer, bits in recorder.bits:
         call = calls[layer.name] = calls.get(layer.name, -1) + 1
-        checks.append(_check(layer, modules[layer.name], bits, inputs[layer.name][call].cpu(), packed))
+        values = own_inputs[layer.name][call], inputs[layer.name][call]
+        checks.append(_check(layer, modules[layer.name], bits, *values, packed))
     difference = max(
         (a.cpu() - b).abs().max().item() for a, b in zip(_tensors(expected), _tensors(found), strict=True)
     )
@@ -158,7 +161,21 @@ def verify(model: nn.Module, packed: PackedModel, batch: Tensor) -> Verification
         float_bytes=_float_bytes(model),
         packed_bytes=packed_size(packed),
         kernel=next(kernel.name for kernel in cpu_kernels() if kernel.selected),
+        stem_errors=own_stem.outside,
     )
+
+
+def _run(model: nn.Module, batch: Tensor) -> tuple[Any, dict[str, list[Tensor]]]:
+    """The trained model's output in evaluation mode, and what each of its masked-binary layers read, on the CPU."""
+    modes = {module: module.training for module in model.modules()}
+    device = next(model.parameters()).device
+    try:
+        model.eval()
+        with _record_inputs(model) as inputs:
+            return model(batch.to(device)), inputs
+    finally:
+        for module, training in modes.items():
+            module.training = training
 
 
 def _float_bytes(model: nn.Module) -> int:
@@ -183,7 +200,7 @@ def _record_inputs(model: nn.Module) -> Iterator[dict[str, list[Tensor]]]:
 
     def keeping(kept: list[Tensor]) -> Any:
         # Cloned, since a later in-place operation may overwrite it.
-        return lambda module, args: kept.append(args[0].clone())
+        return lambda module, args: kept.append(args[0].clone().cpu())
 
     handles = [
         layer.register_forward_pre_hook(keeping(inputs[name])) for name, layer in quantized_layers(model)
@@ -205,15 +222,21 @@ class _BitRecorder(Interpreter):
 
     def run_node(self, n: Node) -> Any:
         if n in self.nodes:
-            source = n.args[0]
-            assert isinstance(source, Node)
-            self.bits.append((self.nodes[n], self.env[source]))
+            arguments, options = self.fetch_args_kwargs_from_env(n)
+            parts: Any = arguments[0]
+            self.bits.append((self.nodes[n], join(parts, options.get("size", ()))))
         return super().run_node(n)
 
 
 def _check(
-    layer: PackedLayer, trained: QuantizedConvolution, bits: Tensor, x: Tensor, packed: PackedModel
+    layer: PackedLayer,
+    trained: QuantizedConvolution,
+    bits: Tensor,
+    x: Tensor,
+    original: Tensor,
+    packed: PackedModel,
 ) -> LayerCheck:
+    """`x` is what the layer read behind the packed stem, `original` what it read behind its own."""
     threshold = trained.threshold.detach().cpu().to(x.dtype).view(1, -1, 1, 1)
     expected = x - threshold >= 0
     found = unpack_segments(bits, layer.segments).permute(0, 3, 1, 2)
@@ -228,9 +251,9 @@ def _check(
         kind=layer.kind,
         bits=wrong.numel(),
         mismatches=int((wrong & ~close).sum()),
-        at_rounding=int((wrong & close).sum()),
+        at_rounding=int(((wrong & close) | (~wrong & (found != (original - threshold >= 0)))).sum()),
         zeros=(weight == 0).float().mean().item(),
-        bytes=planes.numel() * planes.element_size() // (1 if layer.kind == "masked" else 2),
+        bytes=planes.numel() * planes.element_size() // (layer.groups * (1 if layer.kind == "masked" else 2)),
         output="bits" if layer.fused else "float",
     )
 

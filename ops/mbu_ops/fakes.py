@@ -8,10 +8,7 @@ import torch
 from torch import Tensor
 
 from . import _library
-from .backends import weight_layout
-from .packing import WORD_BITS, words_of
-
-_HEADER_WORDS = 16  # sizeof(TiledWeightHeader) / 4, csrc/include/mbu/types.h
+from .packing import words_of
 
 
 def conv_size(size: int, kernel: int, stride: int, padding: int, dilation: int) -> int:
@@ -59,25 +56,26 @@ def _unpack(bits: Tensor, channels: int) -> Tensor:
 
 
 def _tile_weight(planes: Tensor) -> Tensor:
-    _, out_channels, kernel_h, kernel_w, words = planes.shape
-    padded, taps = words_of(out_channels) * WORD_BITS, kernel_h * kernel_w
-    # Words per tap and output channel: sign and mask, or the bytes of 64 inputs a step.
-    weights = 2 * words if weight_layout() == "bits" else (words + 1) // 2 * 16
-    return planes.new_empty(_HEADER_WORDS + (2 + weights) * taps * padded)
+    # Its size depends on which words of the planes are zero.
+    return planes.new_empty(torch.library.get_ctx().new_dynamic_size())
+
+
+def _input_size(bits: Sequence[Tensor], size: Sequence[int]) -> Sequence[int]:
+    return size if len(size) else bits[0].shape[1:3]
 
 
 def _conv_shape(
-    bits: Tensor,
+    pixels: Sequence[int],
     kernel: Sequence[int],
     stride: Sequence[int],
     padding: Sequence[int],
     dilation: Sequence[int],
 ) -> list[int]:
-    return [conv_size(bits.shape[1 + i], kernel[i], stride[i], padding[i], dilation[i]) for i in range(2)]
+    return [conv_size(pixels[i], kernel[i], stride[i], padding[i], dilation[i]) for i in range(2)]
 
 
 def _transposed_shape(
-    bits: Tensor,
+    pixels: Sequence[int],
     kernel: Sequence[int],
     stride: Sequence[int],
     padding: Sequence[int],
@@ -85,55 +83,84 @@ def _transposed_shape(
     dilation: Sequence[int],
 ) -> list[int]:
     return [
-        transposed_size(bits.shape[1 + i], kernel[i], stride[i], padding[i], output_padding[i], dilation[i])
+        transposed_size(pixels[i], kernel[i], stride[i], padding[i], output_padding[i], dilation[i])
         for i in range(2)
     ]
 
 
-def _conv2d(bits, weight, out_channels, kernel_size, stride, padding, dilation, pad_value=0):
-    return _sums(bits, out_channels, *_conv_shape(bits, kernel_size, stride, padding, dilation))
+def _conv2d(bits, weight, out_channels, kernel_size, stride, padding, dilation, pad_value=0, size=()):
+    return _sums(
+        bits[0], out_channels, *_conv_shape(_input_size(bits, size), kernel_size, stride, padding, dilation)
+    )
 
 
 def _conv2d_threshold(
-    bits, weight, threshold, flip, out_channels, kernel_size, stride, padding, dilation, pad_value=0
+    bits, weight, threshold, flip, out_channels, kernel_size, stride, padding, dilation, pad_value=0, size=()
 ):
     words = threshold.shape[0] * words_of(out_channels)
-    height, width = _conv_shape(bits, kernel_size, stride, padding, dilation)
-    return _words(bits, height, width, words)
+    height, width = _conv_shape(_input_size(bits, size), kernel_size, stride, padding, dilation)
+    return _words(bits[0], height, width, words)
 
 
-def _conv_transpose2d(bits, weight, out_channels, kernel_size, stride, padding, output_padding, dilation):
-    shape = _transposed_shape(bits, kernel_size, stride, padding, output_padding, dilation)
-    return _sums(bits, out_channels, *shape)
+def _conv_transpose2d(
+    bits, weight, out_channels, kernel_size, stride, padding, output_padding, dilation, size=()
+):
+    shape = _transposed_shape(_input_size(bits, size), kernel_size, stride, padding, output_padding, dilation)
+    return _sums(bits[0], out_channels, *shape)
 
 
 def _conv_transpose2d_threshold(
-    bits, weight, threshold, flip, out_channels, kernel_size, stride, padding, output_padding, dilation
+    bits,
+    weight,
+    threshold,
+    flip,
+    out_channels,
+    kernel_size,
+    stride,
+    padding,
+    output_padding,
+    dilation,
+    size=(),
 ):
     words = threshold.shape[0] * words_of(out_channels)
-    height, width = _transposed_shape(bits, kernel_size, stride, padding, output_padding, dilation)
-    return _words(bits, height, width, words)
+    height, width = _transposed_shape(
+        _input_size(bits, size), kernel_size, stride, padding, output_padding, dilation
+    )
+    return _words(bits[0], height, width, words)
 
 
 def _conv2d_stream(
     bits, weight, affine, residual, threshold, out_channels, kernel_size, stride, padding, dilation,
-    pad_value=0, pool=1, upsample=1, relu=False,
+    pad_value=0, pool=1, upsample=1, relu=False, size=(), head=None, head_bias=None,
 ):  # fmt: skip
-    height, width = _conv_shape(bits, kernel_size, stride, padding, dilation)
-    return _stream(bits, threshold, out_channels, height, width)
+    height, width = _conv_shape(_input_size(bits, size), kernel_size, stride, padding, dilation)
+    floats, words = _stream(bits[0], threshold, out_channels, height, width)
+    return (floats if head is None else _sums(bits[0], head.shape[0], height, width)), words
 
 
 def _conv_transpose2d_stream(
     bits, weight, affine, residual, threshold, out_channels, kernel_size, stride, padding, output_padding, dilation,
-    pool=1, upsample=1, relu=False,
+    pool=1, upsample=1, relu=False, size=(),
 ):  # fmt: skip
-    height, width = _transposed_shape(bits, kernel_size, stride, padding, output_padding, dilation)
-    return _stream(bits, threshold, out_channels, height, width)
+    height, width = _transposed_shape(
+        _input_size(bits, size), kernel_size, stride, padding, output_padding, dilation
+    )
+    return _stream(bits[0], threshold, out_channels, height, width)
 
 
 def _stream(bits: Tensor, threshold: Tensor | None, channels: int, height: int, width: int):
     planes = 0 if threshold is None else threshold.shape[0]
     return _sums(bits, channels, height, width), _words(bits, height, width, planes * words_of(channels))
+
+
+def _stem_threshold(x, weight, threshold, flip, stride, padding, dilation):
+    height, width = _conv_shape(x.shape[2:], weight.shape[1:3], stride, padding, dilation)
+    return _words(x, height, width, threshold.shape[0] * words_of(threshold.shape[1]))
+
+
+def _stem_stream(x, weight, affine, threshold, stride, padding, dilation, relu=False):
+    height, width = _conv_shape(x.shape[2:], weight.shape[1:3], stride, padding, dilation)
+    return _stream(x, threshold, affine.shape[2], height, width)
 
 
 def _max_pool2d(bits, kernel_size, stride, padding, dilation, ceil_mode):
@@ -154,6 +181,8 @@ FAKES: dict[str, Callable[..., Tensor | tuple[Tensor, Tensor]]] = {
     "conv_transpose2d_threshold": _conv_transpose2d_threshold,
     "conv2d_stream": _conv2d_stream,
     "conv_transpose2d_stream": _conv_transpose2d_stream,
+    "stem_threshold": _stem_threshold,
+    "stem_stream": _stem_stream,
     "max_pool2d": _max_pool2d,
 }
 

@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from . import _library, reference
@@ -90,54 +91,79 @@ def _unpack(bits: Tensor, channels: int) -> Tensor:
     return reference.unpack(bits, channels)
 
 
-def _conv2d(bits, weight, out_channels, kernel_size, stride, padding, dilation, pad_value=0):
-    _warn(bits.device)
-    planes = load_planes(weight, out_channels, kernel_size, bits.shape[3])
-    return reference.conv2d(bits, planes, stride, padding, dilation, pad_value)
+def _input(bits, weight, out_channels, kernel_size, size) -> tuple[Tensor, Tensor]:
+    """The joined activations and the planes of a convolution."""
+    _warn(weight.device)
+    joined = reference.join(bits, size)
+    return joined, load_planes(weight, out_channels, kernel_size, joined.shape[3])
+
+
+def _conv2d(bits, weight, out_channels, kernel_size, stride, padding, dilation, pad_value=0, size=()):
+    joined, planes = _input(bits, weight, out_channels, kernel_size, size)
+    return reference.conv2d(joined, planes, stride, padding, dilation, pad_value)
 
 
 def _conv2d_threshold(
-    bits, weight, threshold, flip, out_channels, kernel_size, stride, padding, dilation, pad_value=0
+    bits, weight, threshold, flip, out_channels, kernel_size, stride, padding, dilation, pad_value=0, size=()
 ):
-    _warn(bits.device)
-    planes = load_planes(weight, out_channels, kernel_size, bits.shape[3])
-    return reference.conv2d_threshold(
-        bits, planes, threshold, flip, stride, padding, dilation, pad_value
-    ).contiguous()
+    joined, planes = _input(bits, weight, out_channels, kernel_size, size)
+    return reference.conv2d_threshold(joined, planes, threshold, flip, stride, padding, dilation, pad_value)
 
 
-def _conv_transpose2d(bits, weight, out_channels, kernel_size, stride, padding, output_padding, dilation):
-    _warn(bits.device)
-    planes = load_planes(weight, out_channels, kernel_size, bits.shape[3])
-    return reference.conv_transpose2d(bits, planes, stride, padding, output_padding, dilation)
+def _conv_transpose2d(
+    bits, weight, out_channels, kernel_size, stride, padding, output_padding, dilation, size=()
+):
+    joined, planes = _input(bits, weight, out_channels, kernel_size, size)
+    return reference.conv_transpose2d(joined, planes, stride, padding, output_padding, dilation)
 
 
 def _conv_transpose2d_threshold(
-    bits, weight, threshold, flip, out_channels, kernel_size, stride, padding, output_padding, dilation
-):
-    _warn(bits.device)
-    planes = load_planes(weight, out_channels, kernel_size, bits.shape[3])
+    bits, weight, threshold, flip, out_channels, kernel_size, stride, padding, output_padding, dilation, size=()
+):  # fmt: skip
+    joined, planes = _input(bits, weight, out_channels, kernel_size, size)
     return reference.conv_transpose2d_threshold(
-        bits, planes, threshold, flip, stride, padding, output_padding, dilation
-    ).contiguous()
+        joined, planes, threshold, flip, stride, padding, output_padding, dilation
+    )
 
 
 def _conv2d_stream(
     bits, weight, affine, residual, threshold, out_channels, kernel_size, stride, padding, dilation,
-    pad_value=0, pool=1, upsample=1, relu=False,
+    pad_value=0, pool=1, upsample=1, relu=False, size=(), head=None, head_bias=None,
 ):  # fmt: skip
-    dots = _conv2d(bits, weight, out_channels, kernel_size, stride, padding, dilation, pad_value)
-    return reference.stream(dots, affine, residual, threshold, pool, upsample, relu)
+    dots = _conv2d(bits, weight, out_channels, kernel_size, stride, padding, dilation, pad_value, size)
+    y, words = reference.stream(dots, affine, residual, threshold, pool, upsample, relu)
+    return (y if head is None else _head(y, head, head_bias)), words
+
+
+def _head(y: Tensor, head: Tensor, bias: Tensor | None) -> Tensor:
+    logits = F.linear(y.permute(0, 2, 3, 1), head, bias)
+    return logits.permute(0, 3, 1, 2)
 
 
 def _conv_transpose2d_stream(
     bits, weight, affine, residual, threshold, out_channels, kernel_size, stride, padding, output_padding, dilation,
-    pool=1, upsample=1, relu=False,
+    pool=1, upsample=1, relu=False, size=(),
 ):  # fmt: skip
     dots = _conv_transpose2d(
-        bits, weight, out_channels, kernel_size, stride, padding, output_padding, dilation
+        bits, weight, out_channels, kernel_size, stride, padding, output_padding, dilation, size
     )
     return reference.stream(dots, affine, residual, threshold, pool, upsample, relu)
+
+
+def _stem(x: Tensor, weight: Tensor, channels: int, stride, padding, dilation) -> Tensor:
+    """The first convolution in float32; its weight is `[OCw, KH, KW, C, 32]`."""
+    plain = weight.permute(0, 4, 3, 1, 2).flatten(0, 1)[:channels]
+    return F.conv2d(x, plain, None, stride, padding, dilation)
+
+
+def _stem_threshold(x, weight, threshold, flip, stride, padding, dilation):
+    sums = _stem(x, weight, threshold.shape[1], stride, padding, dilation)
+    return torch.cat([reference.pack(sums, row, f) for row, f in zip(threshold, flip, strict=True)], -1)
+
+
+def _stem_stream(x, weight, affine, threshold, stride, padding, dilation, relu=False):
+    sums = _stem(x, weight, affine.shape[2], stride, padding, dilation)
+    return reference.stream(sums, affine, (), threshold, relu=relu)
 
 
 def _max_pool2d(bits, kernel_size, stride, padding, dilation, ceil_mode):
@@ -155,6 +181,8 @@ FALLBACKS: dict[str, Callable[..., Tensor | tuple[Tensor, Tensor]]] = {
     "conv_transpose2d_threshold": _conv_transpose2d_threshold,
     "conv2d_stream": _conv2d_stream,
     "conv_transpose2d_stream": _conv_transpose2d_stream,
+    "stem_threshold": _stem_threshold,
+    "stem_stream": _stem_stream,
     "max_pool2d": _max_pool2d,
 }
 

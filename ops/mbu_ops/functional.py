@@ -12,8 +12,14 @@ import torch
 from torch import Tensor
 
 from . import _library
+from .stem import stem_stream, stem_threshold, tile_stem_weight  # noqa: F401 (operations too)
 
 IntPair = int | Sequence[int]
+Bits = Tensor | Sequence[Tensor]
+
+
+def _parts(bits: Bits) -> list[Tensor]:
+    return [bits] if isinstance(bits, Tensor) else list(bits)
 
 
 def _pair(value: IntPair) -> list[int]:
@@ -44,6 +50,9 @@ def unpack(bits: Tensor, channels: int) -> Tensor:
 def tile_weight(planes: Tensor) -> Tensor:
     """Weight planes to the layout that the CPU kernel in use reads.
 
+    Of every 32 output channels it keeps the input words between the first and the last that are not all zero:
+    a grouped convolution costs what its groups span.
+
     Args:
         planes: int32 ``[2, OC, KH, KW, Cw]``, see :func:`mbu_ops.packing.pack_weight`.
 
@@ -56,7 +65,7 @@ def tile_weight(planes: Tensor) -> Tensor:
 
 
 def conv2d(
-    bits: Tensor,
+    bits: Bits,
     weight: Tensor,
     out_channels: int,
     kernel_size: IntPair,
@@ -64,11 +73,13 @@ def conv2d(
     padding: IntPair = 0,
     dilation: IntPair = 1,
     pad_value: int = 0,
+    size: Sequence[int] = (),
 ) -> Tensor:
     """Masked binary convolution.
 
     Args:
-        bits: packed activations ``[N, H, W, Cw]``.
+        bits: packed activations ``[N, H, W, Cw]``; several are joined along the channels, each starting at a new
+            word, as if by ``torch.cat`` in front of the call, but without a pass over memory.
         weight: result of :func:`tile_weight`.
         out_channels: OC; with ``kernel_size`` and Cw it must agree with ``weight``.
         kernel_size: taps, as are ``stride``, ``padding``, ``dilation``, in pixels; an int or (height, width).
@@ -76,6 +87,8 @@ def conv2d(
         padding: pixels added on each side.
         dilation: distance between taps.
         pad_value: 0: a padded tap contributes nothing (exact zero padding); -1: a padded activation is -1.
+        size: height and width that every part of ``bits`` is brought to first, by nearest as in
+            ``torch.nn.functional.interpolate(size=...)``. Empty: all have one size.
 
     Returns:
         float32 ``[N, OC, OH, OW]`` in channels_last memory: exact integer dot products.
@@ -85,7 +98,7 @@ def conv2d(
     """
     _library.require()
     return torch.ops.mbu.conv2d(
-        bits,
+        _parts(bits),
         weight,
         out_channels,
         _pair(kernel_size),
@@ -93,11 +106,12 @@ def conv2d(
         _pair(padding),
         _pair(dilation),
         pad_value,
+        list(size),
     )
 
 
 def conv2d_threshold(
-    bits: Tensor,
+    bits: Bits,
     weight: Tensor,
     threshold: Tensor,
     flip: Tensor,
@@ -107,6 +121,7 @@ def conv2d_threshold(
     padding: IntPair = 0,
     dilation: IntPair = 1,
     pad_value: int = 0,
+    size: Sequence[int] = (),
 ) -> Tensor:
     """:func:`conv2d` followed by thresholds: ``bit = (dot >= threshold) ^ flip``, packed.
 
@@ -120,7 +135,7 @@ def conv2d_threshold(
     """
     _library.require()
     return torch.ops.mbu.conv2d_threshold(
-        bits,
+        _parts(bits),
         weight,
         threshold,
         flip,
@@ -130,11 +145,12 @@ def conv2d_threshold(
         _pair(padding),
         _pair(dilation),
         pad_value,
+        list(size),
     )
 
 
 def conv_transpose2d(
-    bits: Tensor,
+    bits: Bits,
     weight: Tensor,
     out_channels: int,
     kernel_size: IntPair,
@@ -142,6 +158,7 @@ def conv_transpose2d(
     padding: IntPair = 0,
     output_padding: IntPair = 0,
     dilation: IntPair = 1,
+    size: Sequence[int] = (),
 ) -> Tensor:
     """Transposed masked binary convolution, arguments as in ``torch.nn.ConvTranspose2d``.
 
@@ -150,7 +167,7 @@ def conv_transpose2d(
     """
     _library.require()
     return torch.ops.mbu.conv_transpose2d(
-        bits,
+        _parts(bits),
         weight,
         out_channels,
         _pair(kernel_size),
@@ -158,11 +175,12 @@ def conv_transpose2d(
         _pair(padding),
         _pair(output_padding),
         _pair(dilation),
+        list(size),
     )
 
 
 def conv_transpose2d_threshold(
-    bits: Tensor,
+    bits: Bits,
     weight: Tensor,
     threshold: Tensor,
     flip: Tensor,
@@ -172,11 +190,12 @@ def conv_transpose2d_threshold(
     padding: IntPair = 0,
     output_padding: IntPair = 0,
     dilation: IntPair = 1,
+    size: Sequence[int] = (),
 ) -> Tensor:
     """:func:`conv_transpose2d` followed by thresholds, as in :func:`conv2d_threshold`."""
     _library.require()
     return torch.ops.mbu.conv_transpose2d_threshold(
-        bits,
+        _parts(bits),
         weight,
         threshold,
         flip,
@@ -186,11 +205,12 @@ def conv_transpose2d_threshold(
         _pair(padding),
         _pair(output_padding),
         _pair(dilation),
+        list(size),
     )
 
 
 def conv2d_stream(
-    bits: Tensor,
+    bits: Bits,
     weight: Tensor,
     affine: Tensor,
     residual: Sequence[Tensor],
@@ -204,6 +224,9 @@ def conv2d_stream(
     pool: int = 1,
     upsample: int = 1,
     relu: bool = False,
+    size: Sequence[int] = (),
+    head: Tensor | None = None,
+    head_bias: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """:func:`conv2d` whose result is needed as float, with what follows it in the same pass over memory.
 
@@ -218,13 +241,15 @@ def conv2d_stream(
         pool: the residual is the maximum over windows of ``pool`` x ``pool`` pixels.
         upsample: each pixel of the residual counts for ``upsample`` x ``upsample`` pixels (nearest).
         relu: whether to clip at zero.
+        head: float32 ``[classes, OC]``, a 1x1 convolution of y, which is then not stored; without ``threshold``.
+        head_bias: float32 ``[classes]``; ``None`` is 0.
 
     Returns:
-        float32 ``[N, OC, OH, OW]`` in channels_last memory, and int32 ``[N, OH, OW, T * ceil(OC/32)]``.
+        float32 ``[N, OC or classes, OH, OW]`` in channels_last memory, and int32 ``[N, OH, OW, T * ceil(OC/32)]``.
     """
     _library.require()
     return torch.ops.mbu.conv2d_stream(
-        bits,
+        _parts(bits),
         weight,
         affine,
         list(residual),
@@ -238,11 +263,14 @@ def conv2d_stream(
         pool,
         upsample,
         relu,
+        list(size),
+        head,
+        head_bias,
     )
 
 
 def conv_transpose2d_stream(
-    bits: Tensor,
+    bits: Bits,
     weight: Tensor,
     affine: Tensor,
     residual: Sequence[Tensor],
@@ -256,11 +284,12 @@ def conv_transpose2d_stream(
     pool: int = 1,
     upsample: int = 1,
     relu: bool = False,
+    size: Sequence[int] = (),
 ) -> tuple[Tensor, Tensor]:
     """:func:`conv_transpose2d`, then the float stream as in :func:`conv2d_stream`."""
     _library.require()
     return torch.ops.mbu.conv_transpose2d_stream(
-        bits,
+        _parts(bits),
         weight,
         affine,
         list(residual),
@@ -274,6 +303,7 @@ def conv_transpose2d_stream(
         pool,
         upsample,
         relu,
+        list(size),
     )
 
 

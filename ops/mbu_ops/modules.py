@@ -56,7 +56,7 @@ class PackedConv2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Float `[N, in_channels, H, W]` -> float32 `[N, OC, H', W']`."""
-        bits = torch.ops.mbu.pack(x, self.threshold)
+        bits = [torch.ops.mbu.pack(x, self.threshold)]
         if self.transposed:
             y = torch.ops.mbu.conv_transpose2d(
                 bits, self.tiles, self.out_channels, self.kernel_size, self.stride, self.padding,

@@ -81,41 +81,62 @@ def segment_words(segments: Sequence[int]) -> list[int]:
     return [words_of(part) for part in segments]
 
 
-def pack_weight(weight: Tensor, segments: Sequence[int] | None = None) -> Tensor:
+def _own_channels(out_channels: int, channels: int, groups: int) -> Tensor:
+    """int64 ``[OC, channels / groups]``: the input channels that each output channel of a grouped layer meets."""
+    if groups < 1 or out_channels % groups or channels % groups:
+        raise ValueError(
+            f"groups={groups} must be at least 1 and divide the {channels} input channels and {out_channels} "
+            "output channels"
+        )
+    own = torch.arange(channels).view(groups, channels // groups)
+    return own.repeat_interleave(out_channels // groups, 0)
+
+
+def pack_weight(weight: Tensor, segments: Sequence[int] | None = None, groups: int = 1) -> Tensor:
     """Packs a masked binary weight into its sign plane and mask plane.
 
     Args:
-        weight: ``[OC, C, KH, KW]``, any dtype, values in {-1, 0, +1}. The weight of a transposed convolution is
-            passed with its first two dimensions exchanged: ``weight.transpose(0, 1)``.
+        weight: ``[OC, C / groups, KH, KW]``, any dtype, values in {-1, 0, +1}. The weight of a transposed
+            convolution is passed with its first two dimensions exchanged: ``weight.transpose(0, 1)``.
         segments: channel counts of the parts when the input is a concat of packed tensors, each padded to whole
             words. ``None``: one part.
+        groups: as in ``torch.nn.Conv2d``. The planes hold all C channels, zero outside an output's own group;
+            ``tile_weight`` leaves the words of zeros out again.
 
     Returns:
         int32 ``[2, OC, KH, KW, Cw]``: plane 0 the sign (bit 1 = +1), plane 1 the mask (bit 1 = not zero).
 
     Raises:
-        ValueError: if the weight is not 4-d, holds another value, or ``segments`` do not sum to C.
+        ValueError: if the weight is not 4-d, holds another value, ``segments`` do not sum to C, or ``groups`` does
+            not divide the channels.
     """
     if weight.dim() != 4:
         raise ValueError(f"pack_weight: weight has shape {tuple(weight.shape)}; it must be [OC, C, KH, KW]")
     positive, negative = weight == 1, weight == -1
     if not bool((positive | negative | (weight == 0)).all()):
         raise ValueError("pack_weight: weight holds values other than -1, 0 and +1; quantize it first")
+    if groups != 1:
+        out_channels, own, *size = weight.shape
+        index = _own_channels(out_channels, own * groups, groups)[:, :, None, None].expand(weight.shape)
+        spread = weight.new_zeros(out_channels, own * groups, *size)
+        return pack_weight(spread.scatter_(1, index.to(weight.device), weight), segments)
     parts = _parts(weight.shape[1], segments)
     planes = torch.stack([positive, positive | negative]).permute(0, 1, 3, 4, 2)
     return torch.cat([pack_bits(part) for part in planes.split(parts, dim=-1)], dim=-1)
 
 
-def unpack_weight(planes: Tensor, channels: int, segments: Sequence[int] | None = None) -> Tensor:
+def unpack_weight(
+    planes: Tensor, channels: int, segments: Sequence[int] | None = None, groups: int = 1
+) -> Tensor:
     """The inverse of :func:`pack_weight`.
 
     Args:
         planes: int32 ``[2, OC, KH, KW, Cw]``.
         channels: input channels C.
-        segments: as in :func:`pack_weight`.
+        segments, groups: as in :func:`pack_weight`.
 
     Returns:
-        int8 ``[OC, C, KH, KW]`` with values in {-1, 0, +1}.
+        int8 ``[OC, C / groups, KH, KW]`` with values in {-1, 0, +1}.
     """
     if planes.dim() != 5 or planes.shape[0] != 2:
         raise ValueError(
@@ -131,4 +152,8 @@ def unpack_weight(planes: Tensor, channels: int, segments: Sequence[int] | None 
     words = planes.split(sizes, dim=-1)
     bits = torch.cat([unpack_bits(word, part) for word, part in zip(words, parts, strict=True)], dim=-1)
     sign, mask = bits.to(torch.int8)
-    return ((2 * sign - 1) * mask).permute(0, 3, 1, 2).contiguous()
+    weight = ((2 * sign - 1) * mask).permute(0, 3, 1, 2).contiguous()
+    if groups == 1:
+        return weight
+    index = _own_channels(weight.shape[0], channels, groups)[:, :, None, None]
+    return weight.gather(1, index.expand(-1, -1, *weight.shape[2:]).to(weight.device))

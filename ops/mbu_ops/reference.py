@@ -44,6 +44,16 @@ def _threshold(dots: Tensor, threshold: Tensor, flip: Tensor) -> Tensor:
     return torch.cat(planes, dim=-1)
 
 
+def join(bits: Sequence[Tensor], size: Sequence[int] = ()) -> Tensor:
+    """The one input that the parts of a convolution's input stand for: ``bits`` in front of any function here."""
+    if size:
+        bits = [
+            F.interpolate(part.permute(0, 3, 1, 2).double(), size=list(size)).permute(0, 2, 3, 1).int()
+            for part in bits
+        ]
+    return torch.cat(list(bits), -1)
+
+
 def pack(x: Tensor, threshold: Tensor | None = None, flip: Tensor | None = None) -> Tensor:
     """See :func:`mbu_ops.functional.pack`."""
     values = x.to(torch.float32).permute(0, 2, 3, 1)
@@ -155,6 +165,20 @@ def stream(
     planes = [pack(y, row) for row in rows]
     empty = y.new_empty((y.shape[0], *y.shape[2:], 0), dtype=torch.int32)
     return y, torch.cat(planes, -1) if planes else empty
+
+
+def stem(
+    x: Tensor, weight: Tensor, stride: IntPair = 1, padding: IntPair = 0, dilation: IntPair = 1
+) -> Tensor:
+    """The sums of :func:`mbu_ops.stem.stem_stream` for a float32 weight ``[OC, C, KH, KW]``, rounded once."""
+    sums = F.conv2d(
+        x.to(torch.float64),
+        weight.to(torch.float64),
+        stride=_pair(stride),
+        padding=_pair(padding),
+        dilation=_pair(dilation),
+    )
+    return _channels_last(sums)
 
 
 def max_pool2d(

@@ -8,7 +8,15 @@ import safetensors.torch
 import torch
 
 from lightning_mbu import convert, load, save, verify
-from lightning_mbu.deploy.files import _inflate, _Reader, _take_weight, _to_bytes, _weight_bytes, packed_size
+from lightning_mbu.deploy.files import (
+    _digest,
+    _inflate,
+    _Reader,
+    _take_weight,
+    _to_bytes,
+    _weight_bytes,
+    packed_size,
+)
 from lightning_mbu.deploy.graph_json import graph_from_json
 from lightning_mbu.models import MBUNet
 
@@ -93,9 +101,48 @@ def rewrite(path, change):
 
 def test_newer_version(packed, tmp_path):
     path = save(packed, tmp_path / "net.mbu")
-    rewrite(path, lambda d: d.update(version=2))
-    with pytest.raises(ValueError, match="format version 2; this lightning-mbu reads up to 1. Upgrade it"):
+    rewrite(path, lambda d: d.update(version=3))
+    with pytest.raises(ValueError, match="format version 3; this lightning-mbu reads up to 2. Upgrade it"):
         load(path)
+
+
+def test_files_of_version_1_are_read(tmp_path):
+    """A network of three nodes as version 1 wrote it: pack -> one convolution that names its one input."""
+    weight = torch.randint(-1, 2, (5, 3, 3, 40), dtype=torch.int8)  # [OC, KH, KW, C]
+    threshold = torch.randn(40)
+    options = {"map": {}}
+    geometry = [5, [3, 3], [1, 1], [1, 1], [1, 1]]
+    tensors = {
+        "constants": threshold.view(torch.uint8),
+        "weights": _weight_bytes(weight, "masked"),
+    }
+    description = {
+        "version": 1,
+        "nodes": [
+            ["placeholder", "x", [], options],
+            ["get_attr", "threshold", [], options],
+            ["call_function", "mbu.pack.default", [{"node": 0}, {"node": 1}], options],
+            ["get_attr", "conv_tiles", [], options],
+            ["call_function", "mbu.conv2d.default", [{"node": 2}, {"node": 3}, *geometry], options],
+            ["output", "output", [{"node": 4}], options],
+        ],
+        "constants": [["threshold", "float32", [40]]],
+        "layers": [
+            {"name": "conv", "kind": "masked", "segments": [40], "fused": False, "planes": "conv_planes",
+             "tiles": "conv_tiles", "shape": [5, 3, 3, 40]}
+        ],
+        "input": {"channels": 40, "multiple": 1},
+    }  # fmt: skip
+    description["sha256"] = _digest(description, tensors)
+    header = base64.b64encode(zlib.compress(json.dumps(description).encode())).decode()
+    path = tmp_path / "old.mbu"
+    path.write_bytes(safetensors.torch.save(tensors, {"mbu": header}))
+    x = torch.randn(2, 40, 6, 7)
+    signs = torch.where(x >= threshold.view(1, -1, 1, 1), 1.0, -1.0)
+    expected = torch.nn.functional.conv2d(signs, weight.permute(0, 3, 1, 2).float(), padding=1)
+    old = load(path)
+    assert torch.equal(old(x), expected)
+    assert torch.equal(load(save(old, tmp_path / "new.mbu"))(x), expected)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.999])

@@ -115,15 +115,14 @@ def test_calls_of_one_layer_keep_their_order(quantized):
     assert result.mismatches == 0 and result.at_rounding == 0, str(result)
 
 
-def test_only_the_float_ends_of_a_residual_u_net_are_left(quantized):
+def test_no_float_operation_of_a_residual_u_net_is_left(quantized):
     packed = convert(quantized(MBUNet(width=32, shortcuts=True)), torch.randn(1, 3, 32, 32))
     floats = [
         n.target
         for n in packed.graph_module.graph.nodes
         if n.op == "call_function" and getattr(n.target, "namespace", "") == "aten"
     ]
-    assert floats.count(aten.conv2d.default) == 2 and floats.count(aten.batch_norm.default) == 1
-    assert set(floats) <= {aten.conv2d.default, aten.batch_norm.default, aten.cat.default, aten.slice.Tensor}
+    assert set(floats) <= {aten.cat.default, aten.slice.Tensor}
 
 
 def test_compiled_residual_network_agrees(quantized):

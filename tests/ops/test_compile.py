@@ -46,20 +46,21 @@ def samples() -> dict[str, list[tuple[Any, ...]]]:
         "unpack": [(bits(2, 5, 6, 40), 40), (bits(0, 5, 6, 96)[..., 1:2], 7)],
         "tile_weight": [(pack_weight(torch.randint(-1, 2, (33, 40, 3, 2))),)],
         "conv2d": [
-            (bits(2, 6, 7, 40), weight(33, 40, 3), 33, *conv),
-            (bits(1, 6, 7, 40), weight(1, 40, 3), 1, *conv, -1),
+            ([bits(2, 6, 7, 40)], weight(33, 40, 3), 33, *conv),
+            ([bits(1, 6, 7, 40)], weight(1, 40, 3), 1, *conv, -1),
+            ([bits(2, 6, 7, 40), bits(2, 3, 4, 20)], weight(33, 96, 3), 33, *conv, 0, [6, 7]),
         ],
-        "conv2d_threshold": [(bits(2, 6, 7, 40), weight(33, 40, 3), *epilogue(2, 33), 33, *conv, 0)],
-        "conv_transpose2d": [(bits(2, 6, 7, 40), weight(33, 40, 3), 33, *transposed)],
+        "conv2d_threshold": [([bits(2, 6, 7, 40)], weight(33, 40, 3), *epilogue(2, 33), 33, *conv, 0)],
+        "conv_transpose2d": [([bits(2, 6, 7, 40)], weight(33, 40, 3), 33, *transposed)],
         "conv_transpose2d_threshold": [
-            (bits(2, 6, 7, 40), weight(33, 40, 3), *epilogue(2, 33), 33, *transposed)
+            ([bits(2, 6, 7, 40)], weight(33, 40, 3), *epilogue(2, 33), 33, *transposed)
         ],
         "conv2d_stream": [
-            (bits(2, 6, 7, 40), weight(33, 40, 3), *stream(33, (2, 66, 3, 9)), 33, *conv, 0, 1, 1, True),
-            (bits(2, 6, 7, 40), weight(33, 40, 3), torch.rand(1, 2, 33), [], None, 33, *conv),
+            ([bits(2, 6, 7, 40)], weight(33, 40, 3), *stream(33, (2, 66, 3, 9)), 33, *conv, 0, 1, 1, True),
+            ([bits(2, 6, 7, 40)], weight(33, 40, 3), torch.rand(1, 2, 33), [], None, 33, *conv),
         ],
         "conv_transpose2d_stream": [
-            (bits(2, 6, 7, 40), weight(33, 40, 2), *stream(33, (2, 11, 6, 7)), 33, *doubling, 1, 2)
+            ([bits(2, 6, 7, 40)], weight(33, 40, 2), *stream(33, (2, 11, 6, 7)), 33, *doubling, 1, 2)
         ],
         "max_pool2d": [
             (bits(2, 6, 7, 40), [3, 3], [2, 2], [1, 1], [1, 1], False),
@@ -83,14 +84,18 @@ class Network(torch.nn.Module):
     up: Tensor
     up_threshold: Tensor
     up_flip: Tensor
+    join: Tensor
+    join_threshold: Tensor
+    join_flip: Tensor
     last: Tensor
 
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("down", weight(40, 33, 3))
         self.register_buffer("up", weight(32, 40, 2))
+        self.register_buffer("join", weight(32, 96, 1))
         self.register_buffer("last", weight(5, 32, 1))
-        for name, planes, channels in (("down", 2, 40), ("up", 1, 32)):
+        for name, planes, channels in (("down", 2, 40), ("up", 1, 32), ("join", 1, 32)):
             threshold, flip = epilogue(planes, channels)
             self.register_buffer(f"{name}_threshold", threshold)
             self.register_buffer(f"{name}_flip", flip)
@@ -99,8 +104,12 @@ class Network(torch.nn.Module):
         packed = F.pack(x)
         packed = F.conv2d_threshold(packed, self.down, self.down_threshold, self.down_flip, 40, 3, 1, 1)
         packed = F.max_pool2d(packed[..., :2] ^ packed[..., 2:], 2)
+        small = packed
         wide = F.conv_transpose2d(packed, self.up, 32, 2, 2)
         packed = F.conv_transpose2d_threshold(packed, self.up, self.up_threshold, self.up_flip, 32, 2, 2)
+        packed = F.conv2d_threshold(
+            [packed, small], self.join, self.join_threshold, self.join_flip, 32, 1, size=packed.shape[1:3]
+        )
         return F.conv2d(packed, self.last, 5, 1) + wide.mean(1, keepdim=True) + F.unpack(packed, 32)[:, :1]
 
 

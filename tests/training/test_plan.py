@@ -8,7 +8,7 @@ from lightning_mbu.models import MBUNet
 
 
 class PlainUNet(nn.Module):
-    """A user's own little U-Net: in-place ReLUs, bilinear upsampling, squeeze-excite, a grouped and a thin layer."""
+    """A user's own little U-Net: in-place ReLUs, bilinear upsampling, squeeze-excite, grouped and thin layers."""
 
     def __init__(self):
         super().__init__()
@@ -17,6 +17,7 @@ class PlainUNet(nn.Module):
         self.down = nn.Sequential(nn.Conv2d(16, 32, 3, 2, 1), nn.BatchNorm2d(32), nn.ReLU(inplace=True))
         self.depthwise = nn.Conv2d(32, 32, 3, padding=1, groups=32)
         self.grouped = nn.Conv2d(32, 32, 1, groups=2)
+        self.thin_groups = nn.Conv2d(32, 32, 3, padding=1, groups=8)
         self.squeeze = nn.Conv2d(32, 32, 1)
         self.reflect = nn.Conv2d(32, 32, 3, padding=1, padding_mode="reflect")
         self.thin = nn.Conv2d(32, 4, 1)
@@ -26,7 +27,7 @@ class PlainUNet(nn.Module):
     def forward(self, x):
         skip = self.relu(self.first(x))
         y = self.down(skip)
-        y = self.reflect(self.grouped(self.depthwise(y)))
+        y = self.reflect(self.thin_groups(self.grouped(self.depthwise(y))))
         y = y * self.squeeze(y.mean((2, 3), keepdim=True)).sigmoid()
         y = nn.functional.interpolate(self.thin(y), scale_factor=2, mode="bilinear")
         return self.last(self.wide(torch.cat([skip, y], 1)))
@@ -42,7 +43,7 @@ def test_every_exclusion_has_its_reason():
         for name, layer in by_name(make_plan(PlainUNet(), torch.empty(1, 3, 32, 32))).items()
     }
     for name, words in {
-        "first": "first executed", "depthwise": "depthwise", "grouped": "grouped", "squeeze": "squeeze-excite",
+        "first": "first executed", "depthwise": "depthwise", "thin_groups": "4 channels in each group", "squeeze": "squeeze-excite",
         "reflect": "padding mode", "thin": "4 channels", "last": "head",
     }.items():  # fmt: skip
         assert words in reasons[name], (name, reasons[name])
@@ -50,7 +51,7 @@ def test_every_exclusion_has_its_reason():
 
 def test_remaining_layers_become_one_bit_with_a_learned_threshold_where_input_is_not_centred():
     layers = by_name(make_plan(PlainUNet(), torch.empty(1, 3, 32, 32)))
-    assert {name for name, layer in layers.items() if layer.kind != "float"} == {"down.0", "wide"}
+    assert {name for name, layer in layers.items() if layer.kind != "float"} == {"down.0", "grouped", "wide"}
     assert layers["wide"].threshold == "learned"
 
 

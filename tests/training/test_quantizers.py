@@ -93,12 +93,13 @@ def test_only_plain_convolutions():
     with pytest.raises(TypeError, match="Linear cannot be quantized"):
         quantize_layer(nn.Linear(3, 3), "binary")
     with pytest.raises(ValueError, match="groups=2"):
-        quantize_layer(nn.Conv2d(8, 8, 3, groups=2), "binary")
+        quantize_layer(nn.ConvTranspose2d(8, 8, 3, groups=2), "binary")
 
 
-@pytest.mark.parametrize(
-    "make", [lambda: nn.Conv2d(8, 12, 3, padding=1), lambda: nn.ConvTranspose2d(8, 12, 2, 2, bias=False)]
-)
+@pytest.mark.parametrize("make", [
+    lambda: nn.Conv2d(8, 12, 3, padding=1), lambda: nn.Conv2d(8, 12, 3, padding=1, groups=2),
+    lambda: nn.ConvTranspose2d(8, 12, 2, 2, bias=False),
+])  # fmt: skip
 @pytest.mark.parametrize("kind", ["masked", "binary"])
 @pytest.mark.parametrize("scale", [True, False])
 def test_layer_keeps_parameters_and_is_float_at_gate_zero(make, kind, scale):

@@ -6,7 +6,10 @@ A pattern that no pass knows stays as the trained network computes it: right, on
 from .cleanup import clean as clean
 from .fold_thresholds import fold_activation_thresholds as fold_activation_thresholds
 from .fold_thresholds import fold_convolution_thresholds as fold_convolution_thresholds
+from .fuse_head import fuse_heads as fuse_heads
+from .fuse_stem import fuse_stems as fuse_stems
 from .fuse_streams import attach_bits as attach_bits
 from .fuse_streams import fuse_streams as fuse_streams
+from .join_inputs import join_inputs as join_inputs
 from .lift_packs import lift_packs as lift_packs
 from .lift_packs import merge_packs as merge_packs

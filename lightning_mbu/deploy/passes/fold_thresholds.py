@@ -30,6 +30,7 @@ from ..graph import (
     is_per_channel,
     mbu,
     new_pack,
+    segments_of,
     threshold_of,
 )
 from ..thresholds import float_thresholds, integer_thresholds
@@ -42,7 +43,7 @@ _UNARY = (aten.relu.default, aten.hardtanh.default, aten.relu6.default)
 
 
 @dataclass(frozen=True)
-class _Reader:
+class Reader:
     """One pack behind a float tensor, and the operations between the two."""
 
     chain: tuple[Node, ...]
@@ -55,14 +56,14 @@ def fold_convolution_thresholds(module: GraphModule) -> bool:
     for node in list(module.graph.nodes):
         if not is_call(node, *CONVOLUTIONS):
             continue
-        readers = _pack_readers(module, node, ())
+        readers = pack_readers(module, node, ())
         if not readers:
             continue
         limit = _largest_sum(module, node)
         planes: dict[tuple, tuple[Tensor, Tensor]] = {}
         keys = []
         for reader in readers:
-            is_set = _bit_function(module, node, reader)
+            is_set = bit_function(module, node, reader)
             tau, flip = integer_thresholds(lambda d, f=is_set: f(d.float()), limit, channels_of(node))
             keys.append((tuple(tau.tolist()), tuple(flip.tolist())))
             planes.setdefault(keys[-1], (tau, flip))
@@ -90,7 +91,7 @@ def fold_activation_thresholds(module: GraphModule) -> bool:
         if not chain:
             continue
         assert isinstance(source, Node)
-        is_set = _bit_function(module, source, _Reader(tuple(chain), pack))
+        is_set = bit_function(module, source, Reader(tuple(chain), pack))
         threshold, flip = float_thresholds(is_set, channels_of(source))
         with module.graph.inserting_before(pack):
             folded = new_pack(module, source, threshold, pack_bits(flip))
@@ -121,14 +122,14 @@ def _monotone_input(module: GraphModule, node: Node) -> Node | None:
     return None
 
 
-def _pack_readers(module: GraphModule, node: Node, chain: tuple[Node, ...]) -> list[_Reader]:
+def pack_readers(module: GraphModule, node: Node, chain: tuple[Node, ...]) -> list[Reader]:
     """All packs behind `node`; empty if anything else reads it or a result of its chain."""
-    readers: list[_Reader] = []
+    readers: list[Reader] = []
     for user in node.users:
         if is_call(user, mbu.pack.default) and len(user.args) <= 2:
-            readers.append(_Reader(chain, user))
+            readers.append(Reader(chain, user))
         elif _monotone_input(module, user) is node:
-            found = _pack_readers(module, user, (*chain, user))
+            found = pack_readers(module, user, (*chain, user))
             if not found:
                 return []
             readers += found
@@ -137,7 +138,7 @@ def _pack_readers(module: GraphModule, node: Node, chain: tuple[Node, ...]) -> l
     return readers
 
 
-def _bit_function(module: GraphModule, root: Node, reader: _Reader):
+def bit_function(module: GraphModule, root: Node, reader: Reader):
     """float32 `[C]`, a value of each channel of `root` -> bool `[C]`, the bit that the model computes from it."""
     threshold = threshold_of(module, reader.pack)
 
@@ -157,15 +158,14 @@ def _bit_function(module: GraphModule, root: Node, reader: _Reader):
 def _largest_sum(module: GraphModule, convolution: Node) -> int:
     """Bound on |dot product|: taps times channels."""
     kernel = convolution.args[3]
-    bits = convolution.args[0]
-    assert isinstance(kernel, list | tuple) and isinstance(bits, Node)
-    return sum(bits.meta["segments"]) * int(kernel[0]) * int(kernel[1])  # type: ignore[arg-type]
+    assert isinstance(kernel, list | tuple)
+    return sum(segments_of(convolution)) * int(kernel[0]) * int(kernel[1])  # type: ignore[arg-type]
 
 
 def _replace(
     module: GraphModule,
     convolution: Node,
-    readers: list[_Reader],
+    readers: list[Reader],
     keys: list[tuple],
     planes: dict[tuple, tuple[Tensor, Tensor]],
 ) -> None:
@@ -176,13 +176,26 @@ def _replace(
         fused_target = FUSED_CONVOLUTIONS[CONVOLUTIONS.index(convolution.target)]  # type: ignore[arg-type]
         bits, weight, *geometry = convolution.args
         fused = graph.call_function(fused_target, (bits, weight, taus, flips, *geometry))
-        channels = channels_of(convolution)
-        fused.meta.update(layer=convolution.meta.get("layer"), segments=(channels,) * len(planes))
-        words = -(-channels // 32)
-        outputs = {}
-        for place, key in enumerate(planes):
-            outputs[key] = fused
-            if len(planes) > 1:
+    fused.meta["layer"] = convolution.meta.get("layer")
+    replace_readers(module, convolution, fused, readers, keys, list(planes))
+
+
+def replace_readers(
+    module: GraphModule,
+    convolution: Node,
+    fused: Node,
+    readers: list[Reader],
+    keys: list[tuple],
+    planes: list[tuple],
+) -> None:
+    """Lets every reader take its plane of `fused`: `keys` names the one of each, `planes` their order."""
+    graph, channels = module.graph, channels_of(convolution)
+    fused.meta["segments"] = (channels,) * len(planes)
+    words = -(-channels // 32)
+    outputs = {key: fused for key in planes}
+    if len(planes) > 1:
+        with graph.inserting_before(fused.next):
+            for place, key in enumerate(planes):
                 outputs[key] = graph.call_function(
                     aten.slice.Tensor, (fused, 3, place * words, (place + 1) * words)
                 )

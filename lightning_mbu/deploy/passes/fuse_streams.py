@@ -53,17 +53,17 @@ def fuse_streams(module: GraphModule) -> bool:
 def _fuse(module: GraphModule, convolution: Node) -> bool:
     channels = channels_of(convolution)
     last, steps = convolution, []
-    while (user := _only_user(last)) is not None:
-        step = _affine_step(module, last, user, channels)
+    while (user := only_user(last)) is not None:
+        step = affine_step(module, last, user, channels)
         if step is None:
             break
         steps.append(step)
         last = user
-    shortcut = _shortcut(_only_user(last), last)
+    shortcut = _shortcut(only_user(last), last)
     parts, pool, upsample = ([], 1, 1) if shortcut is None else _read_shortcut(shortcut, channels)
     if shortcut is not None:
-        last = _only_user(last) or last
-    user = _only_user(last)
+        last = only_user(last) or last
+    user = only_user(last)
     relu = user is not None and is_call(user, aten.relu.default)
     if relu:
         last = user or last
@@ -92,11 +92,12 @@ def _fuse(module: GraphModule, convolution: Node) -> bool:
     return True
 
 
-def _only_user(node: Node) -> Node | None:
+def only_user(node: Node) -> Node | None:
+    """The one reader of `node`; None if it has none or several."""
     return next(iter(node.users)) if len(node.users) == 1 else None
 
 
-def _affine_step(module: GraphModule, source: Node, node: Node, channels: int) -> Tensor | None:
+def affine_step(module: GraphModule, source: Node, node: Node, channels: int) -> Tensor | None:
     """float32 `[2, C]`: factor and offset with which `node` is fma(source, factor, offset), to the last bit."""
     if is_call(node, aten.batch_norm.default):
         scale, bias, mean, variance, training, _, epsilon, _ = node.args[1:]
@@ -202,7 +203,7 @@ def attach_bits(module: GraphModule) -> bool:
     """Applies the second rule: packs of a stream become planes of its second output."""
     changed = False
     for node in list(module.graph.nodes):
-        if not is_call(node, *STREAM_CONVOLUTIONS):
+        if not is_call(node, *STREAM_CONVOLUTIONS, mbu.stem_stream.default):
             continue
         value = next(user for user in node.users if user.args[1] == 0)
         packs = [user for user in value.users if is_plain_pack(user)]
@@ -213,7 +214,8 @@ def attach_bits(module: GraphModule) -> bool:
         words = -(-channels // 32)
         graph = module.graph
         with graph.inserting_before(node):
-            node.update_arg(4, constant_node(module, thresholds, "threshold"))
+            argument = 3 if is_call(node, mbu.stem_stream.default) else 4
+            node.update_arg(argument, constant_node(module, thresholds, "threshold"))
         with graph.inserting_after(value):
             planes = graph.call_function(operator.getitem, (node, 1))
         planes.meta["segments"] = (channels,) * len(packs)

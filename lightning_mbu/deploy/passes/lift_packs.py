@@ -20,6 +20,7 @@ from ..graph import aten, channels_of, finish, is_call, is_plain_pack, mbu, new_
 
 _MAX_POOL = aten.max_pool2d.default
 _NEAREST = (aten.upsample_nearest2d.vec, aten.upsample_nearest2d.default)
+_MOVES_WORDS = (aten.permute.default, aten.view.dtype, *_NEAREST)
 
 
 def lift_packs(module: GraphModule) -> bool:
@@ -28,8 +29,16 @@ def lift_packs(module: GraphModule) -> bool:
     while _lift_once(module):
         moved = True
     if moved:
+        _pass_on_segments(module)
         finish(module)
     return moved
+
+
+def _pass_on_segments(module: GraphModule) -> None:
+    """What moves words holds the parts that its source has by now: a concat may have been lifted past it."""
+    for node in module.graph.nodes:
+        if is_call(node, mbu.max_pool2d.default, *_MOVES_WORDS) and "segments" in node.meta:
+            node.meta["segments"] = node.args[0].meta["segments"]
 
 
 def _lift_once(module: GraphModule) -> bool:
@@ -94,9 +103,10 @@ def _through_nearest(module: GraphModule, upsample: Node, threshold: Tensor) -> 
     words = graph.call_function(aten.permute.default, (bits, [0, 3, 1, 2]))
     opaque = graph.call_function(aten.view.dtype, (words, torch.float32))
     moved = graph.call_function(upsample.target, (opaque, *sizes))  # type: ignore[arg-type]
-    words = graph.call_function(aten.view.dtype, (moved, torch.int32))
-    result = graph.call_function(aten.permute.default, (words, [0, 2, 3, 1]))
-    result.meta["segments"] = bits.meta["segments"]
+    back = graph.call_function(aten.view.dtype, (moved, torch.int32))
+    result = graph.call_function(aten.permute.default, (back, [0, 2, 3, 1]))
+    for node in (words, opaque, moved, back, result):
+        node.meta["segments"] = bits.meta["segments"]
     return result
 
 

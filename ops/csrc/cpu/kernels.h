@@ -1,6 +1,7 @@
 // What a CPU kernel is, and the operations as csrc/torch calls them.
 #pragma once
 #include <cstdint>
+#include <vector>
 
 #include "mbu/params.h"
 
@@ -26,7 +27,7 @@ struct Conv2dTap {
 struct Conv2dPicture {
   int64_t rows, columns;             // pixels
   int64_t row_stride, pixel_stride;  // words
-  int64_t words;                     // of a pixel
+  int64_t words;                     // of a pixel, those that the tiles meet
   int64_t step_h, step_w;            // picture pixels from one output pixel to the next
   int64_t taps;                      // may be 0: outputs that see no input
   const Conv2dTap* tap;              // [taps]
@@ -49,6 +50,8 @@ struct Conv2dTile {
   Conv2dPicture picture;
   const Word* weight;     // tiles, see types.h
   int64_t weight_stride;  // words from one tile to the next
+  // Words before those that a tile meets, for every tile of the layer; read by run_tiles, not by kernels.
+  const int32_t* first_word;
   int64_t tile_begin, tile_end;
   // Epilogue. With `sums`: sums[target + oc] = table[border + oc] - 2 * count; kernels with `adds_stream`
   // then apply the steps, residual[target + oc] and the relu of cpu/stream/stream.h to it. With `bits`:
@@ -84,6 +87,8 @@ struct UnpackRow {
 
 struct ResidualRow;
 struct StreamRow;
+struct HeadRow;
+struct StemTile;
 
 struct CpuKernel {
   const char* name;
@@ -98,19 +103,32 @@ struct CpuKernel {
   void (*finish_row)(const StreamRow&);
   // row[i] = a | b | ..: the words of `rows` input rows, each `count` words long
   void (*or_rows)(const Word* const* rows, int64_t row_count, int64_t count, Word* row);
+  void (*stem_tile)(const StemTile&);  // cpu/stem/stem.h
+  void (*head_row)(const HeadRow&);    // cpu/stream/stream.h
 };
 
 // The kernel in use: the best one this processor runs, unless MBU_CPU_KERNEL or force_cpu_kernel names
 // another.
 const CpuKernel& cpu_kernel();
 
-// `tiled` has TiledWeight::size(layout, ..) words.
+// The words of a pixel that each tile of 32 outputs meets: `count` from its `first` on.
+struct WordRanges {
+  std::vector<int32_t> first;
+  int64_t count;
+};
+WordRanges find_word_ranges(const Word* planes, int64_t out_channels, int64_t taps, int64_t words);
+
+// `tiled` has TiledWeight::size(layout, .., ranges.count) words.
 void tile_weight(const Word* planes, int64_t out_channels, Extent kernel, int64_t words, WeightLayout layout,
-                 int32_t* tiled);
+                 const WordRanges& ranges, int32_t* tiled);
+// The kernel on [tile_begin, tile_end), in one call for every stretch of tiles that meet the same words.
+// `tile.input` is at the first word of a pixel.
+void run_tiles(const CpuKernel& kernel, Conv2dTile tile);
 // `kernel` reads the layout of params.weight; the caller has checked it.
 void conv2d(const Conv2dParams& params, const CpuKernel& kernel = cpu_kernel());
 void pack(const PackParams& params);
 void unpack(const UnpackParams& params);
+void stem(const StemParams& params);
 void max_pool2d(const MaxPool2dParams& params);
 
 }  // namespace mbu

@@ -25,7 +25,9 @@ namespace mbu {
   void unpack__##row(const UnpackRow&);                                      \
   void add_residual__##row(const ResidualRow&);                              \
   void finish_row__##row(const StreamRow&);                                  \
-  void or_rows__##row(const Word* const*, int64_t, int64_t, Word*);
+  void or_rows__##row(const Word* const*, int64_t, int64_t, Word*);          \
+  void stem_tile__##row(const StemTile&);                                    \
+  void head_row__##row(const HeadRow&);
 #include "cpu/kernels.inc"
 #undef MBU_CPU_KERNEL
 
@@ -105,9 +107,10 @@ bool has_amx_int8() {
 #endif
 
 const CpuKernel kKernels[] = {
-#define MBU_CPU_KERNEL(name, isa, predicate, layout, conv, adds_stream, row)                        \
-  {#name,       isa,           WeightLayout::layout, predicate,         conv2d_##conv, adds_stream, \
-   pack__##row, unpack__##row, add_residual__##row,  finish_row__##row, or_rows__##row},
+#define MBU_CPU_KERNEL(name, isa, predicate, layout, conv, adds_stream, row)                                 \
+  {#name,          isa,           WeightLayout::layout, predicate,         conv2d_##conv,  adds_stream,      \
+   pack__##row,    unpack__##row, add_residual__##row,  finish_row__##row, or_rows__##row, stem_tile__##row, \
+   head_row__##row},
 #include "cpu/kernels.inc"
 #undef MBU_CPU_KERNEL
 };

@@ -1,11 +1,18 @@
 // The operations on CPU tensors.
 #include "cpu/kernels.h"
 #include "torch/check.h"
+#include "torch/images.h"
 #include "torch/ops.h"
 #include "torch/place.h"
 #include "torch/shapes.h"
 
 namespace mbu {
+
+// torch/stem.cpp
+Tensor stem_threshold_here(const Tensor&, const Tensor&, const Tensor&, const Tensor&, Pair, Pair, Pair);
+FloatAndBits stem_stream_here(const Tensor&, const Tensor&, const Tensor&, std::optional<Tensor>, Pair, Pair,
+                              Pair, bool);
+
 namespace {
 
 using torch::headeronly::MemoryFormat;
@@ -26,10 +33,11 @@ const Reader& reader() {
 }
 Tensor tile_planes(const Tensor& planes, int64_t out_channels, Extent kernel, int64_t channel_words) {
   const WeightLayout layout = reader().layout;
-  Tensor out = torch::stable::empty(
-      {TiledWeight::size(layout, out_channels, kernel.h * kernel.w, channel_words)}, ScalarType::Int);
-  tile_weight(static_cast<const Word*>(planes.const_data_ptr()), out_channels, kernel, channel_words, layout,
-              out.mutable_data_ptr<int32_t>());
+  const int64_t taps = kernel.h * kernel.w;
+  const WordRanges ranges = find_word_ranges(words(planes), out_channels, taps, channel_words);
+  Tensor out =
+      torch::stable::empty({TiledWeight::size(layout, out_channels, taps, ranges.count)}, ScalarType::Int);
+  tile_weight(words(planes), out_channels, kernel, channel_words, layout, ranges, out.mutable_data_ptr<int32_t>());
   return out;
 }
 void run(const PackParams& p) {

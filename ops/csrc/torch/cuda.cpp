@@ -1,10 +1,14 @@
 // The operations on CUDA tensors: on the kernels of csrc/cuda where they have a route to the card, else on
 // torch's own operations.
+#include <algorithm>
+#include <array>
+
 #include "cuda/choose.h"
 #include "cuda/plan_flat.h"
 #include "torch/check.h"
 #include "torch/context.h"
 #include "torch/fallback.h"
+#include "torch/images.h"
 #include "torch/ops.h"
 #include "torch/place.h"
 #include "torch/shapes.h"
@@ -186,18 +190,68 @@ void fill_stream(const Conv2dParams& p, cuda::Conv2dParams& c) {
   c.bits = from.bits;
 }
 
+// logits = head * y + head_bias by torch, from the stream y.
+void project(const Stream& stream, Tensor y) {
+  const torch::stable::Device device(kPlace.type(), current_device());
+  const int64_t n = y.size(0), channels = y.size(1), height = y.size(2), width = y.size(3), k = stream.classes;
+  const auto view = [&](const float* data, std::initializer_list<int64_t> sizes,
+                        std::initializer_list<int64_t> strides) {
+    return torch::stable::from_blob(const_cast<float*>(data), sizes, strides, device, ScalarType::Float);
+  };
+  std::optional<Tensor> bias;
+  if (stream.head_bias) bias = view(stream.head_bias, {k}, {1});
+  const Tensor pixels = view(y.const_data_ptr<float>(), {n * height * width, channels}, {channels, 1});
+  std::array<StableIValue, 3> stack{torch::stable::detail::from(pixels),
+                                    torch::stable::detail::from(view(stream.head, {k, channels}, {channels, 1})),
+                                    torch::stable::detail::from(bias)};
+  STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::linear", "", stack.data(), TORCH_ABI_VERSION));
+  Tensor logits = view(stream.logits, {n * height * width, k}, {k, 1});
+  torch::stable::copy_(logits, torch::stable::detail::to<Tensor>(stack[0]));
+}
+
+// The images that a convolution joins, at most two, each enlarged by a whole factor.
+std::vector<PackedImage> sources_of(const Conv2dParams& p, cuda::Layer& layer) {
+  std::vector<PackedImage> sources{p.input};
+  if (p.parts > 0) sources.assign(p.part, p.part + p.parts);
+  require_kernel(sources.size() <= 2, "more than two joined inputs");
+  for (size_t i = 0; i < sources.size(); ++i) {
+    const PackedImage& part = sources[i];
+    const int64_t factor = part.height ? p.input.height / part.height : 1;
+    require_kernel(factor >= 1 && part.height * factor == p.input.height && part.width * factor == p.input.width,
+                   "a joined input that is enlarged by no whole number");
+    layer.words[i] = part.words;
+    layer.upsample[i] = factor;
+  }
+  return sources;
+}
+
 void run(const Conv2dParams& p, const Reader& reader) {
-  const PackedImage& in = p.input;
-  if (in.batch * p.output.h * p.output.w * p.out_channels == 0) return;
-  const cuda::Layer layer{in.batch,     in.height,    in.width,     {in.words, 0}, {1, 1},       p.kernel.h,
-                          p.kernel.w,   p.stride.h,   p.stride.w,   p.padding.h,   p.padding.w,  p.dilation.h,
-                          p.dilation.w, p.output.h,   p.output.w,   p.out_channels, p.transposed, p.zero_padding};
+  if (p.stream && p.stream->head) {
+    Tensor y = torch::stable::empty({p.input.batch, p.out_channels, p.output.h, p.output.w}, ScalarType::Float,
+                                    std::nullopt, kPlace, std::nullopt, MemoryFormat::ChannelsLast);
+    Stream stream = *p.stream;
+    stream.head = nullptr;
+    stream.output = y.mutable_data_ptr<float>();
+    Conv2dParams before = p;
+    before.stream = &stream;
+    run(before, reader);
+    return project(*p.stream, y);
+  }
+  if (p.input.batch * p.output.h * p.output.w * p.out_channels == 0) return;
+  cuda::Layer layer{p.input.batch, p.input.height, p.input.width, {0, 0},       {1, 1},       p.kernel.h,
+                    p.kernel.w,    p.stride.h,     p.stride.w,    p.padding.h,  p.padding.w,  p.dilation.h,
+                    p.dilation.w,  p.output.h,     p.output.w,    p.out_channels, p.transposed, p.zero_padding};
+  const std::vector<PackedImage> sources = sources_of(p, layer);
   cuda::Conv2dParams c{};
   if (const char* why = cuda::plan_conv2d(layer, reader.family->layout, p.weight.data, c)) throw NoKernel{why};
-  c.source[0].data = in.data;
-  c.source[0].stride_n = in.stride_n;
-  c.source[0].stride_h = in.stride_h;
-  c.source[0].stride_w = in.stride_w;
+  int64_t aligned = 4;
+  for (size_t i = 0; i < sources.size(); ++i) {
+    c.source[i].data = sources[i].data;
+    c.source[i].stride_n = sources[i].stride_n;
+    c.source[i].stride_h = sources[i].stride_h;
+    c.source[i].stride_w = sources[i].stride_w;
+    aligned = std::min(aligned, alignment(sources[i]));
+  }
   const bool to_bits = p.bits != nullptr;
   if (to_bits) {
     c.bits = p.bits;
@@ -210,12 +264,21 @@ void run(const Conv2dParams& p, const Reader& reader) {
   const int64_t pixels = int64_t{c.batch} * c.rows[0].outputs * c.columns[0].outputs;
   const cuda::Kernel kernel = cuda::choose_conv2d(
       *reader.family, pixels, p.out_channels, int64_t{c.phases_h} * c.phases_w, !to_bits,
-      cuda::vector_words(layer, alignment(in)), cuda::device_info(reader.device).multiprocessors);
+      cuda::vector_words(layer, aligned), cuda::device_info(reader.device).multiprocessors);
   const cuda::KernelInfo& info = cuda::kKernels[static_cast<int>(kernel)];
   const cuda::Grid grid = cuda::conv2d_grid(c, info.pixels, info.channels);
   constexpr uint32_t kLargestGrid = 65535;  // in y and z
   require_kernel(grid.y <= kLargestGrid && grid.z <= kLargestGrid, "more blocks than a launch has");
   start(kernel, grid, &c);
+}
+
+// The first convolution: torch's, whose sums are rounded in another order than the CPU kernel's.
+Tensor stem_threshold_here(const Tensor&, const Tensor&, const Tensor&, const Tensor&, Pair, Pair, Pair) {
+  throw NoKernel{"the first convolution has no kernel on GPUs"};
+}
+FloatAndBits stem_stream_here(const Tensor&, const Tensor&, const Tensor&, std::optional<Tensor>, Pair, Pair, Pair,
+                              bool) {
+  throw NoKernel{"the first convolution has no kernel on GPUs"};
 }
 
 #include "torch/operations.inc"

@@ -13,6 +13,7 @@ namespace mbu {
 using torch::headeronly::IntHeaderOnlyArrayRef;
 using torch::stable::Tensor;
 using Pair = IntHeaderOnlyArrayRef;
+using Images = std::vector<Tensor>;
 using FloatAndBits = std::tuple<Tensor, Tensor>;
 
 // MBU_OP(result, name, arguments): the list that schema.cpp, cpu.cpp and cuda.cpp share.
@@ -21,27 +22,35 @@ using FloatAndBits = std::tuple<Tensor, Tensor>;
   MBU_OP(Tensor, unpack, (const Tensor& bits, int64_t channels))                                             \
   MBU_OP(Tensor, tile_weight, (const Tensor& planes))                                                        \
   MBU_OP(Tensor, conv2d,                                                                                     \
-         (const Tensor& bits, const Tensor& weight, int64_t out_channels, Pair kernel_size, Pair stride,     \
-          Pair padding, Pair dilation, int64_t pad_value))                                                   \
+         (Images bits, const Tensor& weight, int64_t out_channels, Pair kernel_size, Pair stride,            \
+          Pair padding, Pair dilation, int64_t pad_value, Pair size))                                        \
   MBU_OP(                                                                                                    \
       Tensor, conv2d_threshold,                                                                              \
-      (const Tensor& bits, const Tensor& weight, const Tensor& threshold, const Tensor& flip,                \
-       int64_t out_channels, Pair kernel_size, Pair stride, Pair padding, Pair dilation, int64_t pad_value)) \
+      (Images bits, const Tensor& weight, const Tensor& threshold, const Tensor& flip, int64_t out_channels, \
+       Pair kernel_size, Pair stride, Pair padding, Pair dilation, int64_t pad_value, Pair size))            \
   MBU_OP(Tensor, conv_transpose2d,                                                                           \
-         (const Tensor& bits, const Tensor& weight, int64_t out_channels, Pair kernel_size, Pair stride,     \
-          Pair padding, Pair output_padding, Pair dilation))                                                 \
-  MBU_OP(Tensor, conv_transpose2d_threshold,                                                                 \
-         (const Tensor& bits, const Tensor& weight, const Tensor& threshold, const Tensor& flip,             \
-          int64_t out_channels, Pair kernel_size, Pair stride, Pair padding, Pair output_padding,            \
-          Pair dilation))                                                                                    \
+         (Images bits, const Tensor& weight, int64_t out_channels, Pair kernel_size, Pair stride,            \
+          Pair padding, Pair output_padding, Pair dilation, Pair size))                                      \
+  MBU_OP(                                                                                                    \
+      Tensor, conv_transpose2d_threshold,                                                                    \
+      (Images bits, const Tensor& weight, const Tensor& threshold, const Tensor& flip, int64_t out_channels, \
+       Pair kernel_size, Pair stride, Pair padding, Pair output_padding, Pair dilation, Pair size))          \
   MBU_OP(FloatAndBits, conv2d_stream,                                                                        \
-         (const Tensor& bits, const Tensor& weight, const Tensor& affine, std::vector<Tensor> residual,      \
+         (Images bits, const Tensor& weight, const Tensor& affine, std::vector<Tensor> residual,             \
           std::optional<Tensor> threshold, int64_t out_channels, Pair kernel_size, Pair stride,              \
-          Pair padding, Pair dilation, int64_t pad_value, int64_t pool, int64_t upsample, bool relu))        \
-  MBU_OP(FloatAndBits, conv_transpose2d_stream,                                                              \
-         (const Tensor& bits, const Tensor& weight, const Tensor& affine, std::vector<Tensor> residual,      \
-          std::optional<Tensor> threshold, int64_t out_channels, Pair kernel_size, Pair stride,              \
-          Pair padding, Pair output_padding, Pair dilation, int64_t pool, int64_t upsample, bool relu))      \
+          Pair padding, Pair dilation, int64_t pad_value, int64_t pool, int64_t upsample, bool relu,         \
+          Pair size, std::optional<Tensor> head, std::optional<Tensor> head_bias))                           \
+  MBU_OP(                                                                                                    \
+      FloatAndBits, conv_transpose2d_stream,                                                                 \
+      (Images bits, const Tensor& weight, const Tensor& affine, std::vector<Tensor> residual,                \
+       std::optional<Tensor> threshold, int64_t out_channels, Pair kernel_size, Pair stride, Pair padding,   \
+       Pair output_padding, Pair dilation, int64_t pool, int64_t upsample, bool relu, Pair size))            \
+  MBU_OP(Tensor, stem_threshold,                                                                             \
+         (const Tensor& x, const Tensor& weight, const Tensor& threshold, const Tensor& flip, Pair stride,   \
+          Pair padding, Pair dilation))                                                                      \
+  MBU_OP(FloatAndBits, stem_stream,                                                                          \
+         (const Tensor& x, const Tensor& weight, const Tensor& affine, std::optional<Tensor> threshold,      \
+          Pair stride, Pair padding, Pair dilation, bool relu))                                              \
   MBU_OP(Tensor, max_pool2d,                                                                                 \
          (const Tensor& bits, Pair kernel_size, Pair stride, Pair padding, Pair dilation, bool ceil_mode))
 

@@ -10,27 +10,36 @@ STABLE_TORCH_LIBRARY(MBU_LIBRARY, m) {
   m.def("unpack(Tensor bits, int channels) -> Tensor");
   m.def("tile_weight(Tensor planes) -> Tensor");
   m.def(
-      "conv2d(Tensor bits, Tensor weight, int out_channels, int[2] kernel_size, int[2] stride, "
-      "int[2] padding, int[2] dilation, int pad_value=0) -> Tensor");
+      "conv2d(Tensor[] bits, Tensor weight, int out_channels, int[2] kernel_size, int[2] stride, "
+      "int[2] padding, int[2] dilation, int pad_value=0, SymInt[] size=[]) -> Tensor");
   m.def(
-      "conv2d_threshold(Tensor bits, Tensor weight, Tensor threshold, Tensor flip, int out_channels, "
-      "int[2] kernel_size, int[2] stride, int[2] padding, int[2] dilation, int pad_value=0) -> Tensor");
+      "conv2d_threshold(Tensor[] bits, Tensor weight, Tensor threshold, Tensor flip, int out_channels, "
+      "int[2] kernel_size, int[2] stride, int[2] padding, int[2] dilation, int pad_value=0, SymInt[] "
+      "size=[]) -> Tensor");
   m.def(
-      "conv_transpose2d(Tensor bits, Tensor weight, int out_channels, int[2] kernel_size, int[2] stride, "
-      "int[2] padding, int[2] output_padding, int[2] dilation) -> Tensor");
+      "conv_transpose2d(Tensor[] bits, Tensor weight, int out_channels, int[2] kernel_size, int[2] stride, "
+      "int[2] padding, int[2] output_padding, int[2] dilation, SymInt[] size=[]) -> Tensor");
   m.def(
-      "conv_transpose2d_threshold(Tensor bits, Tensor weight, Tensor threshold, Tensor flip, "
+      "conv_transpose2d_threshold(Tensor[] bits, Tensor weight, Tensor threshold, Tensor flip, "
       "int out_channels, int[2] kernel_size, int[2] stride, int[2] padding, int[2] output_padding, "
-      "int[2] dilation) -> Tensor");
+      "int[2] dilation, SymInt[] size=[]) -> Tensor");
   m.def(
-      "conv2d_stream(Tensor bits, Tensor weight, Tensor affine, Tensor[] residual, Tensor? threshold, "
+      "conv2d_stream(Tensor[] bits, Tensor weight, Tensor affine, Tensor[] residual, Tensor? threshold, "
       "int out_channels, int[2] kernel_size, int[2] stride, int[2] padding, int[2] dilation, "
-      "int pad_value=0, int pool=1, int upsample=1, bool relu=False) -> (Tensor, Tensor)");
+      "int pad_value=0, int pool=1, int upsample=1, bool relu=False, SymInt[] size=[], Tensor? head=None, "
+      "Tensor? head_bias=None) -> (Tensor, Tensor)");
   m.def(
-      "conv_transpose2d_stream(Tensor bits, Tensor weight, Tensor affine, Tensor[] residual, "
+      "conv_transpose2d_stream(Tensor[] bits, Tensor weight, Tensor affine, Tensor[] residual, "
       "Tensor? threshold, int out_channels, int[2] kernel_size, int[2] stride, int[2] padding, "
-      "int[2] output_padding, int[2] dilation, int pool=1, int upsample=1, bool relu=False) "
+      "int[2] output_padding, int[2] dilation, int pool=1, int upsample=1, bool relu=False, SymInt[] "
+      "size=[]) "
       "-> (Tensor, Tensor)");
+  m.def(
+      "stem_threshold(Tensor x, Tensor weight, Tensor threshold, Tensor flip, int[2] stride, "
+      "int[2] padding, int[2] dilation) -> Tensor");
+  m.def(
+      "stem_stream(Tensor x, Tensor weight, Tensor affine, Tensor? threshold, int[2] stride, "
+      "int[2] padding, int[2] dilation, bool relu=False) -> (Tensor, Tensor)");
   m.def(
       "max_pool2d(Tensor bits, int[2] kernel_size, int[2] stride, int[2] padding, int[2] dilation, "
       "bool ceil_mode) -> Tensor");

@@ -128,10 +128,12 @@ inline TiledWeight tiled_weight(const char* op, const Tensor& weight, int64_t ou
             "] but weight was tiled for [", h.kernel_h, ", ", h.kernel_w, "]");
   MBU_CHECK(h.words == words, op, ": bits has ", words, " channel words but weight was tiled for ", h.words,
             "; input channels and weight must be packed with the same segments");
-  MBU_CHECK(weight.numel() == TiledWeight::size(h.layout, out_channels, kernel.h * kernel.w, words), op,
-            ": weight has ", weight.numel(), " words but its header asks for ",
-            TiledWeight::size(h.layout, out_channels, kernel.h * kernel.w, words),
-            "; it is cut short or damaged");
+  const int64_t size = TiledWeight::size(h.layout, out_channels, kernel.h * kernel.w, h.tile_words);
+  bool fits = weight.numel() == size && h.tile_words >= 1 && h.tile_words <= words;
+  for (int64_t i = 0; fits && i < words_of(out_channels); ++i)
+    fits = tiled.first_word()[i] >= 0 && tiled.first_word()[i] + h.tile_words <= words;
+  MBU_CHECK(fits, op, ": weight has ", weight.numel(), " words but its header asks for ", size,
+            ", or a tile meets words that bits does not have; it is cut short or damaged");
   return tiled;
 }
 

@@ -35,7 +35,7 @@ const CpuKernel& cpu_kernel() {
   static const CpuKernel kernel{
       "amx_int8", "emulated",   WeightLayout::int8, [] { return true; },  conv2d_32x32__amx_int8,
       false,      pack__scalar, unpack__scalar,     add_residual__scalar, finish_row__scalar,
-      nullptr};
+      nullptr,    nullptr};
   return kernel;
 }
 
@@ -54,17 +54,18 @@ struct Case {
   int64_t gap;            // words of other channels beside those of each input pixel
   int threads;
   double density;  // of weights that are not zero
+  int64_t groups = 1;
 
   std::string text() const {
     char line[256];
     std::snprintf(
         line, sizeof(line),
         "n=%ld c=%ld oc=%ld %ldx%ld k=%ldx%ld s=%ld,%ld p=%ld,%ld d=%ld,%ld t=%d zero=%d planes=%ld "
-        "op=%ld,%ld gap=%ld threads=%d",
+        "op=%ld,%ld gap=%ld threads=%d groups=%ld",
         long(batch), long(channels), long(out_channels), long(height), long(width), long(kernel.h),
         long(kernel.w), long(stride.h), long(stride.w), long(padding.h), long(padding.w), long(dilation.h),
         long(dilation.w), transposed, zero_padding, long(planes), long(output_padding.h),
-        long(output_padding.w), long(gap), threads);
+        long(output_padding.w), long(gap), threads, long(groups));
     return line;
   }
 };
@@ -94,16 +95,18 @@ int64_t run(const Case& c, uint64_t seed) {
   std::vector<Word> planes(static_cast<size_t>(2 * plane));
   for (int64_t i = 0; i < c.out_channels * taps; ++i) {
     for (int64_t channel = 0; channel < c.channels; ++channel) {
-      const bool present = coin(c.density), positive = coin(0.5);
+      const bool own = channel / (c.channels / c.groups) == i / taps / (c.out_channels / c.groups);
+      const bool present = own && coin(c.density), positive = coin(0.5);
       weight[static_cast<size_t>(i * c.channels + channel)] = !present ? 0 : positive ? 1 : -1;
       const auto word = static_cast<size_t>(i * words + channel / 32);
       planes[word] |= Word{present && positive} << (channel % 32);
       planes[word + static_cast<size_t>(plane)] |= Word{present} << (channel % 32);
     }
   }
+  const WordRanges ranges = find_word_ranges(planes.data(), c.out_channels, taps, words);
   std::vector<int32_t> tiled(
-      static_cast<size_t>(TiledWeight::size(WeightLayout::int8, c.out_channels, taps, words)));
-  tile_weight(planes.data(), c.out_channels, c.kernel, words, WeightLayout::int8, tiled.data());
+      static_cast<size_t>(TiledWeight::size(WeightLayout::int8, c.out_channels, taps, ranges.count)));
+  tile_weight(planes.data(), c.out_channels, c.kernel, words, WeightLayout::int8, ranges, tiled.data());
 
   Conv2dParams p{};
   p.input = {input.data(),    c.batch, c.height, c.width, words, c.height * c.width * pitch,
@@ -262,6 +265,11 @@ Case random_case(uint64_t seed) {
   c.gap = pick(0, 1);
   c.threads = static_cast<int>(pick(1, 4));
   c.density = static_cast<double>(pick(0, 4)) / 4;
+  if (pick(0, 3) == 0) {
+    c.groups = pick(2, 4);
+    c.channels = c.groups * channels[pick(0, 6)];
+    c.out_channels = c.groups * channels[pick(0, 4)];
+  }
   return c;
 }
 

@@ -13,6 +13,7 @@ struct Conv {
   Extent kernel, stride, padding, dilation, extra;
   bool transposed, zero_padding;
   int zeros;  // of 4 weights, how many are zero; kAllDiffer or kAllMatch for the largest counts there are
+  int64_t groups = 1;  // an output's weights are zero outside its group's input channels
 
   int64_t size(int64_t in, int64_t k, int64_t s, int64_t p, int64_t d, int64_t e) const {
     if (transposed) return (in - 1) * s - 2 * p + d * (k - 1) + e + 1;
@@ -65,7 +66,7 @@ void check_conv(Random& r, const Conv& l) {
   for (int64_t oc = 0; oc < l.oc; ++oc)
     for (int64_t tap = 0; tap < taps; ++tap)
       for (int64_t k = 0; k < l.c; ++k) {
-        if (r.below(4) < l.zeros) continue;
+        if (r.below(4) < l.zeros || k / (l.c / l.groups) != oc / (l.oc / l.groups)) continue;
         const Word positive = l.zeros < 0 ? l.zeros == kAllMatch : r.bits() & 1;
         weight[static_cast<size_t>((tap * l.c + k) * l.oc + oc)] = positive ? 1 : -1;
         const auto word = static_cast<size_t>((oc * taps + tap) * words + k / 32);
@@ -140,6 +141,12 @@ void check_convs(Random& r) {
     if (l.transposed) l.extra = {r.below(l.stride.h), r.below(l.stride.w)};
     l.zero_padding = r.below(2);
     l.zeros = static_cast<int>(r.below(4));
+    if (r.below(4) ==
+        0) {  // per group: words of its own, parts of words, more outputs than a tile, one input
+      l.groups = r.any({2, 3, 4, 8});
+      l.c = l.groups * r.any({1, 8, 12, 32, 40, 64});
+      l.oc = l.groups * r.any({1, 4, 8, 32, 40});
+    }
     const Extent o = l.output();
     const int64_t work = l.n * (l.transposed ? l.h * l.w : o.h * o.w) * l.kernel.h * l.kernel.w * l.c * l.oc;
     if (o.h > 0 && o.w > 0 && work < 250000) list.push_back(l);

@@ -102,21 +102,26 @@ struct Weights {
   Guarded<int32_t> bits, int8;
 
   Weights(const Word* planes, int64_t oc, Extent kernel, int64_t words)
-      : bits(TiledWeight::size(WeightLayout::bits, oc, kernel.h * kernel.w, words)),
-        int8(TiledWeight::size(WeightLayout::int8, oc, kernel.h * kernel.w, words)) {
-    tile_weight(planes, oc, kernel, words, WeightLayout::bits, bits.data());
-    tile_weight(planes, oc, kernel, words, WeightLayout::int8, int8.data());
-  }
+      : Weights(planes, oc, kernel, words, find_word_ranges(planes, oc, kernel.h * kernel.w, words)) {}
 
   void convolve(Conv2dParams p) const {
     p.weight = {cpu_kernel().layout == WeightLayout::bits ? bits.data() : int8.data()};
     conv2d(p);
+  }
+
+ private:
+  Weights(const Word* planes, int64_t oc, Extent kernel, int64_t words, const WordRanges& ranges)
+      : bits(TiledWeight::size(WeightLayout::bits, oc, kernel.h * kernel.w, ranges.count)),
+        int8(TiledWeight::size(WeightLayout::int8, oc, kernel.h * kernel.w, ranges.count)) {
+    tile_weight(planes, oc, kernel, words, WeightLayout::bits, ranges, bits.data());
+    tile_weight(planes, oc, kernel, words, WeightLayout::int8, ranges, int8.data());
   }
 };
 
 void check_convs(Random& r);
 // The float residual stream behind the convolution of `p`, whose dot products are `sum`.
 void check_stream(Random& r, Conv2dParams p, const Weights& weights, const std::vector<int32_t>& sum);
+void check_stems(Random& r);
 void check_packing(Random& r);
 void check_max_pools(Random& r);
 

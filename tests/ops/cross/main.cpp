@@ -74,6 +74,7 @@ int main() {
   }
   Random random(1);
   check_convs(random);
+  check_stems(random);
   check_packing(random);
   check_max_pools(random);
   int wrong = 0;

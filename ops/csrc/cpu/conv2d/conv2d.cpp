@@ -1,9 +1,10 @@
 // Drives the conv2d microkernels: plans the passes, fills the epilogue table, cuts the work into bands.
 //
 // A pass is one phase of each axis (axis.h): 1 pass for a convolution, stride_h * stride_w for a transposed
-// one. A band is some rows of one pass of one image. Where taps can fall outside the input, the band's input
-// is first copied into scratch with a ring of zero bits around it. Bits are small, so that copy costs about 1
-// % of the arithmetic, and the microkernel needs no border case. A zero bit means -1; where the layer pads
+// one. A band is some rows of one pass of one image. Where taps can fall outside the input, or where the
+// input is several images joined, the band's input is first gathered into scratch with a ring of zero bits
+// around it (gather.h). Bits are small, so that copy costs about 1 % of the arithmetic, and the microkernel
+// needs no border case and sees one image. A zero bit means -1; where the layer pads
 // with exact zeros, the sum is put right per border class:
 //
 //   dot = dot_with_ring + sum over the missing taps of (sum of the tap's weights)
@@ -11,9 +12,9 @@
 // which the epilogue table holds, so the correction is free for every pixel.
 #include <algorithm>
 #include <atomic>
-#include <cstring>
 
 #include "cpu/conv2d/axis.h"
+#include "cpu/conv2d/gather.h"
 #include "cpu/kernels.h"
 #include "cpu/stream/stream.h"
 #include "mbu/parallel.h"
@@ -46,6 +47,7 @@ struct Pass {
 // Everything the threads share. Kept by the calling thread between calls, so that it stops allocating.
 struct Plan {
   Axis y, x;
+  Gather gather;
   std::vector<Pass> passes;
   std::vector<Conv2dRun> runs;
   std::vector<Conv2dTap> taps;
@@ -132,14 +134,15 @@ int64_t band_pixels(const Conv2dParams& p, const AxisPhase& y, const AxisPhase& 
   auto inputs = [](const AxisPhase& axis) {
     return std::clamp<int64_t>(static_cast<int64_t>(axis.taps.size()), 1, axis.step);
   };
-  return kExpandedBytes / (steps_of(p.input.words) * kStepChannels * inputs(y) * inputs(x));
+  return kExpandedBytes / (steps_of(p.weight.header().tile_words) * kStepChannels * inputs(y) * inputs(x));
 }
 
 void plan_pass(const Conv2dParams& p, Pass& pass, Plan& plan) {
   const AxisPhase &y = *pass.y, &x = *pass.x;
   const PackedImage& in = p.input;
+  const int64_t words = p.weight.header().tile_words;
   const bool taps = !y.taps.empty() && !x.taps.empty();
-  pass.ring = taps && (reads_outside(y, in.height) || reads_outside(x, in.width));
+  pass.ring = taps && (p.parts || reads_outside(y, in.height) || reads_outside(x, in.width));
   pass.ring_stride = (x.input_end(x.outputs - 1) - x.input_begin(0)) * in.words;
   const int64_t stride_h = pass.ring ? pass.ring_stride : in.stride_h;
   const int64_t stride_w = pass.ring ? in.words : in.stride_w;
@@ -150,15 +153,15 @@ void plan_pass(const Conv2dParams& p, Pass& pass, Plan& plan) {
       const Conv2dTap tap{ty.offset - y.first, tx.offset - x.first, ty.kernel * p.kernel.w + tx.kernel};
       plan.taps.push_back(tap);
       const int64_t source = tap.row * stride_h + tap.column * stride_w;
-      const int64_t weight = tap.kernel * in.words * 2 * kTileChannels;
+      const int64_t weight = tap.kernel * words * 2 * kTileChannels;
       if (plan.runs.size() > pass.first_run) {
         Conv2dRun& run = plan.runs.back();
         if (run.source + run.count == source && run.weight + run.count * 2 * kTileChannels == weight) {
-          run.count += in.words;
+          run.count += words;
           continue;
         }
       }
-      plan.runs.push_back({source, weight, in.words});
+      plan.runs.push_back({source, weight, words});
     }
   }
   pass.runs = plan.runs.size() - pass.first_run;
@@ -174,6 +177,7 @@ void make_plan(const Conv2dParams& p, Plan& plan) {
                p.zero_padding});
   plan.x.plan({p.input.width, p.output.w, p.kernel.w, p.stride.w, p.padding.w, p.dilation.w, p.transposed,
                p.zero_padding});
+  plan.gather.plan(p);
   const int64_t padded = p.weight.padded_channels(), planes = p.bits ? p.planes : 1;
   plan.call = calls.fetch_add(1, std::memory_order_relaxed) + 1;
   plan.tiles = padded / kTileChannels;
@@ -194,7 +198,9 @@ void make_plan(const Conv2dParams& p, Plan& plan) {
     }
   }
   // Few bands and many threads: let several threads share a band, each with its own channel tiles.
-  const int64_t wanted = num_threads() == 1 ? 1 : 4 * num_threads();
+  // A head needs all channels of a pixel at once.
+  const bool whole = num_threads() == 1 || (p.stream && p.stream->head);
+  const int64_t wanted = whole ? 1 : 4 * num_threads();
   plan.splits = std::clamp<int64_t>((wanted + bands - 1) / bands, 1, plan.tiles);
   plan.items = 0;
   for (Pass& pass : plan.passes) {
@@ -207,29 +213,6 @@ void make_plan(const Conv2dParams& p, Plan& plan) {
     plan.flip = plan.flip_memory.get<Word>(planes * plan.tiles);
     for (int64_t i = 0; i < planes * plan.tiles; ++i)
       plan.flip[i] = p.flip[i] & valid_bits(i % plan.tiles, p.out_channels);
-  }
-}
-
-// Rows [y0, y1) and columns [x0, x1) of an image, zero bits where they lie outside it.
-void copy_with_ring(const PackedImage& in, int64_t n, int64_t y0, int64_t y1, int64_t x0, int64_t x1,
-                    Word* to) {
-  const int64_t left = std::clamp<int64_t>(-x0, 0, x1 - x0), begin = std::max<int64_t>(x0, 0);
-  const int64_t inside = std::max<int64_t>(std::min(x1, in.width) - begin, 0);
-  const int64_t right = x1 - x0 - left - inside;
-  const size_t pixel = static_cast<size_t>(in.words) * sizeof(Word);
-  for (int64_t y = y0; y < y1; ++y, to += (x1 - x0) * in.words) {
-    if (y < 0 || y >= in.height || inside == 0) {
-      std::memset(to, 0, static_cast<size_t>(x1 - x0) * pixel);
-      continue;
-    }
-    const Word* from = in.data + n * in.stride_n + y * in.stride_h + begin * in.stride_w;
-    std::memset(to, 0, static_cast<size_t>(left) * pixel);
-    Word* row = to + left * in.words;
-    if (in.stride_w == in.words)
-      std::memcpy(row, from, static_cast<size_t>(inside) * pixel);
-    else
-      for (int64_t x = 0; x < inside; ++x) std::memcpy(row + x * in.words, from + x * in.stride_w, pixel);
-    std::memset(row + inside * in.words, 0, static_cast<size_t>(right) * pixel);
   }
 }
 
@@ -252,7 +235,7 @@ void run_item(const Conv2dParams& p, const CpuKernel& kernel, const Plan& plan, 
   if (pass.ring) {
     const int64_t y1 = y.input_end(row1 - 1);
     Word* ring = memory.ring.get<Word>((y1 - y0) * pass.ring_stride);
-    copy_with_ring(in, n, y0, y1, x0, x.input_end(x.outputs - 1), ring);
+    plan.gather.copy(n, y0, y1, x0, x.input_end(x.outputs - 1), ring);
     origin = ring;
     step_h = y.step * pass.ring_stride;
     step_w = x.step * in.words;
@@ -287,7 +270,7 @@ void run_item(const Conv2dParams& p, const CpuKernel& kernel, const Plan& plan, 
                   x.input_end(x.outputs - 1) - x0,
                   pass.ring ? pass.ring_stride : in.stride_h,
                   pass.ring ? in.words : in.stride_w,
-                  in.words,
+                  p.weight.header().tile_words,
                   y.step,
                   x.step,
                   static_cast<int64_t>(pass.taps),
@@ -295,6 +278,7 @@ void run_item(const Conv2dParams& p, const CpuKernel& kernel, const Plan& plan, 
                   p.weight.taps()};
   tile.weight = p.weight.tiles();
   tile.weight_stride = p.weight.tile_stride();
+  tile.first_word = p.weight.first_word();
   tile.tile_begin = plan.tiles * split / plan.splits;
   tile.tile_end = plan.tiles * (split + 1) / plan.splits;
   tile.table = plan.table + pass.table;
@@ -311,10 +295,24 @@ void run_item(const Conv2dParams& p, const CpuKernel& kernel, const Plan& plan, 
   tile.planes = planes;
   tile.out_words = plan.tiles;
   tile.flip = plan.flip;
-  kernel.conv2d(tile);
+  run_tiles(kernel, tile);
 }
 
 }  // namespace
+
+void run_tiles(const CpuKernel& kernel, Conv2dTile tile) {
+  const Word* input = tile.input;
+  const int64_t end = tile.tile_end;
+  for (; tile.tile_begin < end; tile.tile_begin = tile.tile_end) {
+    const int32_t first = tile.first_word[tile.tile_begin];
+    for (tile.tile_end = tile.tile_begin + 1; tile.tile_end < end;) {
+      if (tile.first_word[tile.tile_end] != first) break;
+      ++tile.tile_end;
+    }
+    tile.input = input + first;
+    kernel.conv2d(tile);
+  }
+}
 
 void conv2d(const Conv2dParams& p, const CpuKernel& kernel) {
   if (p.input.batch == 0 || p.output.h == 0 || p.output.w == 0 || p.out_channels == 0) return;
@@ -322,7 +320,7 @@ void conv2d(const Conv2dParams& p, const CpuKernel& kernel) {
   make_plan(p, plan);
   const Plan& shared = plan;  // the calling thread's: `plan` itself would name each worker's own
   const int64_t work = p.input.batch * p.output.h * p.output.w * plan.tiles * p.weight.taps() *
-                       p.input.words / (p.transposed ? p.stride.h * p.stride.w : 1);
+                       p.weight.header().tile_words / (p.transposed ? p.stride.h * p.stride.w : 1);
   const int64_t grain = std::max<int64_t>(1, kGrain * plan.items / std::max<int64_t>(work, 1));
   parallel_for(plan.items, grain, [&](int64_t item) { run_item(p, kernel, shared, item); });
 }

@@ -1,4 +1,5 @@
 // Neutral weight planes [2, OC, KH, KW, Cw] -> the layouts of types.h.
+#include <algorithm>
 #include <bit>
 #include <cstring>
 
@@ -24,11 +25,33 @@ void place_int8(Word sign, Word mask, int64_t word, int64_t channel, int8_t* ste
 
 }  // namespace
 
+WordRanges find_word_ranges(const Word* planes, int64_t out_channels, int64_t taps, int64_t words) {
+  const Word* mask = planes + out_channels * taps * words;
+  WordRanges ranges{std::vector<int32_t>(static_cast<size_t>(words_of(out_channels))), 1};
+  for (size_t tile = 0; tile < ranges.first.size(); ++tile) {
+    const int64_t begin = static_cast<int64_t>(tile) * kTileChannels;
+    const int64_t end = std::min(begin + kTileChannels, out_channels);
+    int64_t first = words, last = 0;  // of the words that are not zero
+    for (int64_t i = begin * taps; i < end * taps; ++i) {
+      for (int64_t k = 0; k < words; ++k) {
+        if (mask[i * words + k] == 0) continue;
+        first = std::min(first, k);
+        last = std::max(last, k);
+      }
+    }
+    ranges.first[tile] = static_cast<int32_t>(first);
+    ranges.count = std::max(ranges.count, last + 1 - first);
+  }
+  for (int32_t& first : ranges.first) first = std::min(first, static_cast<int32_t>(words - ranges.count));
+  return ranges;
+}
+
 void tile_weight(const Word* planes, int64_t out_channels, Extent kernel, int64_t words, WeightLayout layout,
-                 int32_t* tiled) {
+                 const WordRanges& ranges, int32_t* tiled) {
   const int64_t taps = kernel.h * kernel.w;
-  std::memset(tiled, 0,
-              static_cast<size_t>(TiledWeight::size(layout, out_channels, taps, words)) * sizeof(int32_t));
+  std::memset(
+      tiled, 0,
+      static_cast<size_t>(TiledWeight::size(layout, out_channels, taps, ranges.count)) * sizeof(int32_t));
   auto& header = *reinterpret_cast<TiledWeightHeader*>(tiled);
   header.magic = TiledWeightHeader::kMagic;
   header.out_channels = static_cast<int32_t>(out_channels);
@@ -36,24 +59,26 @@ void tile_weight(const Word* planes, int64_t out_channels, Extent kernel, int64_
   header.kernel_w = static_cast<int32_t>(kernel.w);
   header.words = static_cast<int32_t>(words);
   header.layout = layout;
+  header.tile_words = static_cast<int32_t>(ranges.count);
 
   const TiledWeight weight{tiled};
   const int64_t padded = weight.padded_channels(), plane = out_channels * taps * words;
   auto* weight_sum = const_cast<int32_t*>(weight.weight_sum());
   auto* base = const_cast<int32_t*>(weight.base());
   auto* tiles = const_cast<Word*>(weight.tiles());
+  std::copy(ranges.first.begin(), ranges.first.end(), const_cast<int32_t*>(weight.first_word()));
   for (int64_t oc = 0; oc < out_channels; ++oc) {
     Word* tile = tiles + oc / kTileChannels * weight.tile_stride();
-    const int64_t channel = oc % kTileChannels;
+    const int64_t channel = oc % kTileChannels, first = ranges.first[static_cast<size_t>(oc / kTileChannels)];
     for (int64_t tap = 0; tap < taps; ++tap) {
-      for (int64_t k = 0; k < words; ++k) {
-        const Word* source = planes + (oc * taps + tap) * words + k;
+      for (int64_t k = 0; k < ranges.count; ++k) {
+        const Word* source = planes + (oc * taps + tap) * words + first + k;
         const Word mask = source[plane], sign = source[0] & mask;
         const int32_t nnz = std::popcount(mask), sum = 2 * std::popcount(sign) - nnz;
         weight_sum[tap * padded + oc] += sum;
         base[tap * padded + oc] += layout == WeightLayout::bits ? nnz : -sum;
         if (layout == WeightLayout::bits)
-          place_bits(sign, mask, channel, tile + (tap * words + k) * 2 * kTileChannels);
+          place_bits(sign, mask, channel, tile + (tap * ranges.count + k) * 2 * kTileChannels);
         else
           place_int8(sign, mask, k, channel,
                      reinterpret_cast<int8_t*>(tile) + (k / 2 * taps + tap) * kStepBytes);

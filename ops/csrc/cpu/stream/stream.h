@@ -54,6 +54,21 @@ struct StreamRow {
   int64_t output_stride;
 };
 
+// output[pixel, k] = bias[k] + sum over the channels of input[pixel, channel] * weight[k, channel]
+struct HeadRow {
+  const float* input;  // [pixels, channels]
+  int64_t pixels, channels;
+  const float* weight;      // [classes, channels]
+  const float* transposed;  // [channels, classes_padded] where there are more than kDotClasses, or null
+  int64_t classes, classes_padded;
+  const float* bias;  // [classes_padded]
+  float* output;      // [pixels, output_stride]
+  int64_t output_stride;
+};
+
+// Up to this many classes each is one dot product; with more, lanes are classes.
+constexpr int64_t kDotClasses = 4;
+
 // Where a band lies: rows and columns of one image and one pass (see conv2d.cpp).
 struct StreamBand {
   int64_t n, rows, columns;

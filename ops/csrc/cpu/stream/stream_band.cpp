@@ -14,7 +14,7 @@ namespace {
 constexpr int64_t kChunkDots = 48 * 1024, kChunkPixels = 96;
 
 struct Memory {
-  Scratch dots, target, words, threshold, flip;
+  Scratch dots, target, words, threshold, flip, finished, head, head_bias;
   std::vector<ResidualRun> runs;
 };
 
@@ -65,6 +65,30 @@ void pack_rows(const Conv2dParams& p, const CpuKernel& kernel, const StreamBand&
   }
 }
 
+// The 1x1 convolution behind finished rows, `row` being the first of them.
+void project_rows(const Conv2dParams& p, const CpuKernel& kernel, const StreamBand& band, int64_t row,
+                  int64_t rows, const float* finished, Memory& memory) {
+  const Stream& s = *p.stream;
+  constexpr int64_t kPadding = 16;  // of classes: the longest vector of any kernel
+  const int64_t padded = (s.classes + kPadding - 1) / kPadding * kPadding;
+  float* bias = memory.head_bias.get<float>(padded);
+  std::fill(bias, bias + padded, 0.0f);
+  if (s.head_bias) std::copy_n(s.head_bias, s.classes, bias);
+  float* transposed = nullptr;
+  if (s.classes > kDotClasses) {
+    transposed = memory.head.get<float>(padded * p.out_channels);
+    std::fill(transposed, transposed + padded * p.out_channels, 0.0f);
+    for (int64_t k = 0; k < s.classes; ++k)
+      for (int64_t c = 0; c < p.out_channels; ++c)
+        transposed[c * padded + k] = s.head[k * p.out_channels + c];
+  }
+  for (int64_t r = row; r < row + rows; ++r, finished += band.columns * p.out_channels) {
+    const int64_t pixel = (band.n * p.output.h + band.row + r * band.row_step) * p.output.w + band.column;
+    kernel.head_row({finished, band.columns, p.out_channels, s.head, transposed, s.classes, padded, bias,
+                     s.logits + pixel * s.classes, band.column_step * s.classes});
+  }
+}
+
 // Whether the shortcut is one tensor that lies in memory as the output does.
 bool lies_like_output(const Conv2dParams& p) {
   const Stream& s = *p.stream;
@@ -88,14 +112,18 @@ void stream_band(const Conv2dParams& p, const CpuKernel& kernel, const Conv2dTil
   const bool whole = kernel.layout == WeightLayout::int8;
   const int64_t chunk_rows =
       whole ? band.rows : std::clamp<int64_t>(chunk_pixels / band.columns, 1, band.rows);
+  // Where finished rows go: into the output, or with a head into scratch, chunk after chunk.
+  float* finished = s.head ? memory.finished.get<float>(chunk_rows * band.columns * p.out_channels) : nullptr;
   const auto offset = [&](int64_t row) {
+    if (s.head) return row % chunk_rows * band.columns * p.out_channels;
     const int64_t pixel = (band.n * p.output.h + band.row + row * band.row_step) * p.output.w + band.column;
     return pixel * p.out_channels;
   };
-  const int64_t pixel_stride = band.column_step * p.out_channels;
-  const bool fitted = s.residuals && !lies_like_output(p);
+  float* output = s.head ? finished : s.output;
+  const int64_t pixel_stride = s.head ? p.out_channels : band.column_step * p.out_channels;
   // A shortcut that has to be fitted first is put where the result will be.
-  const float* residual = fitted ? s.output : s.residuals ? s.residual[0].data : nullptr;
+  const bool fitted = s.residuals && (s.head || !lies_like_output(p));
+  const float* residual = fitted ? output : s.residuals ? s.residual[0].data : nullptr;
   const float terms = static_cast<float>(std::max<int64_t>(s.residual_channels / p.out_channels, 1));
 
   const Conv2dPicture& picture = band_tile.picture;
@@ -107,9 +135,11 @@ void stream_band(const Conv2dParams& p, const CpuKernel& kernel, const Conv2dTil
     tile.relu = s.relu;
   } else {
     dots = memory.dots.get<float>(chunk_rows * band.columns * channels);
+    tile.sums = dots - first;
+  }
+  if (!kernel.adds_stream || s.head) {
     auto* target = memory.target.get<int64_t>(chunk_rows * band.columns);
     for (int64_t i = 0; i < chunk_rows * band.columns; ++i) target[i] = i * channels;
-    tile.sums = dots - first;
     tile.target = target;
   }
 
@@ -119,7 +149,7 @@ void stream_band(const Conv2dParams& p, const CpuKernel& kernel, const Conv2dTil
       list_runs(s, band, band.row + r * band.row_step, first, channels, p.out_channels, memory.runs);
       kernel.add_residual({memory.runs.data(), static_cast<int64_t>(memory.runs.size()), channels,
                            band.columns, band.column, band.column_step, s.pool, s.upsample, terms,
-                           s.output + offset(r) + first, pixel_stride});
+                           output + offset(r) + first, pixel_stride});
     }
     // The chunk is a band of its own: the same lists from its own first input row on.
     tile.pixels = rows * band.columns;
@@ -127,16 +157,17 @@ void stream_band(const Conv2dParams& p, const CpuKernel& kernel, const Conv2dTil
     tile.picture.rows = picture.rows - (band.rows - rows) * picture.step_h;
     tile.border = band_tile.border + skipped;
     if (kernel.adds_stream) {
-      tile.sums = s.output + offset(row);
+      tile.sums = output + offset(row);
       tile.residual = residual ? residual + offset(row) : nullptr;
     }
-    kernel.conv2d(tile);
+    run_tiles(kernel, tile);
     for (int64_t r = row; !kernel.adds_stream && r < row + rows; ++r) {
       const float* row_dots = dots + (r - row) * band.columns * channels;
       const float* added = residual ? residual + offset(r) + first : nullptr;
       kernel.finish_row({row_dots, channels, added, pixel_stride, band.columns, channels, s.affine + first,
-                         s.steps, p.out_channels, s.relu, s.output + offset(r) + first, pixel_stride});
+                         s.steps, p.out_channels, s.relu, output + offset(r) + first, pixel_stride});
     }
+    if (s.head) project_rows(p, kernel, band, row, rows, finished, memory);
     if (s.planes) pack_rows(p, kernel, band, row, rows, band_tile.tile_begin, band_tile.tile_end, memory);
   }
 }

@@ -1,11 +1,2 @@
-#include <immintrin.h>
-
-namespace mbu {
-typedef float Lanes __attribute__((vector_size(64)));
-static inline Lanes multiply_add(Lanes a, Lanes b, Lanes c) {
-  return _mm512_fmadd_ps(a, b, c);
-}
-}  // namespace mbu
-
 #define MBU_ISA avx512
 #include "cpu/stream/stream_rows.inc"

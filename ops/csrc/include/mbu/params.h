@@ -31,14 +31,23 @@ struct Stream {
   int64_t residuals, residual_channels;
   int64_t pool, upsample;  // max over pool x pool pixels, each pixel repeated upsample x upsample times
   bool relu;
-  float* output;           // [N, OH, OW, OC]
+  float* output;  // [N, OH, OW, OC]; null with a head
+  // A 1x1 convolution behind the stream, which is then not stored: logits = head * y + head_bias.
+  const float* head;       // [classes, OC] or null
+  const float* head_bias;  // [classes] or null: 0
+  int64_t classes;
+  float* logits;           // [N, OH, OW, classes]
   Word* bits;              // [N, OH, OW, planes * OCw]
   const float* threshold;  // [planes, OC]
   int64_t planes;
 };
 
 struct Conv2dParams {
-  PackedImage input;
+  PackedImage input;  // where joined, its size and its words in all; `data` and strides only without parts
+  // Images joined along the channels, each brought to the input's size by nearest; none: `input` is the
+  // image.
+  const PackedImage* part;
+  int64_t parts;
   TiledWeight weight;
   int64_t out_channels;
   Extent kernel, stride, padding, dilation, output;
@@ -51,6 +60,17 @@ struct Conv2dParams {
   int64_t planes;
   const int32_t* threshold;  // [planes, OC]
   const Word* flip;          // [planes, OCw]
+};
+
+struct StemParams {
+  const float* input;  // [N, C, H, W]
+  int64_t batch, channels, height, width;
+  int64_t stride_n, stride_c, stride_h, stride_w;
+  const float* weight;  // [OCw, KH, KW, C, 32]
+  int64_t out_channels;
+  Extent kernel, stride, padding, dilation, output;
+  Stream stream;     // no residual; `output` may be null
+  const Word* flip;  // [planes, OCw] or null: 0
 };
 
 enum class FloatType { f32, bf16, f16 };

@@ -27,12 +27,16 @@ constexpr Word valid_bits(int64_t word, int64_t channels) {
 }
 
 // How a tiled weight holds its products; every CPU kernel reads one layout (kernels.inc). OCp is OC rounded
-// up to 32, Cw the words of a pixel; added channels and added inputs weigh 0.
-//   bits: [OCp/32][taps][Cw][sign 32 | mask 32]; count = popc(mask & (a ^ sign)), base = nnz
-//   int8: [OCp/32][ceil(Cw/2)][taps][2][16][16][4] bytes: of 64 inputs and 32 outputs, for each half of the
+// up to 32, Tw the words of a pixel that a tile of 32 outputs meets; added channels and added inputs weigh 0.
+//   bits: [OCp/32][taps][Tw][sign 32 | mask 32]; count = popc(mask & (a ^ sign)), base = nnz
+//   int8: [OCp/32][ceil(Tw/2)][taps][2][16][16][4] bytes: of 64 inputs and 32 outputs, for each half of the
 //         outputs, 16 rows of 4 inputs x 16 outputs; the byte is -w. With activations as bytes 1 and 0,
 //         dot = sum (2a - 1) w = 2 sum a w - sum w, so that count = sum a (-w), base = -sum w
 // In both, dot = base - 2 * count: one table and one epilogue serve them.
+//
+// A tile meets the words [first_word, first_word + Tw) of every pixel; those it leaves out weigh 0 for all
+// its outputs. So the groups of a grouped convolution, whose planes are zero outside a group's channels, cost
+// what they read. Tw is the same for all tiles, and is Cw for a layer that is not sparse in this way.
 enum class WeightLayout : int32_t { bits, int8 };
 
 constexpr const char* name_of(WeightLayout layout) {
@@ -49,17 +53,18 @@ constexpr int64_t steps_of(int64_t words) {
 }
 
 // Head of the result of tile_weight, which is a flat array of 32-bit words:
-//   header | weight_sum [taps][OCp] | base [taps][OCp] | tiles
+//   header | weight_sum [taps][OCp] | base [taps][OCp] | first_word [OCp/32, rounded up to 16] | tiles
 // weight_sum is the sum of a tap's weights.
 struct TiledWeightHeader {
-  static constexpr int32_t kMagic = 0x3155424d;  // "MBU1": changes with the header
+  static constexpr int32_t kMagic = 0x3255424d;  // "MBU2": changes with the header
   int32_t magic;
   int32_t out_channels;
   int32_t kernel_h;
   int32_t kernel_w;
   int32_t words;
   WeightLayout layout;
-  int32_t reserved[10];
+  int32_t tile_words;  // Tw
+  int32_t reserved[9];
 };
 static_assert(sizeof(TiledWeightHeader) == 64, "tiles stay aligned to cache lines");
 
@@ -71,20 +76,26 @@ struct TiledWeight {
   int64_t padded_channels() const { return words_of(header().out_channels) * kTileChannels; }
   const int32_t* weight_sum() const { return data + sizeof(TiledWeightHeader) / sizeof(int32_t); }
   const int32_t* base() const { return weight_sum() + taps() * padded_channels(); }
-  const Word* tiles() const { return reinterpret_cast<const Word*>(base() + taps() * padded_channels()); }
+  const int32_t* first_word() const { return base() + taps() * padded_channels(); }
+  const Word* tiles() const {
+    return reinterpret_cast<const Word*>(first_word() + table_size(header().out_channels));
+  }
   // Words from one tile of 32 output channels to the next.
   int64_t tile_stride() const {
-    return taps() * kTileChannels * words_per_tap(header().layout, header().words);
+    return taps() * kTileChannels * words_per_tap(header().layout, header().tile_words);
   }
 
   // Words that one output channel takes per tap.
-  static constexpr int64_t words_per_tap(WeightLayout layout, int64_t words) {
-    return layout == WeightLayout::bits ? 2 * words : steps_of(words) * kStepChannels / 4;
+  static constexpr int64_t words_per_tap(WeightLayout layout, int64_t tile_words) {
+    return layout == WeightLayout::bits ? 2 * tile_words : steps_of(tile_words) * kStepChannels / 4;
   }
-  static int64_t size(WeightLayout layout, int64_t out_channels, int64_t taps, int64_t words) {
+  static constexpr int64_t table_size(int64_t out_channels) {
+    return (words_of(out_channels) + 15) / 16 * 16;
+  }
+  static int64_t size(WeightLayout layout, int64_t out_channels, int64_t taps, int64_t tile_words) {
     const int64_t padded = words_of(out_channels) * kTileChannels;
-    return static_cast<int64_t>(sizeof(TiledWeightHeader) / sizeof(int32_t)) +
-           (2 + words_per_tap(layout, words)) * taps * padded;
+    return static_cast<int64_t>(sizeof(TiledWeightHeader) / sizeof(int32_t)) + table_size(out_channels) +
+           (2 + words_per_tap(layout, tile_words)) * taps * padded;
   }
 };
 

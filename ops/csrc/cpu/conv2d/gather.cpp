@@ -1,0 +1,104 @@
+#include "cpu/conv2d/gather.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+namespace mbu {
+namespace {
+
+// torch's nearest: the rounding of the float product is part of the definition.
+int64_t nearest(int64_t index, float scale, int64_t size) {
+  return std::min(static_cast<int64_t>(std::floor(static_cast<float>(index) * scale)), size - 1);
+}
+
+// to[i * to_stride] = from[column[i] * stride], `words` words each. kWords: the same at compile time, or 0.
+template <int64_t kWords>
+void copy_pixels(const Word* from, int64_t stride, const int32_t* column, int64_t count, Word* to,
+                 int64_t to_stride, int64_t words) {
+  const size_t bytes = static_cast<size_t>(kWords ? kWords : words) * sizeof(Word);
+  if (column)
+    for (int64_t i = 0; i < count; ++i, to += to_stride) std::memcpy(to, from + column[i] * stride, bytes);
+  else
+    for (int64_t i = 0; i < count; ++i, to += to_stride, from += stride) std::memcpy(to, from, bytes);
+}
+
+}  // namespace
+
+int64_t Gather::Part::row(int64_t y, int64_t height) const {
+  return image.height == height ? y : nearest(y, row_scale, image.height);
+}
+
+// Columns [begin, begin + count) of row y of the part, to pixels of `words` words.
+void Gather::Part::copy_row(int64_t n, int64_t y, int64_t begin, int64_t count, Word* to,
+                            int64_t words) const {
+  const Word* from = image.data + n * image.stride_n + y * image.stride_h;
+  const int32_t* columns = column.empty() ? nullptr : column.data() + begin;
+  if (!columns) {
+    from += begin * image.stride_w;
+    if (image.stride_w == words && image.words == words) {
+      std::memcpy(to, from, static_cast<size_t>(count * words) * sizeof(Word));
+      return;
+    }
+  }
+  switch (image.words) {
+    case 1:
+      return copy_pixels<1>(from, image.stride_w, columns, count, to, words, 1);
+    case 2:
+      return copy_pixels<2>(from, image.stride_w, columns, count, to, words, 2);
+    case 4:
+      return copy_pixels<4>(from, image.stride_w, columns, count, to, words, 4);
+    case 8:
+      return copy_pixels<8>(from, image.stride_w, columns, count, to, words, 8);
+    case 16:
+      return copy_pixels<16>(from, image.stride_w, columns, count, to, words, 16);
+    default:
+      return copy_pixels<0>(from, image.stride_w, columns, count, to, words, image.words);
+  }
+}
+
+void Gather::plan(const Conv2dParams& p) {
+  height_ = p.input.height;
+  width_ = p.input.width;
+  words_ = p.input.words;
+  parts_ = std::max<int64_t>(p.parts, 1);
+  if (static_cast<int64_t>(part_.size()) < parts_) part_.resize(static_cast<size_t>(parts_));
+  for (int64_t i = 0; i < parts_; ++i) {
+    Part& part = part_[static_cast<size_t>(i)];
+    part.image = p.parts ? p.part[i] : p.input;
+    part.row_scale = static_cast<float>(part.image.height) / static_cast<float>(height_);
+    part.column.clear();
+    if (part.image.width == width_) continue;
+    const float scale = static_cast<float>(part.image.width) / static_cast<float>(width_);
+    for (int64_t x = 0; x < width_; ++x)
+      part.column.push_back(static_cast<int32_t>(nearest(x, scale, part.image.width)));
+  }
+}
+
+void Gather::copy(int64_t n, int64_t y0, int64_t y1, int64_t x0, int64_t x1, Word* to) const {
+  const int64_t left = std::clamp<int64_t>(-x0, 0, x1 - x0), begin = std::max<int64_t>(x0, 0);
+  const int64_t inside = std::max<int64_t>(std::min(x1, width_) - begin, 0);
+  const int64_t row_words = (x1 - x0) * words_;
+  const size_t row_bytes = static_cast<size_t>(row_words) * sizeof(Word);
+  const auto first = part_.begin(), last = first + parts_;
+  for (int64_t y = y0; y < y1; ++y, to += row_words) {
+    if (y < 0 || y >= height_ || inside == 0) {
+      std::memset(to, 0, row_bytes);
+      continue;
+    }
+    const bool repeats = y > y0 && y > 0 && std::all_of(first, last, [&](const Part& part) {
+                           return part.row(y, height_) == part.row(y - 1, height_);
+                         });
+    if (repeats) {
+      std::memcpy(to, to - row_words, row_bytes);
+      continue;
+    }
+    std::fill(to, to + left * words_, Word{0});
+    Word* pixel = to + left * words_;
+    for (auto part = first; part != last; pixel += part->image.words, ++part)
+      part->copy_row(n, part->row(y, height_), begin, inside, pixel, words_);
+    std::fill(to + (left + inside) * words_, to + row_words, Word{0});
+  }
+}
+
+}  // namespace mbu

@@ -1,0 +1,101 @@
+// A vector of floats of the instruction set that a file is compiled for, and the few operations on it that
+// the compiler's own vectors do not offer. Vectors in memory need not be aligned.
+#pragma once
+#include <cstdint>
+#include <cstring>
+#if defined(__AVX2__)
+#include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#endif
+
+#include "mbu/types.h"
+
+namespace mbu {
+namespace {
+
+#if defined(__AVX512F__)
+typedef float Lanes __attribute__((vector_size(64)));
+#elif defined(__AVX2__)
+typedef float Lanes __attribute__((vector_size(32)));
+#elif defined(__aarch64__)
+typedef float32x4_t Lanes;
+#else
+typedef float Lanes __attribute__((vector_size(16)));
+#endif
+
+constexpr int64_t kLanes = sizeof(Lanes) / sizeof(float);
+
+inline Lanes load(const float* p) {
+  Lanes v;
+  std::memcpy(&v, p, sizeof v);
+  return v;
+}
+
+inline void store(float* p, Lanes v) {
+  std::memcpy(p, &v, sizeof v);
+}
+
+inline Lanes larger(Lanes a, Lanes b) {
+  return a < b ? b : a;
+}
+
+// The same value in every lane.
+inline Lanes spread(float value) {
+#if defined(__AVX512F__)
+  return _mm512_set1_ps(value);
+#elif defined(__AVX2__)
+  return _mm256_set1_ps(value);
+#elif defined(__aarch64__)
+  return vdupq_n_f32(value);
+#else
+  return Lanes{value, value, value, value};
+#endif
+}
+
+// a * b + c, rounded once.
+inline Lanes multiply_add(Lanes a, Lanes b, Lanes c) {
+#if defined(__AVX512F__)
+  return _mm512_fmadd_ps(a, b, c);
+#elif defined(__AVX2__)
+  return _mm256_fmadd_ps(a, b, c);
+#elif defined(__aarch64__)
+  return vfmaq_f32(c, a, b);
+#else
+  for (int64_t i = 0; i < kLanes; ++i) a[i] = __builtin_fmaf(a[i], b[i], c[i]);
+  return a;
+#endif
+}
+
+inline float sum_of(Lanes v) {
+#if defined(__AVX512F__)
+  return _mm512_reduce_add_ps(v);
+#elif defined(__AVX2__)
+  const __m128 four = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+  const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+#elif defined(__aarch64__)
+  return vaddvq_f32(v);
+#else
+  return (v[0] + v[2]) + (v[1] + v[3]);
+#endif
+}
+
+// Bit i: a[i] >= b[i]. NaN is below everything.
+inline Word reaches(Lanes a, Lanes b) {
+#if defined(__AVX512F__)
+  return _cvtmask16_u32(_mm512_cmp_ps_mask(a, b, _CMP_GE_OQ));
+#elif defined(__AVX2__)
+  return static_cast<Word>(_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_GE_OQ)));
+#elif defined(__aarch64__)
+  const uint32x4_t place = {1, 2, 4, 8};
+  return vaddvq_u32(vandq_u32(vcgeq_f32(a, b), place));
+#else
+  Word bits = 0;
+  for (int64_t i = 0; i < kLanes; ++i) bits |= static_cast<Word>(a[i] >= b[i]) << i;
+  return bits;
+#endif
+}
+
+}  // namespace
+}  // namespace mbu

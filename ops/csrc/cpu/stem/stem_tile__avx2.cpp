@@ -1,0 +1,2 @@
+#define MBU_ISA avx2
+#include "cpu/stem/stem_tile.inc"

@@ -1,0 +1,2 @@
+#define MBU_ISA avx512
+#include "cpu/stem/stem_tile.inc"

@@ -1,0 +1,2 @@
+#define MBU_ISA neon
+#include "cpu/stem/stem_tile.inc"

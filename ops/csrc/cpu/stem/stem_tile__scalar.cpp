@@ -1,0 +1,2 @@
+#define MBU_ISA scalar
+#include "cpu/stem/stem_tile.inc"

@@ -1,0 +1,50 @@
+"""The float head is computed inside the last one-bit layer where nothing else needs that layer's floats."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from lightning_mbu import convert, load, save, verify
+from lightning_mbu.deploy.graph import aten, is_call, mbu
+from lightning_mbu.models import MBUNet
+
+
+def floats(packed) -> int:
+    return sum(is_call(node, aten.conv2d.default) for node in packed.graph_module.graph.nodes)
+
+
+@pytest.mark.parametrize("shortcuts", [False, True])
+@pytest.mark.parametrize("classes", [1, 11])
+def test_the_head_of_a_u_net(quantized, shortcuts, classes, tmp_path):
+    model = quantized(MBUNet(width=8, classes=classes, shortcuts=shortcuts))
+    packed = convert(model, torch.randn(1, 3, 32, 32))
+    assert floats(packed) == 0
+    images = torch.randn(2, 3, 32, 64)
+    result = verify(model, packed, images)
+    assert result.ok and result.output_difference < 1e-4, str(result)
+    save(packed, tmp_path / "model")
+    assert torch.equal(load(tmp_path / "model")(images), packed(images))
+    with torch.no_grad():
+        torch.testing.assert_close(torch.compile(packed)(images), packed(images), rtol=1e-5, atol=1e-5)
+
+
+class Ends(nn.Module):
+    def __init__(self, kernel: int, twice: bool):
+        super().__init__()
+        self.twice = twice
+        self.stem, self.body = nn.Conv2d(3, 32, 3, padding=1), nn.Conv2d(32, 32, 3, padding=1)
+        self.norm = nn.BatchNorm2d(32)
+        self.head = nn.Conv2d(32, 2, kernel, padding=kernel // 2)
+
+    def forward(self, x):
+        y = self.norm(self.body(self.stem(x)))
+        return (self.head(y), y.mean()) if self.twice else self.head(y)
+
+
+@pytest.mark.parametrize(("kernel", "twice"), [(3, False), (1, True)])
+def test_other_heads_stay(quantized, kernel, twice):
+    packed = convert(quantized(Ends(kernel, twice)), torch.randn(1, 3, 32, 32))
+    assert floats(packed) == 1
+    assert sum(is_call(n, mbu.conv2d_stream.default) for n in packed.graph_module.graph.nodes) == 1
