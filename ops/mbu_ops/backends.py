@@ -107,3 +107,10 @@ def use_cpu_kernel(name: str) -> Iterator[None]:
         yield
     finally:
         _force(before)
+
+
+def doctor() -> dict[str, object]:
+    """What this machine can run, tested; see :func:`mbu_ops.doctor.doctor`."""
+    from .doctor import doctor as examine  # it uses this module
+
+    return examine()
