@@ -33,7 +33,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="hold every candidate to an older instruction set")  # fmt: skip
     add("--kernel", help="CPU kernel of the packed network, see mbu doctor")
     add("--repeats", type=int, default=15, help="rounds of timing")
-    add("--budget", type=float, default=15.0, help="seconds of timing per comparison; at least 3 rounds")
+    add("--budget", type=float, default=6.0, help="seconds of timing per comparison; at least 3 rounds")
     add("--quick", action="store_true", help="every kind of measurement once on small images, to see it work")
     add("--json", metavar="FILE", help="write the results as JSON")
     add("--plot", metavar="FILE", help="write a figure, .svg or .png")

@@ -30,15 +30,23 @@ _CANDIDATES = (memory.PACKED, memory.FLOAT)
 
 
 def standard_jobs(base: Job) -> list[Job]:
-    """What `make bench` measures: one thing varied at a time around MBUNet, 256x256, one thread.
+    """What `make bench` measures in ten minutes: MBUNet at two sizes, with a second thread and with shortcuts, two
+    other U-Nets, its layers and its memory. Where one-bit networks compete with themselves, rivals are left out.
 
     Args:
         base: settings that all jobs share.
     """
     first = replace(base, model="mbunet")
-    jobs = [first, replace(first, threads=2), replace(first, size=512)]
-    jobs += [replace(base, model=model) for model in ("mbunet-shortcuts", "unet-resnet34", "unet-classic")]
-    return [*jobs, layers_job(first), *memory_jobs(first, (256, 1024))]
+    return [
+        first,
+        replace(first, size=512),
+        replace(first, threads=2, rivals=False),
+        replace(base, model="mbunet-shortcuts"),
+        replace(base, model="unet-classic"),
+        replace(base, model="unet-resnet34", size=512),
+        layers_job(first),
+        *memory_jobs(first, (256, 1024)),
+    ]
 
 
 def quick_jobs(base: Job) -> list[Job]:

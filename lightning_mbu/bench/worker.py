@@ -18,8 +18,9 @@ import torch
 
 from mbu_ops.backends import cpu_kernels
 
-from ..benchmark import BFLOAT16, Disagreement, Rival, compare
+from ..benchmark import BFLOAT16, FAST_BFLOAT16, SLOW_BFLOAT16, Disagreement, Rival, compare
 from ..deploy import verify
+from ..timing import instruction_sets
 from .isa import excluded
 from .layers import measure_layers
 from .memory import measure_memory
@@ -67,6 +68,8 @@ def _measure(job: dict[str, Any], report: Any) -> dict[str, Any]:
             f"the packed {job['model']} differs from the trained one; nothing was timed.\n{check}"
         )
     out_of_bounds = excluded(job["isa"])
+    if not FAST_BFLOAT16.intersection(instruction_sets()):
+        out_of_bounds.setdefault("bfloat16", SLOW_BFLOAT16)
 
     def admitted(rival: Rival) -> Rival:
         for words, reason in out_of_bounds.items():

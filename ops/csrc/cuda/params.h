@@ -30,7 +30,7 @@ struct AxisPhase {
   Divide by_outputs, by_taps;
 };
 
-constexpr int kMaxPhases = 8;   // the largest stride of a transposed convolution
+constexpr int kMaxPhases = 8;    // the largest stride of a transposed convolution
 constexpr int kMaxResidual = 4;  // tensors of a shortcut
 
 struct ResidualPart {
@@ -83,7 +83,8 @@ struct Conv2dParams {
   StreamParams stream;
 };
 
-// The kernels below run one thread (pack_channels, stem: one warp) per item of a flat list; `items` counts them.
+// The kernels below run one thread (pack_channels, stem: one warp) per item of a flat list; `items` counts
+// them.
 
 // bit = (x >= threshold) ^ flip
 struct PackParams {
@@ -91,9 +92,9 @@ struct PackParams {
   FloatKind kind;
   int32_t channels;
   int64_t stride_n, stride_c, stride_h, stride_w;
-  const float* threshold;  // [channels] or null: 0
-  const Word* flip;        // [words] or null: 0
-  Word* output;            // [N, H, W, words]
+  const float* threshold;        // [channels] or null: 0
+  const Word* flip;              // [words] or null: 0
+  Word* output;                  // [N, H, W, words]
   int32_t items, pixels, words;  // items = pixels * words
   Divide by_pixels, by_words, by_width, by_height;
 };
@@ -127,7 +128,8 @@ struct UpsampleParams {
 };
 
 // A float convolution with few input channels whose result is needed as bits alone. The sum runs over input
-// channels, kernel rows, kernel columns, in that order, every step a fused multiply-add; padding adds nothing.
+// channels, kernel rows, kernel columns, in that order, every step a fused multiply-add; padding adds
+// nothing.
 struct StemParams {
   const void* input;  // [N, channels, H, W] with any strides
   FloatKind kind;
@@ -139,13 +141,14 @@ struct StemParams {
   const float* threshold;  // [planes, OC]
   const Word* flip;        // [planes, words]
   int32_t planes, words;
-  Word* bits;             // [N, OH, OW, planes * words]
-  int32_t items, pixels;  // items = warps: groups of kStemPixels output pixels x words
+  Word* bits;                            // [N, OH, OW, planes * words]
+  int32_t items, pixels;                 // items = warps: groups of kStemPixels output pixels x words
   Divide by_words, by_width, by_height;  // of the output
 };
 constexpr int kStemPixels = 4;
 
-// A 1x1 convolution with float weights on bits: y = bias + sum over channels of (+-weight), channel by channel.
+// A 1x1 convolution with float weights on bits: y = bias + sum over channels of (+-weight), channel by
+// channel.
 struct HeadParams {
   const Word* input;
   int64_t stride_n, stride_h, stride_w;

@@ -10,8 +10,8 @@ namespace {
 constexpr int64_t kLargest = std::numeric_limits<int32_t>::max();
 
 // The phases of one axis; cpu/conv2d/axis.cpp derives them. Returns how many, or 0 where there are too many.
-// A transposed output o = phase + j * stride reads input j + (phase + padding - k * dilation) / stride for the
-// k where that division is exact: every (stride / gcd)th of them.
+// A transposed output o = phase + j * stride reads input j + (phase + padding - k * dilation) / stride for
+// the k where that division is exact: every (stride / gcd)th of them.
 int32_t plan_axis(int64_t output, int64_t kernel, int64_t stride, int64_t padding, int64_t dilation,
                   bool transposed, AxisPhase* phases) {
   const int64_t count = transposed ? std::min(stride, output) : 1;
@@ -27,10 +27,14 @@ int32_t plan_axis(int64_t output, int64_t kernel, int64_t stride, int64_t paddin
       offset = taps ? (phase + padding - first * dilation) / stride : 0;
       offset_step = -step * dilation / stride;
     }
-    phases[phase] = {static_cast<int32_t>(outputs), static_cast<int32_t>(taps),
-                     static_cast<int32_t>(offset),  static_cast<int32_t>(offset_step),
-                     static_cast<int32_t>(first),   static_cast<int32_t>(step),
-                     divide_by(outputs),            divide_by(std::max<int64_t>(taps, 1))};
+    phases[phase] = {static_cast<int32_t>(outputs),
+                     static_cast<int32_t>(taps),
+                     static_cast<int32_t>(offset),
+                     static_cast<int32_t>(offset_step),
+                     static_cast<int32_t>(first),
+                     static_cast<int32_t>(step),
+                     divide_by(outputs),
+                     divide_by(std::max<int64_t>(taps, 1))};
   }
   return static_cast<int32_t>(count);
 }
@@ -42,7 +46,8 @@ Divide divide_by(int64_t divisor) {
   if (divisor == 1) return {1, 0, 0};
   const uint32_t log = static_cast<uint32_t>(std::bit_width(static_cast<uint64_t>(divisor - 1)));
   const auto d = static_cast<uint64_t>(divisor);
-  return {static_cast<uint32_t>(divisor), static_cast<uint32_t>(((uint64_t{1} << (31 + log)) + d - 1) / d), log - 1};
+  return {static_cast<uint32_t>(divisor), static_cast<uint32_t>(((uint64_t{1} << (31 + log)) + d - 1) / d),
+          log - 1};
 }
 
 const char* plan_conv2d(const Layer& l, DeviceLayout layout, const int32_t* weight, Conv2dParams& p) {
@@ -97,7 +102,8 @@ const char* plan_conv2d(const Layer& l, DeviceLayout layout, const int32_t* weig
 
 int vector_words(const Layer& layer, int64_t aligned_words) {
   for (int words : {4, 2})
-    if (aligned_words % words == 0 && layer.words[0] % words == 0 && layer.words[1] % words == 0) return words;
+    if (aligned_words % words == 0 && layer.words[0] % words == 0 && layer.words[1] % words == 0)
+      return words;
   return 1;
 }
 

@@ -29,8 +29,8 @@ Divide divide_by(int64_t divisor);
 // takes this layer.
 const char* plan_conv2d(const Layer& layer, DeviceLayout layout, const int32_t* weight, Conv2dParams& params);
 
-// Words that the layer's kernel may read at a time: 4, 2 or 1, the vN of its name. `aligned_words` is what the
-// addresses and strides of all sources are a multiple of.
+// Words that the layer's kernel may read at a time: 4, 2 or 1, the vN of its name. `aligned_words` is what
+// the addresses and strides of all sources are a multiple of.
 int vector_words(const Layer& layer, int64_t aligned_words);
 
 // Blocks of a kernel whose tile is tile_pixels x tile_channels.

@@ -81,7 +81,10 @@ MBU_DEVICE Words<kCount> load_shared(uint32_t offset) {
                  : "r"(from)
                  : "memory");
   else if constexpr (kCount == 2)
-    asm volatile("ld.shared.v2.u32 {%0, %1}, [%2];" : "=r"(v.word[0]), "=r"(v.word[1]) : "r"(from) : "memory");
+    asm volatile("ld.shared.v2.u32 {%0, %1}, [%2];"
+                 : "=r"(v.word[0]), "=r"(v.word[1])
+                 : "r"(from)
+                 : "memory");
   else
     asm volatile("ld.shared.u32 %0, [%1];" : "=r"(v.word[0]) : "r"(from) : "memory");
   return v;
@@ -131,8 +134,8 @@ MBU_DEVICE void wait_copies() {
   asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
 }
 
-// c[row, column] += popc(a[row] op b[column]) over 256 bits. Lane l holds rows l / 4 and l / 4 + 8 of a and c,
-// column l / 4 of b, columns 2 * (l % 4) and the next of c; words l % 4 and l % 4 + 4 of a row.
+// c[row, column] += popc(a[row] op b[column]) over 256 bits. Lane l holds rows l / 4 and l / 4 + 8 of a and
+// c, column l / 4 of b, columns 2 * (l % 4) and the next of c; words l % 4 and l % 4 + 4 of a row.
 MBU_DEVICE void mma_xor_m16n8k256(int32_t (&c)[4], const Word (&a)[4], Word b0, Word b1) {
   asm volatile(
       "mma.sync.aligned.m16n8k256.row.col.s32.b1.b1.s32.xor.popc {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
@@ -158,10 +161,9 @@ MBU_DEVICE void mma_s8_m16n8k32(int32_t (&c)[4], const Word (&a)[4], Word b0, Wo
 
 // Half the rows and half the bits: row and column l / 4, word l % 4.
 MBU_DEVICE void mma_xor_m8n8k128(int32_t& c0, int32_t& c1, Word a, Word b) {
-  asm volatile(
-      "mma.sync.aligned.m8n8k128.row.col.s32.b1.b1.s32.xor.popc {%0, %1}, {%2}, {%3}, {%0, %1};"
-      : "+r"(c0), "+r"(c1)
-      : "r"(a), "r"(b));
+  asm volatile("mma.sync.aligned.m8n8k128.row.col.s32.b1.b1.s32.xor.popc {%0, %1}, {%2}, {%3}, {%0, %1};"
+               : "+r"(c0), "+r"(c1)
+               : "r"(a), "r"(b));
 }
 
 }  // namespace mbu::cuda

@@ -29,22 +29,31 @@ struct Conv2d {
   }
 };
 
+// Threads of a multiprocessor that registers must suffice for: as many as ptxas manages without spilling.
+// Narrow reads keep the places of more pixels in registers.
+constexpr int resident_threads(int vector) {
+  return vector == 4 ? 384 : 256;
+}
+
 }  // namespace mbu::cuda
 
 // One kernel. Shared memory is dynamic; its size stands in cuda/kernels.inc and is checked here.
-#define MBU_CONV2D(name, form, tile, epilogue, vector, shared_bytes)                                        \
-  static_assert(mbu::cuda::Conv2d<mbu::cuda::form, mbu::cuda::tile, mbu::cuda::epilogue, vector>::kSharedBytes == \
-                    (shared_bytes), #name ": kernels.inc gives another size of shared memory");             \
-  MBU_KERNEL void __launch_bounds__(mbu::cuda::tile::kThreads, 256 / mbu::cuda::tile::kThreads)                                            \
-      name(const __grid_constant__ mbu::cuda::Conv2dParams params) {                                        \
-    mbu::cuda::Conv2d<mbu::cuda::form, mbu::cuda::tile, mbu::cuda::epilogue, vector>::run(params);          \
+#define MBU_CONV2D(name, form, tile, epilogue, vector, shared_bytes)                                    \
+  static_assert(                                                                                        \
+      mbu::cuda::Conv2d<mbu::cuda::form, mbu::cuda::tile, mbu::cuda::epilogue, vector>::kSharedBytes == \
+          (shared_bytes),                                                                               \
+      #name ": kernels.inc gives another size of shared memory");                                       \
+  MBU_KERNEL void __launch_bounds__(mbu::cuda::tile::kThreads,                                          \
+                                    mbu::cuda::resident_threads(vector) / mbu::cuda::tile::kThreads)    \
+      name(const __grid_constant__ mbu::cuda::Conv2dParams params) {                                    \
+    mbu::cuda::Conv2d<mbu::cuda::form, mbu::cuda::tile, mbu::cuda::epilogue, vector>::run(params);      \
   }
 
 // The kernels of a file, for inputs whose pixels can be read 4, 2 or 1 words at a time.
-#define MBU_CONV2D_FILE(stem, suffix, form, tile, bits_bytes, stream_bytes)              \
-  MBU_CONV2D(stem##_bits_v4__##suffix, form, tile, ToBits, 4, bits_bytes)                \
-  MBU_CONV2D(stem##_bits_v2__##suffix, form, tile, ToBits, 2, bits_bytes)                \
-  MBU_CONV2D(stem##_bits_v1__##suffix, form, tile, ToBits, 1, bits_bytes)                \
-  MBU_CONV2D(stem##_stream_v4__##suffix, form, tile, ToStream, 4, stream_bytes)          \
-  MBU_CONV2D(stem##_stream_v2__##suffix, form, tile, ToStream, 2, stream_bytes)          \
+#define MBU_CONV2D_FILE(stem, suffix, form, tile, bits_bytes, stream_bytes)     \
+  MBU_CONV2D(stem##_bits_v4__##suffix, form, tile, ToBits, 4, bits_bytes)       \
+  MBU_CONV2D(stem##_bits_v2__##suffix, form, tile, ToBits, 2, bits_bytes)       \
+  MBU_CONV2D(stem##_bits_v1__##suffix, form, tile, ToBits, 1, bits_bytes)       \
+  MBU_CONV2D(stem##_stream_v4__##suffix, form, tile, ToStream, 4, stream_bytes) \
+  MBU_CONV2D(stem##_stream_v2__##suffix, form, tile, ToStream, 2, stream_bytes) \
   MBU_CONV2D(stem##_stream_v1__##suffix, form, tile, ToStream, 1, stream_bytes)

@@ -1,7 +1,7 @@
 // From accumulators to exact dot products.
 //
-// Taps outside the image were read as zero bits, which mean -1. Where the layer pads with exact zeros, a tap's
-// weights were thus counted with a minus sign:
+// Taps outside the image were read as zero bits, which mean -1. Where the layer pads with exact zeros, a
+// tap's weights were thus counted with a minus sign:
 //
 //   dot = scale * S + base + sum over the missing taps of (sum of the tap's weights)
 //
@@ -72,7 +72,8 @@ MBU_DEVICE void finish_dots(const Conv2dParams& p, const Pass& pass, int32_t pix
         for (int32_t x = 0; x < pass.columns.taps; ++x) {
           if (!row_outside && !outside(first_column(p, pass, px) + x * pass.columns.offset_step, p.width))
             continue;
-          const int32_t* from = p.weight_sum + int64_t{kernel_tap(p, pass, y, x)} * p.padded_channels + channel;
+          const int32_t* from =
+              p.weight_sum + int64_t{kernel_tap(p, pass, y, x)} * p.padded_channels + channel;
 #pragma unroll
           for (int j = 0; j < T::kColumnParts; ++j) {
             sums[i][j][half * 2] += from[own_channel(j)];

@@ -11,8 +11,8 @@ struct ToBits {
   static constexpr int kBytes = 0;
 
   template <class T>
-  static MBU_DEVICE void run(const Conv2dParams& p, const Pass& pass, int32_t first_pixel, int32_t first_channel,
-                             int warp_m, int warp_n, Accumulators<T>& sums) {
+  static MBU_DEVICE void run(const Conv2dParams& p, const Pass& pass, int32_t first_pixel,
+                             int32_t first_channel, int warp_m, int warp_n, Accumulators<T>& sums) {
     const int32_t channel = first_channel + warp_n * T::kWarpChannels, word = channel / 32;
     const int32_t pixel = first_pixel + warp_m * T::kWarpPixels;
     if (word >= p.out_words) return;
@@ -85,8 +85,8 @@ struct ToStream {
   static constexpr int kBytes = T::kSumsBytes;
 
   template <class T>
-  static MBU_DEVICE void run(const Conv2dParams& p, const Pass& pass, int32_t first_pixel, int32_t first_channel,
-                             int warp_m, int warp_n, Accumulators<T>& sums) {
+  static MBU_DEVICE void run(const Conv2dParams& p, const Pass& pass, int32_t first_pixel,
+                             int32_t first_channel, int warp_m, int warp_n, Accumulators<T>& sums) {
     const int32_t warp_channel = warp_n * T::kWarpChannels;
     if (first_channel + warp_channel < p.padded_channels)
       finish_dots<T>(p, pass, first_pixel + warp_m * T::kWarpPixels, first_channel + warp_channel, sums);
@@ -98,8 +98,8 @@ struct ToStream {
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
           const int row = warp_m * T::kWarpPixels + own_row(i, half), column = warp_channel + own_channel(j);
-          const Words<2> pair{{static_cast<Word>(sums[i][j][half * 2]),
-                               static_cast<Word>(sums[i][j][half * 2 + 1])}};
+          const Words<2> pair{
+              {static_cast<Word>(sums[i][j][half * 2]), static_cast<Word>(sums[i][j][half * 2 + 1])}};
           store_shared<2>(static_cast<uint32_t>(4 * (row * T::kSumsPitch + column)), pair);
         }
     barrier();
@@ -118,13 +118,13 @@ struct ToStream {
     const int64_t output = pass.output(p, px);
     float y = 0;
     if (channel < oc) {
-      y = static_cast<float>(
-          static_cast<int32_t>(load_shared<1>(static_cast<uint32_t>(4 * (row * T::kSumsPitch + column))).word[0]));
+      y = static_cast<float>(static_cast<int32_t>(
+          load_shared<1>(static_cast<uint32_t>(4 * (row * T::kSumsPitch + column))).word[0]));
       for (int32_t step = 0; step < s.steps; ++step)
         y = multiply_add(y, s.affine[2 * step * oc + channel], s.affine[(2 * step + 1) * oc + channel]);
       if (s.residuals)
-        y = add(y, residual_at(p, px.n, px.y * p.out_step_h + pass.phase_h, px.x * p.out_step_w + pass.phase_w,
-                               channel));
+        y = add(y, residual_at(p, px.n, px.y * p.out_step_h + pass.phase_h,
+                               px.x * p.out_step_w + pass.phase_w, channel));
       if (s.relu && y < 0) y = 0;
       store_float(s.output, output * oc + channel, s.kind, y);
     }

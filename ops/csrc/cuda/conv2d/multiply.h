@@ -1,5 +1,6 @@
 // The products of one stage, 256 bits of K, on the tensor cores. Each form computes one accumulator per
-// output from both planes of a masked binary weight (design: mbu/types.h; K counts every bit, tails included):
+// output from both planes of a masked binary weight (design: mbu/types.h; K counts every bit, tails
+// included):
 //
 //   xor:   S = popc(a ^ neg) + popc(a ^ ~pos)    a bit adds 0, 1 or 2 for a product -1, 0 or +1: dot = S - K
 //   and:   S = popc(a & pos) + popc(~a & neg)    counts the products that are +1:        dot = 2 S - nnz
@@ -64,7 +65,8 @@ struct Planes {
   using Weight = PlaneStage<T, kVector, kAsync>;
 
   template <class T>
-  static MBU_DEVICE void stage(Accumulators<T>& sums, uint32_t input, uint32_t weight, int warp_m, int warp_n) {
+  static MBU_DEVICE void stage(Accumulators<T>& sums, uint32_t input, uint32_t weight, int warp_m,
+                               int warp_n) {
     Word a[T::kRowParts][4];
 #pragma unroll
     for (int i = 0; i < T::kRowParts; ++i) load_rows(a[i], input, warp_m * T::kWarpPixels + i * 16);
@@ -97,7 +99,8 @@ struct Bytes {
   using Weight = ByteStage<T, kAsync>;
 
   template <class T>
-  static MBU_DEVICE void stage(Accumulators<T>& sums, uint32_t input, uint32_t weight, int warp_m, int warp_n) {
+  static MBU_DEVICE void stage(Accumulators<T>& sums, uint32_t input, uint32_t weight, int warp_m,
+                               int warp_n) {
     const int lane = thread_index() % kWarpLanes, shift = lane % 4 * 2;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
@@ -106,22 +109,25 @@ struct Bytes {
       for (int i = 0; i < T::kRowParts; ++i)
 #pragma unroll
         for (int e = 0; e < 2; ++e)
-          rows[i][e] = load_shared<4>(input + row_offset(warp_m * T::kWarpPixels + i * 16 + e * 8 + lane / 4, half * 4));
+          rows[i][e] = load_shared<4>(
+              input + row_offset(warp_m * T::kWarpPixels + i * 16 + e * 8 + lane / 4, half * 4));
 #pragma unroll
       for (int word = 0; word < 4; ++word) {
-        const uint32_t bytes = weight + static_cast<uint32_t>((half * 4 + word) * ByteStage<T, true>::kWordBytes +
-                                                              warp_n * T::kWarpChannels * 32 + lane * 8);
+        const uint32_t bytes =
+            weight + static_cast<uint32_t>((half * 4 + word) * ByteStage<T, true>::kWordBytes +
+                                           warp_n * T::kWarpChannels * 32 + lane * 8);
         Words<2> b[T::kColumnParts];
 #pragma unroll
-        for (int j = 0; j < T::kColumnParts; ++j) b[j] = load_shared<2>(bytes + static_cast<uint32_t>(j * 256));
+        for (int j = 0; j < T::kColumnParts; ++j)
+          b[j] = load_shared<2>(bytes + static_cast<uint32_t>(j * 256));
 #pragma unroll
         for (int i = 0; i < T::kRowParts; ++i) {
           Word a[4];
 #pragma unroll
-          for (int e = 0; e < 4; ++e)
-            a[e] = (rows[i][e % 2].word[word] >> (shift + e / 2)) & 0x01010101u;
+          for (int e = 0; e < 4; ++e) a[e] = (rows[i][e % 2].word[word] >> (shift + e / 2)) & 0x01010101u;
 #pragma unroll
-          for (int j = 0; j < T::kColumnParts; ++j) mma_s8_m16n8k32(sums[i][j], a, b[j].word[0], b[j].word[1]);
+          for (int j = 0; j < T::kColumnParts; ++j)
+            mma_s8_m16n8k32(sums[i][j], a, b[j].word[0], b[j].word[1]);
         }
       }
     }

@@ -12,8 +12,8 @@ struct Pipeline {
   static constexpr int kStageBytes = kInputBytes + Weight::kWeightBytes;
   static constexpr int kBytes = kStages * kStageBytes;
 
-  static MBU_DEVICE void run(const Conv2dParams& p, const Pass& pass, int32_t first_pixel, int32_t first_channel,
-                             int warp_m, int warp_n, Accumulators<T>& sums) {
+  static MBU_DEVICE void run(const Conv2dParams& p, const Pass& pass, int32_t first_pixel,
+                             int32_t first_channel, int warp_m, int warp_n, Accumulators<T>& sums) {
     InputStage<T, kVector, Form::kAsync> input(p, pass, first_pixel);
     Weight weight;
     const int steps = (pass.rows.taps * pass.columns.taps * p.words + kStageWords - 1) / kStageWords;

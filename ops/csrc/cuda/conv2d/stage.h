@@ -64,7 +64,8 @@ struct InputStage {
 #pragma unroll
     for (int i = 0; i < Rows::kCount; ++i) {
       const int32_t iy = (place[i] >> 16) + dy, ix = static_cast<int16_t>(place[i]) + dx;
-      const bool present = at.inside && n[i] >= 0 && static_cast<uint32_t>(iy) < static_cast<uint32_t>(p.height) &&
+      const bool present = at.inside && n[i] >= 0 &&
+                           static_cast<uint32_t>(iy) < static_cast<uint32_t>(p.height) &&
                            static_cast<uint32_t>(ix) < static_cast<uint32_t>(p.width);
       const Word* from = p.source[0].data;
       if (present)
@@ -153,8 +154,11 @@ struct ByteStage {
       const bool present = live && at.inside;
       const Word* from = p.weight;
       if (present)
-        from += (int64_t{kernel_tap(p, pass, at.row_tap, at.column_tap) * p.words + at.word} *
-                     p.padded_channels + first_channel) * 8 + piece * 4;
+        from +=
+            (int64_t{kernel_tap(p, pass, at.row_tap, at.column_tap) * p.words + at.word} * p.padded_channels +
+             first_channel) *
+                8 +
+            piece * 4;
       copies.begin(i, stage + static_cast<uint32_t>(word * kWordBytes + piece * 16), from, present);
     }
   }

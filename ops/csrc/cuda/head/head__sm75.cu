@@ -14,7 +14,8 @@ MBU_KERNEL void __launch_bounds__(kFlatThreads) head__sm75(const __grid_constant
   for (int32_t first = 0; first < p.classes; first += kClassesAtOnce) {
     float sum[kClassesAtOnce];
 #pragma unroll
-    for (int k = 0; k < kClassesAtOnce; ++k) sum[k] = p.bias && first + k < p.classes ? p.bias[first + k] : 0.0f;
+    for (int k = 0; k < kClassesAtOnce; ++k)
+      sum[k] = p.bias && first + k < p.classes ? p.bias[first + k] : 0.0f;
     for (int32_t channel = 0; channel < p.channels; ++channel) {
       const Word minus = ~(words[channel / 32] >> (channel % 32)) << 31;  // the sign of a float
 #pragma unroll
@@ -26,7 +27,8 @@ MBU_KERNEL void __launch_bounds__(kFlatThreads) head__sm75(const __grid_constant
     }
 #pragma unroll
     for (int k = 0; k < kClassesAtOnce; ++k)
-      if (first + k < p.classes) store_float(p.output, int64_t{pixel} * p.classes + first + k, p.kind, sum[k]);
+      if (first + k < p.classes)
+        store_float(p.output, int64_t{pixel} * p.classes + first + k, p.kind, sum[k]);
   }
 }
 

@@ -24,11 +24,12 @@ MBU_DEVICE void max_pool2d(const MaxPool2dParams& p) {
   *reinterpret_cast<Words<kVector>*>(p.output + int64_t{item} * kVector) = any;
 }
 
-
-MBU_KERNEL void __launch_bounds__(kFlatThreads) max_pool2d_v4__sm75(const __grid_constant__ MaxPool2dParams p) {
+MBU_KERNEL void __launch_bounds__(kFlatThreads)
+    max_pool2d_v4__sm75(const __grid_constant__ MaxPool2dParams p) {
   max_pool2d<4>(p);
 }
-MBU_KERNEL void __launch_bounds__(kFlatThreads) max_pool2d_v1__sm75(const __grid_constant__ MaxPool2dParams p) {
+MBU_KERNEL void __launch_bounds__(kFlatThreads)
+    max_pool2d_v1__sm75(const __grid_constant__ MaxPool2dParams p) {
   max_pool2d<1>(p);
 }
 

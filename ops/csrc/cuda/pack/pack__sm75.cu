@@ -18,7 +18,8 @@ MBU_KERNEL void __launch_bounds__(kFlatThreads) pack_channels__sm75(const __grid
       const int64_t from = px.n * p.stride_n + px.y * p.stride_h + px.x * p.stride_w + channel * p.stride_c;
       bit = load_float(p.input, from, p.kind) >= (p.threshold ? p.threshold[channel] : 0.0f);
     }
-    const Word word = ballot(bit) ^ (p.flip ? p.flip[at.remainder] & valid_bits(at.remainder, p.channels) : 0);
+    const Word word =
+        ballot(bit) ^ (p.flip ? p.flip[at.remainder] & valid_bits(at.remainder, p.channels) : 0);
     if (lane == i) own = word;
   }
   if (first + lane < p.items) p.output[first + lane] = own;

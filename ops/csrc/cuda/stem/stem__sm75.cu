@@ -1,6 +1,6 @@
-// The first convolution of a network, float, with the threshold behind it. A warp has one output word of a few
-// pixels: its lanes are 32 output channels, so weights are read side by side and the image by broadcast, and
-// each weight read serves all of the pixels.
+// The first convolution of a network, float, with the threshold behind it. A warp has one output word of a
+// few pixels: its lanes are 32 output channels, so weights are read side by side and the image by broadcast,
+// and each weight read serves all of the pixels.
 #include "cuda/arithmetic.h"
 
 namespace mbu::cuda {

@@ -15,7 +15,6 @@ MBU_DEVICE void upsample(const UpsampleParams& p) {
       *reinterpret_cast<const Words<kVector>*>(from);
 }
 
-
 MBU_KERNEL void __launch_bounds__(kFlatThreads) upsample_v4__sm75(const __grid_constant__ UpsampleParams p) {
   upsample<4>(p);
 }

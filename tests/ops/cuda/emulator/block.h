@@ -11,8 +11,8 @@ constexpr int kNobody = -1, kSeveral = -2;
 // What is known of one word of shared memory.
 struct Cell {
   bool written = false;
-  bool in_flight = false;                 // an asynchronous copy has been issued and not waited for
-  int writer = kNobody, reader = kNobody;  // threads
+  bool in_flight = false;                    // an asynchronous copy has been issued and not waited for
+  int writer = kNobody, reader = kNobody;    // threads
   uint64_t write_epoch = 0, read_epoch = 0;  // barriers passed when it was
 };
 

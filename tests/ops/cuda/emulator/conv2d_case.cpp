@@ -1,4 +1,5 @@
-// A convolution on the emulator, for Python: plans it as the library does, lays out its weight, runs a kernel.
+// A convolution on the emulator, for Python: plans it as the library does, lays out its weight, runs a
+// kernel.
 #include <deque>
 #include <string>
 
@@ -48,14 +49,29 @@ std::string run(const char* name, const ConvCase& c) {
     return like ? &memory.emplace_back(like, static_cast<uint64_t>(bytes), true) : nullptr;
   };
 
-  Layer layer{c.batch,     c.height,    c.width,      {c.words[0], c.words[1]}, {c.upsample[0], c.upsample[1]},
-              c.kernel[0], c.kernel[1], c.stride[0],  c.stride[1],              c.padding[0],
-              c.padding[1], c.dilation[0], c.dilation[1], c.output[0],          c.output[1],
-              c.out_channels, c.transposed != 0, c.zero_padding != 0};
+  Layer layer{c.batch,
+              c.height,
+              c.width,
+              {c.words[0], c.words[1]},
+              {c.upsample[0], c.upsample[1]},
+              c.kernel[0],
+              c.kernel[1],
+              c.stride[0],
+              c.stride[1],
+              c.padding[0],
+              c.padding[1],
+              c.dilation[0],
+              c.dilation[1],
+              c.output[0],
+              c.output[1],
+              c.out_channels,
+              c.transposed != 0,
+              c.zero_padding != 0};
   const DeviceLayout layout = layout_of(name);
   const DeviceWeight weight{layout, c.out_channels, c.kernel[0] * c.kernel[1], c.words[0] + c.words[1]};
   std::string laid_out(static_cast<size_t>(weight.size()) * 4, '\0');
-  lay_out_weight(static_cast<const mbu::Word*>(c.weight), weight, reinterpret_cast<int32_t*>(laid_out.data()));
+  lay_out_weight(static_cast<const mbu::Word*>(c.weight), weight,
+                 reinterpret_cast<int32_t*>(laid_out.data()));
   const auto* device = static_cast<const int32_t*>(input(laid_out.data(), weight.size() * 4));
 
   Conv2dParams p{};
@@ -90,8 +106,13 @@ std::string run(const char* name, const ConvCase& c) {
     s.relu = static_cast<int32_t>(c.relu);
     for (int64_t i = 0; i < c.residuals; ++i) {
       const Residual& r = c.residual[i];
-      s.residual[i] = {input(r.data, r.bytes), static_cast<FloatKind>(r.kind), static_cast<int32_t>(r.channels),
-                       r.stride_n, r.stride_c, r.stride_h, r.stride_w};
+      s.residual[i] = {input(r.data, r.bytes),
+                       static_cast<FloatKind>(r.kind),
+                       static_cast<int32_t>(r.channels),
+                       r.stride_n,
+                       r.stride_c,
+                       r.stride_h,
+                       r.stride_w};
     }
   } else {
     p.threshold = static_cast<const int32_t*>(threshold);
@@ -99,9 +120,9 @@ std::string run(const char* name, const ConvCase& c) {
   }
 
   const Grid grid = conv2d_grid(p, kernel->tile_pixels, kernel->tile_channels);
-  const std::string error = emu::run({[&] { kernel->call(&p); }, {grid.x, grid.y, grid.z}, kernel->threads,
-                                      kernel->shared_bytes},
-                                     {c.late_copies != 0, c.warps_backwards != 0});
+  const std::string error =
+      emu::run({[&] { kernel->call(&p); }, {grid.x, grid.y, grid.z}, kernel->threads, kernel->shared_bytes},
+               {c.late_copies != 0, c.warps_backwards != 0});
   if (bits) bits->copy_to(c.bits);
   if (stream) stream->copy_to(c.stream);
   return error;

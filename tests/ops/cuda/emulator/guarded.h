@@ -20,7 +20,8 @@ class Guarded {
     const uint64_t aligned = (bytes + 15) / 16 * 16, inside = (aligned + page - 1) / page * page;
     mapped_ = inside + 2 * page;
     base_ = static_cast<char*>(mmap(nullptr, mapped_, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
-    if (base_ == MAP_FAILED || (inside && mprotect(base_ + page, inside, PROT_READ | PROT_WRITE))) std::abort();
+    if (base_ == MAP_FAILED || (inside && mprotect(base_ + page, inside, PROT_READ | PROT_WRITE)))
+      std::abort();
     data_ = base_ + page + inside - aligned;
     if (from && bytes) std::memcpy(data_, from, bytes);
     allow_global(data_, bytes, writable);

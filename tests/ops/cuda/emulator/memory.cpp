@@ -21,7 +21,8 @@ void check_range(uint32_t offset, uint32_t bytes) {
   if (offset % bytes)
     fault("uses " + at(offset) + " in a step of " + std::to_string(bytes) + " bytes, which is misaligned");
   if (uint64_t{offset} + bytes > block->shared.size())
-    fault("uses " + at(offset) + " beyond the " + std::to_string(block->shared.size()) + " bytes of the block");
+    fault("uses " + at(offset) + " beyond the " + std::to_string(block->shared.size()) +
+          " bytes of the block");
 }
 
 void check_overwrite(uint32_t offset, uint32_t bytes, const char* what) {
@@ -29,7 +30,9 @@ void check_overwrite(uint32_t offset, uint32_t bytes, const char* what) {
   const int self = static_cast<int>(block->place.thread);
   for (uint32_t word = offset / 4; word < (offset + bytes) / 4; ++word) {
     const Cell& cell = block->cells[word];
-    const auto met = [&](int other) { return " thread " + std::to_string(other) + " with no barrier in between"; };
+    const auto met = [&](int other) {
+      return " thread " + std::to_string(other) + " with no barrier in between";
+    };
     if (cell.in_flight) fault(what + at(word * 4) + " while a copy to it is in flight");
     if (cell.writer != kNobody && cell.writer != self && cell.write_epoch == block->epoch)
       fault(what + at(word * 4) + ", written by" + met(cell.writer));

@@ -23,6 +23,11 @@ inline float bits_float(uint32_t bits) {
   std::memcpy(&value, &bits, 4);
   return value;
 }
+inline uint32_t float_bits(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, 4);
+  return bits;
+}
 
 // A shift by the width or more gives 0, or the sign.
 template <class T>

@@ -14,9 +14,10 @@ namespace emu {
 
 const Kernel* find_kernel(const std::string& name) {
   static const Kernel kernels[] = {
-#define MBU_CUDA_KERNEL(name, file, architectures, params, threads, shared, pixels, channels)              \
-  {#name, name != nullptr, [](const void* given) { name(*static_cast<const params*>(given)); }, threads, shared, \
-   pixels, channels},
+#define MBU_CUDA_KERNEL(name, file, architectures, params, threads, shared, pixels, channels) \
+  {#name,   name != nullptr, [](const void* given) { name(*static_cast<const params*>(given)); },                                       \
+   threads, shared,          pixels,                                                          \
+   channels},
 #include "cuda/kernels.inc"
 #undef MBU_CUDA_KERNEL
   };

@@ -74,7 +74,8 @@ float half_to_float(uint16_t half) {
   const int exponent = half >> 10 & 31, fraction = half & 1023;
   const float sign = half >> 15 ? -1.0f : 1.0f;
   if (exponent == 31) return fraction ? std::nanf("") : sign * INFINITY;
-  return sign * (exponent ? std::ldexp(1024.0f + fraction, exponent - 25) : std::ldexp(static_cast<float>(fraction), -24));
+  return sign * (exponent ? std::ldexp(1024.0f + fraction, exponent - 25)
+                          : std::ldexp(static_cast<float>(fraction), -24));
 }
 
 uint16_t float_to_half(float value) {

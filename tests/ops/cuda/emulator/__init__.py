@@ -1,0 +1,1 @@
+"""CUDA kernels on a CPU: from their source or from their PTX, checked word by word (see emulator.h)."""

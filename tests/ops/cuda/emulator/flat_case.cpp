@@ -1,0 +1,169 @@
+// The kernels over flat lists on the emulator, for Python: memory from the caller's arrays, launches from
+// cuda/plan_flat.h.
+#include <deque>
+#include <functional>
+#include <map>
+#include <string>
+
+#include "cuda/plan_flat.h"
+#include "guarded.h"
+#include "registry.h"
+
+using namespace mbu::cuda;
+
+namespace {
+
+// Mirrored by FlatCase in tests/ops/cuda/flat.py. What `number` holds, each operation reads in order.
+struct FlatCase {
+  const void* input[4];
+  int64_t input_bytes[4];
+  void* output;
+  int64_t output_bytes;
+  int64_t number[32];
+  int64_t backwards;
+};
+
+struct Memory {
+  const void* input[4];
+  void* output;
+};
+
+class Numbers {
+ public:
+  explicit Numbers(const int64_t* from) : next_(from) {}
+  template <class... Fields>
+  void into(Fields&... fields) {
+    ((fields = static_cast<Fields>(*next_++)), ...);
+  }
+  ImageSize image() {
+    ImageSize size{};
+    into(size.batch, size.height, size.width);
+    return size;
+  }
+
+ private:
+  const int64_t* next_;
+};
+
+template <class T>
+T* as(const void* pointer) {
+  return static_cast<T*>(const_cast<void*>(pointer));
+}
+
+template <class Params>
+std::string run(const emu::Kernel& kernel, const Params& p, uint32_t blocks, const FlatCase& c) {
+  if (!blocks) return "no launch takes this many items";
+  return emu::run({[&] { kernel.call(&p); }, {blocks, 1, 1}, kernel.threads, kernel.shared_bytes},
+                  {true, c.backwards != 0});
+}
+
+std::string pack(const emu::Kernel& kernel, const FlatCase& c, const Memory& m) {
+  PackParams p{};
+  Numbers n(c.number);
+  const ImageSize image = n.image();
+  n.into(p.kind, p.channels, p.stride_n, p.stride_c, p.stride_h, p.stride_w);
+  p.input = m.input[0];
+  p.threshold = as<const float>(m.input[1]);
+  p.flip = as<const mbu::Word>(m.input[2]);
+  p.output = as<mbu::Word>(m.output);
+  const uint32_t blocks = plan_pack(image, p);
+  return run(kernel, p, blocks, c);
+}
+
+std::string unpack(const emu::Kernel& kernel, const FlatCase& c, const Memory& m) {
+  UnpackParams p{};
+  Numbers n(c.number);
+  const ImageSize image = n.image();
+  n.into(p.channels, p.stride_n, p.stride_h, p.stride_w);
+  p.input = as<const mbu::Word>(m.input[0]);
+  p.output = as<float>(m.output);
+  const uint32_t blocks = plan_unpack(image, p);
+  return run(kernel, p, blocks, c);
+}
+
+int vector_of(const emu::Kernel& kernel) {
+  return std::string(kernel.name).find("_v4") != std::string::npos ? 4 : 1;
+}
+
+std::string max_pool2d(const emu::Kernel& kernel, const FlatCase& c, const Memory& m) {
+  MaxPool2dParams p{};
+  Numbers n(c.number);
+  const ImageSize output = n.image();
+  int64_t words = 0;
+  n.into(words, p.height, p.width, p.stride_n, p.stride_h, p.stride_w, p.kernel_h, p.kernel_w, p.stride_y,
+         p.stride_x, p.padding_h, p.padding_w, p.dilation_h, p.dilation_w);
+  p.input = as<const mbu::Word>(m.input[0]);
+  p.output = as<mbu::Word>(m.output);
+  const uint32_t blocks = plan_max_pool2d(output, words, vector_of(kernel), p);
+  return run(kernel, p, blocks, c);
+}
+
+std::string upsample(const emu::Kernel& kernel, const FlatCase& c, const Memory& m) {
+  UpsampleParams p{};
+  Numbers n(c.number);
+  const ImageSize output = n.image();
+  int64_t words = 0, factor_h = 0, factor_w = 0;
+  n.into(words, factor_h, factor_w, p.stride_n, p.stride_h, p.stride_w);
+  p.input = as<const mbu::Word>(m.input[0]);
+  p.output = as<mbu::Word>(m.output);
+  const uint32_t blocks = plan_upsample(output, words, vector_of(kernel), factor_h, factor_w, p);
+  return run(kernel, p, blocks, c);
+}
+
+std::string stem(const emu::Kernel& kernel, const FlatCase& c, const Memory& m) {
+  StemParams p{};
+  Numbers n(c.number);
+  const ImageSize output = n.image();
+  n.into(p.kind, p.channels, p.height, p.width, p.stride_n, p.stride_c, p.stride_h, p.stride_w,
+         p.out_channels, p.kernel_h, p.kernel_w, p.stride_y, p.stride_x, p.padding_h, p.padding_w,
+         p.dilation_h, p.dilation_w, p.planes);
+  p.input = m.input[0];
+  p.weight = as<const float>(m.input[1]);
+  p.threshold = as<const float>(m.input[2]);
+  p.flip = as<const mbu::Word>(m.input[3]);
+  p.bits = as<mbu::Word>(m.output);
+  const uint32_t blocks = plan_stem(output, p);
+  return run(kernel, p, blocks, c);
+}
+
+std::string head(const emu::Kernel& kernel, const FlatCase& c, const Memory& m) {
+  HeadParams p{};
+  Numbers n(c.number);
+  const ImageSize image = n.image();
+  n.into(p.channels, p.classes, p.stride_n, p.stride_h, p.stride_w, p.kind);
+  p.input = as<const mbu::Word>(m.input[0]);
+  p.weight = as<const float>(m.input[1]);
+  p.bias = as<const float>(m.input[2]);
+  p.output = m.output;
+  const uint32_t blocks = plan_head(image, p);
+  return run(kernel, p, blocks, c);
+}
+
+std::string run_named(const std::string& name, const FlatCase& c) {
+  using Operation = std::string (*)(const emu::Kernel&, const FlatCase&, const Memory&);
+  static const std::map<std::string, Operation> operations = {{"pack", pack},      {"unpack", unpack},
+                                                              {"max", max_pool2d}, {"upsample", upsample},
+                                                              {"stem", stem},      {"head", head}};
+  const emu::Kernel* kernel = emu::find_kernel(name);
+  if (!kernel) return "no kernel " + name;
+  emu::forget_global();
+  std::deque<emu::Guarded> guarded;
+  Memory memory{};
+  for (int i = 0; i < 4; ++i)
+    if (c.input[i])
+      memory.input[i] =
+          guarded.emplace_back(c.input[i], static_cast<uint64_t>(c.input_bytes[i]), false).as<void>();
+  emu::Guarded& output = guarded.emplace_back(c.output, static_cast<uint64_t>(c.output_bytes), true);
+  memory.output = output.as<void>();
+  const std::string error = operations.at(name.substr(0, name.find('_')))(*kernel, c, memory);
+  output.copy_to(c.output);
+  return error;
+}
+
+}  // namespace
+
+extern "C" const char* emulate_flat(const char* kernel, const FlatCase* given) {
+  static std::string error;
+  error = run_named(kernel, *given);
+  return error.c_str();
+}

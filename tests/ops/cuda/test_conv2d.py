@@ -1,0 +1,131 @@
+"""The fused convolutions, run by the emulator from their CUDA source and from their PTX, against the reference."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from emulator import build
+from emulator.cases import Conv, Problem, Stream
+
+from mbu_ops import reference
+
+KERNELS = [kernel.name for kernel in build.kernels() if kernel.name.startswith("conv2d_")]
+PTX = [kernel.name for kernel in build.kernels() if kernel.file in build.PTX_FILES and kernel.name in KERNELS]
+# With w the words that a kernel reads at a time.
+LAYERS = {
+    "3x3": lambda w: Conv((6, 5), (32 * w,), 40),
+    "tail channels": lambda w: Conv((4, 9), (32 * w - 5,), 33, gap=w),
+    "one pixel": lambda w: Conv((1, 1), (32 * w,), 5),
+    "ring of -1": lambda w: Conv((5, 4), (64 * w,), 32, pad_value=-1, planes=2),
+    "stride and dilation": lambda w: Conv(
+        (7, 9), (32 * w,), 70, stride=(2, 1), padding=(0, 2), dilation=(2, 1), batch=2
+    ),
+    "wide padding": lambda w: Conv((3, 2), (32 * w,), 9, kernel=(5, 2), padding=(4, 3), dilation=(1, 2)),
+    "1x1, many channels": lambda w: Conv((9, 16), (288 * w,), 65, kernel=(1, 1), padding=(0, 0), zeros=3),
+    "concat with upsampling": lambda w: Conv((8, 6), (32 * w, 64 * w), 65, upsample=(2, 1), planes=2),
+    "transposed 2x2": lambda w: Conv(
+        (5, 6), (32 * w,), 33, kernel=(2, 2), stride=(2, 2), padding=(0, 0), transposed=True, batch=2
+    ),
+    "transposed, ragged": lambda w: Conv(
+        (4, 4),
+        (32 * w - 5,),
+        32,
+        stride=(3, 2),
+        padding=(1, 0),
+        dilation=(2, 1),
+        extra=(1, 1),
+        transposed=True,
+    ),
+    "transposed, no taps": lambda w: Conv(
+        (3, 2), (32 * w,), 32, kernel=(1, 2), stride=(2, 3), padding=(0, 0), transposed=True
+    ),
+    "all weights zero": lambda w: Conv((3, 3), (32 * w,), 32, zeros=4),
+}
+
+
+def vector(kernel: str) -> int:
+    return int(kernel.split("_v")[1][0])
+
+
+def check_bits(library, kernel: str, problem: Problem, **options) -> None:
+    threshold, flip = problem.thresholds()
+    expected = (problem.dots, threshold, flip)
+    bits = problem.bits(library, kernel, threshold, flip, **options)
+    assert torch.equal(bits, reference._threshold(*expected))
+
+
+def random_stream(problem: Problem, seed: int) -> Stream:
+    """One of the shapes that a float stream takes, chosen by the seed."""
+    random, conv = torch.Generator().manual_seed(seed), problem.conv
+    oc, (height, width) = conv.out_channels, conv.output()
+    stream = Stream(torch.randn(seed % 3, 2, oc, generator=random), relu=seed % 2 == 0)
+    if seed % 4:
+        stream.threshold = torch.randn(conv.planes, oc, generator=random)
+    stream.dtype = (torch.float32, torch.bfloat16, torch.float16)[seed % 3]
+    if seed % 5 == 1:  # two parts, one of them transposed in memory, with more channels than the layer
+        parts = torch.randn(conv.batch, height, width, 2 * oc, generator=random).permute(0, 3, 1, 2)
+        stream.residual = [parts[:, : oc // 2 + 1], parts[:, oc // 2 + 1 :].contiguous()]
+    elif seed % 5 == 2:
+        stream.pool = 2
+        size = (conv.batch, oc, 2 * height, 2 * width)
+        stream.residual = [torch.randn(size, generator=random).to(torch.bfloat16)]
+    elif seed % 5 == 3 and height % 2 == 0 and width % 2 == 0:
+        stream.upsample = 2
+        size = (conv.batch, oc, height // 2, width // 2)
+        stream.residual = [torch.randn(size, generator=random).to(torch.float16)]
+    elif seed % 5 == 4:  # fewer channels, repeated
+        channels = next(n for n in range(1, oc + 1) if oc % n == 0 and n * 2 >= min(oc, 4))
+        stream.residual = [torch.randn(conv.batch, channels, height, width, generator=random)]
+    return stream
+
+
+def check_stream(library, kernel: str, problem: Problem, seed: int, **options) -> None:
+    stream = random_stream(problem, seed)
+    values, bits = problem.stream(library, kernel, stream, **options)
+    expected_values, expected_bits = problem.expected_stream(stream)
+    assert torch.equal(values, expected_values)
+    assert torch.equal(bits, expected_bits)
+
+
+def check_layers(library, kernel: str, layers: list[str], seed: int) -> None:
+    for i, name in enumerate(layers):
+        problem = Problem(LAYERS[name](vector(kernel)), seed + i)
+        # Both orders of warps and both moments at which a copy may land.
+        options = {"late": (seed + i) % 4 < 2, "backwards": i % 2 == 1}
+        if "_bits_" in kernel:
+            check_bits(library, kernel, problem, **options)
+        else:
+            check_stream(library, kernel, problem, seed + i, **options)
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_source(from_source, name):
+    seed = KERNELS.index(name)
+    layers = list(LAYERS)
+    # Every kernel runs half of the layers; kernels of one form and vector together run all of them.
+    check_layers(from_source, name, layers[seed % 2 :: 2], seed)
+
+
+@pytest.mark.parametrize("name", PTX)
+def test_ptx(from_ptx, name):
+    check_layers(from_ptx, name, list(LAYERS), 100 + PTX.index(name))
+
+
+def test_sums_are_a_stream_without_steps(from_source):
+    problem = Problem(LAYERS["3x3"](2), 7)
+    stream = Stream(torch.empty(0, 2, problem.conv.out_channels))
+    values, _ = problem.stream(from_source, "conv2d_64x64_stream_v2__sm80_xor", stream)
+    assert torch.equal(values, problem.dots)
+
+
+@pytest.mark.parametrize(
+    "conv, reason",
+    [
+        (Conv((2, 2), (32,), 4, stride=(9, 1), transposed=True), "stride above 8"),
+        (Conv((1, 3), (32,), 4, kernel=(1, 1), padding=(0, 32765), pad_value=-1), "larger than 32767"),
+    ],
+)
+def test_layers_that_no_kernel_takes(from_source, conv, reason):
+    problem = Problem(conv, 0)
+    with pytest.raises(RuntimeError, match=reason):
+        problem.bits(from_source, "conv2d_64x64_bits_v1__sm80_xor", *problem.thresholds())
