@@ -20,10 +20,6 @@ HERE = Path(__file__).resolve().parent
 CUDA_TESTS, ROOT = HERE.parent, HERE.parents[3]
 CSRC = ROOT / "ops" / "csrc"
 LOADER = ("choose", "driver", "launch", "nvrtc", "cache", "select", "plan", "plan_flat", "weight")
-# Small layers take the smallest tile.
-KERNELS = ("conv2d/conv2d_32x32__sm75_xor", "conv2d/conv2d_32x32__sm80_xor", "conv2d/conv2d_32x32__sm90_and",
-           "conv2d/conv2d_32x32__sm80_int8", "pack/pack__sm75", "unpack/unpack__sm75",
-           "max_pool2d/max_pool2d__sm75")  # fmt: skip
 # One device of each kind, the last one older than every kernel.
 CARDS = {"sm75_xor": "7.5:65536", "sm80_xor": "8.6:101376", "sm90_and": "9.0:232448", "sm80_int8": "12.0:101376",
          "none": "7.0:98304"}  # fmt: skip
@@ -48,21 +44,14 @@ def compile_cpp(*arguments: str) -> None:
 
 
 @pytest.fixture(scope="session")
-def libraries(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The fake driver, the emulator with the kernels, and the operations over the loader."""
-    import os  # DEV
-    if os.environ.get("DEVDIR"):  # DEV
-        return {n: Path(os.environ["DEVDIR"]) / f"{n}.so" for n in ("emulator", "operations")} | {"driver": Path(os.environ["DEVDIR"]) / "fake_driver.so"}  # DEV
+def libraries(from_source: ctypes.CDLL, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The fake driver, what a launch does on it, and the operations over the loader."""
     folder = tmp_path_factory.mktemp("dispatch")
     tools = load_module("mbu_build_images", CSRC / "cuda" / "build.py")
-    emulation = load_module("mbu_emulator_build", CUDA_TESTS / "build.py")
-
-    driver = folder / "fake_driver.so"
+    driver, runner = folder / "fake_driver.so", folder / "runner.so"
     compile_cpp("-shared", str(CUDA_TESTS / "driver" / "fake_driver.cpp"), "-ldl", "-o", str(driver))
-    sources = [CSRC / "cuda" / f"{stem}.cu" for stem in KERNELS]
-    objects = emulation.compile_all([*sources, *emulation.HOST, HERE / "runner.cpp"], folder)
-    emulator = folder / "emulator.so"
-    compile_cpp("-shared", *map(str, objects), "-o", str(emulator))
+    emulator = [f"-I{CUDA_TESTS / 'emulator'}", str(HERE / "runner.cpp"), from_source._name]
+    compile_cpp("-shared", *emulator, "-o", str(runner))
 
     # Images that only name their kernels and their architecture: the fake driver reads no machine code.
     kernels = tools.read_kernels()
@@ -82,7 +71,7 @@ def libraries(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "-DMBU_DEVICE=CPU", "-DTORCH_TARGET_VERSION=0x020a000000000000", *map(str, parts), "-ldl",
         "-Wl,--no-as-needed", f"-L{Path(torch.__file__).parent / 'lib'}", "-ltorch_cpu", "-o", str(operations),
     )  # fmt: skip
-    return {"driver": driver, "emulator": emulator, "operations": operations}
+    return {"driver": driver, "runner": runner, "operations": operations}
 
 
 @dataclass(frozen=True)
@@ -99,14 +88,14 @@ class Gpu:
         return lines
 
     def emulation_error(self) -> str:
-        return self.libraries["emulator"].emulation_error().decode()
+        return self.libraries["runner"].emulation_error().decode()
 
 
 @pytest.fixture(scope="session")
 def loaded(libraries: dict[str, Path]) -> Iterator[dict[str, ctypes.CDLL]]:
-    found = {name: ctypes.CDLL(str(libraries[name])) for name in ("driver", "emulator")}
-    found["driver"].fake_log.restype = found["emulator"].emulation_error.restype = ctypes.c_char_p
-    found["driver"].fake_set_runner(found["emulator"].emulate_launch)
+    found = {name: ctypes.CDLL(str(libraries[name])) for name in ("driver", "runner")}
+    found["driver"].fake_log.restype = found["runner"].emulation_error.restype = ctypes.c_char_p
+    found["driver"].fake_set_runner(found["runner"].emulate_launch)
     with pytest.MonkeyPatch.context() as patch:
         # Read when the first operation opens the driver.
         patch.setenv("MBU_CUDA_DRIVER", str(libraries["driver"]))

@@ -80,8 +80,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, fake_driver: Path, objects: li
         pytest.skip("this library was built without nvcc: it carries no images")
     folder = tmp_path_factory.mktemp("loader")
     for image in cuda_images():
-        suffix = "ptx" if image.target.startswith("compute") else "cubin"
-        name = f"{image.stem.replace('/', '.')}.{image.target}.{suffix}"
+        name = f"{image.stem.replace('/', '.')}.{image.target}.fatbin"
         (folder / name).write_bytes(image_bytes(image))
     return Run(link_loader(folder, folder, objects), fake_driver)
 

@@ -30,7 +30,7 @@ struct FakeDevice {
 };
 struct FakeModule {
   int device;
-  std::string code;  // what the names of its functions are looked up in
+  std::string code;  // what the names of its functions are looked up in; empty: it cannot be read
 };
 struct FakeFunction {
   int device, dynamic_shared = 48 << 10;
@@ -84,6 +84,29 @@ bool elf_is_exact(const std::string& code) {
 int refused() {
   note("refused");
   return kNoBinary;
+}
+
+// The libraries' own images are compressed. Their head tells the form and the capability: 16 bytes for the
+// container, then of the one entry its kind (1 PTX, 2 machine code), at 28 the capability, at 40 flags.
+struct Container {
+  uint16_t kind;
+  int capability;
+  bool exact;
+};
+
+bool read_container(const char* bytes, Container& head) {
+  constexpr uint32_t kMagic = 0xba55ed50;
+  constexpr int kExactFlag = 20;
+  uint32_t magic, capability;
+  uint64_t flags;
+  std::memcpy(&magic, bytes, sizeof(magic));
+  if (magic != kMagic) return false;
+  std::memcpy(&head.kind, bytes + 16, sizeof(head.kind));
+  std::memcpy(&capability, bytes + 44, sizeof(capability));
+  std::memcpy(&flags, bytes + 56, sizeof(flags));
+  head.capability = static_cast<int>(capability);
+  head.exact = flags >> kExactFlag & 1;
+  return true;
 }
 
 uint64_t elf_size(std::string_view head) {
@@ -161,7 +184,9 @@ API cuModuleLoadDataEx(void** module, const void* image, unsigned count, int* na
   const char* bytes = static_cast<const char*>(image);
   const FakeDevice& d = devices[static_cast<size_t>(current())];
   const int capability = d.major * 10 + d.minor;
-  const bool elf = !std::memcmp(bytes, "\x7f" "ELF", 4);
+  Container head{};
+  const bool packed = read_container(bytes, head);
+  const bool elf = packed ? head.kind == 2 : !std::memcmp(bytes, "\x7f" "ELF", 4);
   Dl_info home;
   const int foreign = dladdr(image, &home) ? refusal("library") : kSuccess;
   if (int error = foreign ? foreign : refusal(elf ? "cubin" : "ptx")) {
@@ -170,20 +195,20 @@ API cuModuleLoadDataEx(void** module, const void* image, unsigned count, int* na
     return error;
   }
   std::string code;
-  if (elf) {
+  if (!packed && elf) {
     code.assign(bytes, elf_size({bytes, 64}));
-    const int built = elf_capability(code);
-    note("load cubin sm_%d%s on %d", built, elf_is_exact(code) ? "a" : "", current());
-    const bool fits = built / 10 == capability / 10 && built <= capability;
-    if (!fits || (elf_is_exact(code) && built != capability)) return refused();
-  } else {
+    head.capability = elf_capability(code);
+    head.exact = elf_is_exact(code);
+  } else if (!packed) {
     code = bytes;
     const size_t at = code.find(".target sm_");
     if (at == std::string::npos) return 300;  // CUDA_ERROR_INVALID_SOURCE
-    const int built = std::atoi(code.c_str() + at + 11);
-    note("load ptx sm_%d on %d", built, current());
-    if (built > capability) return refused();
+    head.capability = std::atoi(code.c_str() + at + 11);
   }
+  note("load %s %d%s on %d", elf ? "cubin" : "ptx", head.capability, head.exact ? "a" : "", current());
+  const bool same_major = head.capability / 10 == capability / 10;
+  if (head.capability > capability || (elf && !same_major) || (head.exact && head.capability != capability))
+    return refused();
   *module = new FakeModule{current(), code};
   return kSuccess;
 }
@@ -193,7 +218,7 @@ API cuModuleUnload(void* module) {
 }
 API cuModuleGetFunction(void** function, void* module, const char* name) {
   const FakeModule& m = *static_cast<FakeModule*>(module);
-  if (m.code.find(name) == std::string::npos) return kNotFound;
+  if (!m.code.empty() && m.code.find(name) == std::string::npos) return kNotFound;
   *function = new FakeFunction{m.device, 48 << 10, name};
   return kSuccess;
 }
