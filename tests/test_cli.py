@@ -21,7 +21,9 @@ def test_doctor_tests_the_kernels_and_says_why_there_is_no_gpu(capsys, monkeypat
     found = json.loads(capsys.readouterr().out)
     kernels = {kernel["name"]: kernel for kernel in found["cpu_kernels"]}
     assert kernels["scalar"]["self_test"] is True
-    assert all(kernel["self_test"] is kernel["available"] or not kernel["available"] for kernel in kernels.values())
+    assert all(
+        kernel["self_test"] is kernel["available"] or not kernel["available"] for kernel in kernels.values()
+    )
     assert sum(kernel["selected"] for kernel in kernels.values()) == 1
     assert found["gpus"] == [] and "could not be opened" in found["driver"]["why"]
     assert main(["doctor"]) == 0
@@ -31,7 +33,9 @@ def test_doctor_tests_the_kernels_and_says_why_there_is_no_gpu(capsys, monkeypat
 def test_doctor_lists_the_library(capsys):
     assert main(["doctor", "--library", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert {"pack_pixels__sm75", "conv2d_64x64_bits_v4__sm80_xor"} <= {kernel["name"] for kernel in found["kernels"]}
+    assert {"pack_pixels__sm75", "conv2d_64x64_bits_v4__sm80_xor"} <= {
+        kernel["name"] for kernel in found["kernels"]
+    }
     assert main(["doctor", "--library"]) == 0
     assert "max_pool2d_v4__sm75" in capsys.readouterr().out
 

@@ -78,7 +78,9 @@ class PackedModel(nn.Module):
             raise TypeError(f"the input is {found}; a packed model takes a float32 tensor. Use x.float().")
         device = self.device
         if x.device != device:
-            raise ValueError(f"the input is on {x.device} and the model on {device}. Use x.to({str(device)!r}).")
+            raise ValueError(
+                f"the input is on {x.device} and the model on {device}. Use x.to({str(device)!r})."
+            )
         channels, multiple = self.input_spec.channels, self.input_spec.multiple
         if x.dim() != 4 or x.shape[1] != channels:
             raise ValueError(f"the input has shape {tuple(x.shape)}; this model takes [N, {channels}, H, W].")

@@ -121,7 +121,11 @@ def serving_target(kernel: CudaKernel, capability: int) -> str | None:
     """The target of `kernel` that serves a card of `capability` (86 for 8.6), or None where it may not run."""
     text = ctypes.create_string_buffer(_TEXT_BYTES)
     index = [known.name for known in cuda_kernels()].index(kernel.name)
-    return text.value.decode() if _functions().mbu_cuda_serving_target(index, capability, text, _TEXT_BYTES) else None
+    return (
+        text.value.decode()
+        if _functions().mbu_cuda_serving_target(index, capability, text, _TEXT_BYTES)
+        else None
+    )
 
 
 def driver() -> tuple[int, int, str]:

@@ -72,14 +72,20 @@ def _advice(findings: dict[str, Any]) -> list[str]:
             "The library carries no compiled CUDA kernels: install nvcc and build again, or rely on the NVRTC of torch."
         )
     if findings["driver"]["version"] and not findings["torch_cuda"]:
-        advice.append("There is an NVIDIA driver, but this torch is built for the CPU alone: install its CUDA build.")
+        advice.append(
+            "There is an NVIDIA driver, but this torch is built for the CPU alone: install its CUDA build."
+        )
     for gpu in findings["gpus"]:
         if not gpu["families"]:
             reasons = sorted(set(gpu["refusals"].values()))
-            advice.append(f"{gpu['name']} runs packed layers as float operations of torch: {'; '.join(reasons)}")
+            advice.append(
+                f"{gpu['name']} runs packed layers as float operations of torch: {'; '.join(reasons)}"
+            )
     selected = next(kernel for kernel in findings["cpu_kernels"] if kernel["selected"])
     if selected["name"] == "scalar":
-        advice.append("Only the portable CPU kernel runs here: expect packed models to be slow on this processor.")
+        advice.append(
+            "Only the portable CPU kernel runs here: expect packed models to be slow on this processor."
+        )
     return advice
 
 

@@ -118,7 +118,9 @@ def tiles_of(family: str) -> list[Tile]:
     kernels, choices = (folder / "kernels.inc").read_text(), (folder / "choices.inc").read_text()
     tiles = []
     for name in _TILES:
-        line = re.search(rf'\(conv2d_{name}_bits_v4__{family}, [^,]+, "[^"]+", \w+, \d+, \d+, (\d+), (\d+)\)', kernels)
+        line = re.search(
+            rf'\(conv2d_{name}_bits_v4__{family}, [^,]+, "[^"]+", \w+, \d+, \d+, (\d+), (\d+)\)', kernels
+        )
         fewest = re.search(rf"^MBU_CUDA_TILE\({name}, (\d+)\)", choices, re.MULTILINE)
         assert line is not None and fewest is not None, f"kernels.inc or choices.inc lacks {name} of {family}"
         tiles.append(Tile(name, int(line[1]), int(line[2]), int(fewest[1])))
@@ -143,8 +145,13 @@ def predict(layer: Convolution, card: Card) -> Prediction:
     peak = card.int8 if card.family.endswith("int8") else card.b1
     # The busiest multiprocessor sets the time, however many of its blocks run side by side.
     issued = _up(blocks, card.multiprocessors) * card.multiprocessors * products
-    words = _up(layer.channels, 32) * layer.input_pixels + _up(layer.out_channels, 32) * layer.pixels * layer.passes
-    weight_bits = 2 * layer.taps * (layer.passes if layer.passes > 1 else 1) * layer.channels * layer.out_channels
+    words = (
+        _up(layer.channels, 32) * layer.input_pixels
+        + _up(layer.out_channels, 32) * layer.pixels * layer.passes
+    )
+    weight_bits = (
+        2 * layer.taps * max(1, layer.passes) * layer.channels * layer.out_channels
+    )
     values = layer.channels * layer.input_pixels + layer.out_channels * layer.pixels * layer.passes
     weights = weight_bits // 2
 
@@ -185,7 +192,12 @@ def table(layers: list[Convolution], cards: tuple[Card, ...] = CARDS) -> str:
     """The predictions as Markdown."""
     lines = []
     for card in cards:
-        lines += [f"### {card.name}", "", f"Peaks: {card.source}. Kernels: `{card.family}`. Predicted, not measured.", ""]
+        lines += [
+            f"### {card.name}",
+            "",
+            f"Peaks: {card.source}. Kernels: `{card.family}`. Predicted, not measured.",
+            "",
+        ]
         lines += ["| layer | tile | blocks | useful | b1 arithmetic | memory | fp16 | int8 | fp16 / b1 |"]
         lines += ["|---|---|---|---|---|---|---|---|---|"]
         total, fp16, int8 = 0.0, 0.0, 0.0
@@ -205,7 +217,9 @@ def table(layers: list[Convolution], cards: tuple[Card, ...] = CARDS) -> str:
 
 def main() -> None:
     """Prints the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     root = Path(__file__).resolve().parents[1]
     parser.add_argument("--card", help="one card, by the start of its name")
     parser.add_argument("--shapes", type=Path, default=root / "bench" / "shapes" / "mbunet_256.txt")

@@ -78,7 +78,9 @@ def read_kernels(path: Path = FOLDER / "kernels.inc") -> list[Kernel]:
             )
         name, stem, targets = fields[0], fields[1], _targets(fields[2])
         if not targets:
-            raise ValueError(f"{path.name}: {name} names no architecture in '{fields[2]}'; write sm_80 or compute_80")
+            raise ValueError(
+                f"{path.name}: {name} names no architecture in '{fields[2]}'; write sm_80 or compute_80"
+            )
         if not (path.parent / f"{stem}.cu").is_file():
             raise ValueError(f"{path.name}: {name} names the file {stem}.cu, which does not exist")
         kernels.append(Kernel(name, stem, targets))
@@ -103,7 +105,9 @@ def sources(kernels: list[Kernel]) -> dict[str, Path]:
             roots = [path.parent, *_HEADER_ROOTS]
             home = next((root for root in roots if (root / included).is_file()), None)
             if home is None:
-                raise ValueError(f'{name} includes "{included}", which is not below ops/csrc or ops/csrc/include')
+                raise ValueError(
+                    f'{name} includes "{included}", which is not below ops/csrc or ops/csrc/include'
+                )
             todo.append((included, home / included))
     return dict(sorted(found.items()))
 
@@ -131,7 +135,7 @@ def write_table(folder: Path | None, kernels: list[Kernel]) -> str:
         number = re.fullmatch(r"(sm|compute)_(\d+)([a-f]?)", image.target)
         assert number is not None
         lines.append(
-            f'    {{"{image.stem}", {number[2]}, \'{number[3] or " "}\', {str(number[1] == "compute").lower()}, '
+            f"    {{\"{image.stem}\", {number[2]}, '{number[3] or ' '}', {str(number[1] == 'compute').lower()}, "
             f"mbu_image_{i}, mbu_image_{i}_end}},"
         )
     lines += ["    {}};", f"const int kImageCount = {len(compiled)};", "", "const Source kSources[] = {"]
@@ -145,7 +149,9 @@ def main() -> int:
     """`list`: one line `file;source;target` per compilation. `table`: writes the C++ file."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("command", choices=["list", "table"])
-    parser.add_argument("--images", type=Path, help="folder of the compiled images; without it, sources alone")
+    parser.add_argument(
+        "--images", type=Path, help="folder of the compiled images; without it, sources alone"
+    )
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
     try:

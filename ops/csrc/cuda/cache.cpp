@@ -1,6 +1,6 @@
-// Compiled kernels on disk. Code is loaded into a process from here, so nobody else may write it: the folder is
-// the user's own, of mode 0700 and no link, and files are opened without following links. A file appears under
-// its name complete (written beside it, then renamed), so that processes may share the folder.
+// Compiled kernels on disk. Code is loaded into a process from here, so nobody else may write it: the folder
+// is the user's own, of mode 0700 and no link, and files are opened without following links. A file appears
+// under its name complete (written beside it, then renamed), so that processes may share the folder.
 #include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>

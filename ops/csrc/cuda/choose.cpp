@@ -15,9 +15,9 @@ struct Kernels {
 };
 
 #define MBU_VECTORS(stem, suffix) \
-  { Kernel::stem##_v1__##suffix, Kernel::stem##_v2__##suffix, Kernel::stem##_v4__##suffix }
+  {Kernel::stem##_v1__##suffix, Kernel::stem##_v2__##suffix, Kernel::stem##_v4__##suffix}
 #define MBU_TILE(tile, suffix) \
-  { MBU_VECTORS(conv2d_##tile##_bits, suffix), MBU_VECTORS(conv2d_##tile##_stream, suffix) }
+  {MBU_VECTORS(conv2d_##tile##_bits, suffix), MBU_VECTORS(conv2d_##tile##_stream, suffix)}
 
 struct FamilyKernels {
   Family family;
@@ -25,7 +25,8 @@ struct FamilyKernels {
 };
 const FamilyKernels kFamilies[] = {
 #define MBU_CUDA_FAMILY(suffix, layout) \
-  {{#suffix, DeviceLayout::layout}, {{MBU_TILE(128x64, suffix), MBU_TILE(64x64, suffix), MBU_TILE(32x32, suffix)}}},
+  {{#suffix, DeviceLayout::layout},     \
+   {{MBU_TILE(128x64, suffix), MBU_TILE(64x64, suffix), MBU_TILE(32x32, suffix)}}},
 #include "cuda/choices.inc"
 #undef MBU_CUDA_FAMILY
 };
@@ -75,8 +76,8 @@ const Family* family_of(int device, const char** why) {
   return at->second.family;
 }
 
-Kernel choose_conv2d(const Family& family, int64_t pixels, int64_t channels, int64_t passes, bool stream, int vector,
-                     int multiprocessors) {
+Kernel choose_conv2d(const Family& family, int64_t pixels, int64_t channels, int64_t passes, bool stream,
+                     int vector, int multiprocessors) {
   // A Family is the first member of its line in kFamilies.
   const Kernels& kernels = reinterpret_cast<const FamilyKernels&>(family).kernels;
   const int index = vector == 4 ? 2 : vector == 2 ? 1 : 0;

@@ -17,9 +17,9 @@ struct Family {
 // there is none, with the reason in `why`.
 const Family* family_of(int device, const char** why);
 
-// The kernel of `family` for `pixels` output pixels (of the largest pass) times `channels` outputs in `passes`
-// passes; `vector` as in plan.h. The largest tile that keeps a card of so many multiprocessors busy.
-Kernel choose_conv2d(const Family& family, int64_t pixels, int64_t channels, int64_t passes, bool stream, int vector,
-                     int multiprocessors);
+// The kernel of `family` for `pixels` output pixels (of the largest pass) times `channels` outputs in
+// `passes` passes; `vector` as in plan.h. The largest tile that keeps a card of so many multiprocessors busy.
+Kernel choose_conv2d(const Family& family, int64_t pixels, int64_t channels, int64_t passes, bool stream,
+                     int vector, int multiprocessors);
 
 }  // namespace mbu::cuda

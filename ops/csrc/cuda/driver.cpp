@@ -22,11 +22,11 @@ Opened open_driver() {
     return opened;
   }
   Driver& d = opened.driver;
-#define MBU_CUDA_ENTRY(entry, symbol, arguments)                                            \
-  d.entry = reinterpret_cast<decltype(d.entry)>(dlsym(library, #symbol));                   \
-  if (!d.entry) {                                                                           \
-    opened.why = std::string(name) + " has no " #symbol "; update the NVIDIA driver";       \
-    return opened;                                                                          \
+#define MBU_CUDA_ENTRY(entry, symbol, arguments)                                      \
+  d.entry = reinterpret_cast<decltype(d.entry)>(dlsym(library, #symbol));             \
+  if (!d.entry) {                                                                     \
+    opened.why = std::string(name) + " has no " #symbol "; update the NVIDIA driver"; \
+    return opened;                                                                    \
   }
   MBU_CUDA_ENTRIES(MBU_CUDA_ENTRY)
 #undef MBU_CUDA_ENTRY

@@ -1,5 +1,5 @@
-// What the library carries for the GPU: compiled images and the sources that NVRTC can compile in their place.
-// The tables are written by csrc/cuda/build.py.
+// What the library carries for the GPU: compiled images and the sources that NVRTC can compile in their
+// place. The tables are written by csrc/cuda/build.py.
 #pragma once
 
 namespace mbu::cuda {

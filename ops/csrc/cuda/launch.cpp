@@ -13,9 +13,9 @@ namespace {
 
 // Values of cuda.h.
 constexpr int kMultiprocessorCount = 16, kCapabilityMajor = 75, kCapabilityMinor = 76, kSharedOptin = 97;
-constexpr int kMaxDynamicShared = 8;          // CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+constexpr int kMaxDynamicShared = 8;  // CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
 constexpr int kSharedWithoutAsking = 48 << 10;
-constexpr int kCaptureRelaxed = 2;            // CU_STREAM_CAPTURE_MODE_RELAXED
+constexpr int kCaptureRelaxed = 2;                // CU_STREAM_CAPTURE_MODE_RELAXED
 constexpr int kErrorLog = 5, kErrorLogBytes = 6;  // CU_JIT_ERROR_LOG_BUFFER and its size
 
 // Makes a context current for a block of code.
@@ -117,11 +117,11 @@ class Device {
   Route load(const KernelInfo& kernel) {
     Target target;
     if (!serving_target(kernel, info.capability, target))
-      return {nullptr, "not for compute capability " + capability_text() + "; this kernel is for " +
-                           kernel.targets};
+      return {nullptr,
+              "not for compute capability " + capability_text() + "; this kernel is for " + kernel.targets};
     if (kernel.shared_bytes > info.shared_bytes)
-      return {nullptr, "needs " + std::to_string(kernel.shared_bytes) + " bytes of shared memory, and a block has " +
-                           std::to_string(info.shared_bytes)};
+      return {nullptr, "needs " + std::to_string(kernel.shared_bytes) +
+                           " bytes of shared memory, and a block has " + std::to_string(info.shared_bytes)};
     const ContextGuard guard(*driver, context);
     const RelaxedCapture relaxed(*driver);
     const LoadedImage& image = load_image(kernel);
@@ -205,13 +205,13 @@ void launch(int ordinal, Kernel kernel, Grid grid, const void* params, Stream st
   const KernelInfo& info = kKernels[static_cast<int>(kernel)];
   const Route& made = d.routes[static_cast<size_t>(kernel)];
   if (!made.function)
-    throw std::runtime_error(std::string(info.name) + " cannot run on CUDA device " + std::to_string(ordinal) +
-                             ": " + made.text);
+    throw std::runtime_error(std::string(info.name) + " cannot run on CUDA device " +
+                             std::to_string(ordinal) + ": " + made.text);
   const ContextGuard guard(*d.driver, d.context);
   void* arguments[] = {const_cast<void*>(params)};
-  if (Result error = d.driver->launch_kernel(made.function, grid.x, grid.y, grid.z,
-                                             static_cast<unsigned>(info.threads), 1, 1,
-                                             static_cast<unsigned>(info.shared_bytes), stream, arguments, nullptr))
+  if (Result error =
+          d.driver->launch_kernel(made.function, grid.x, grid.y, grid.z, static_cast<unsigned>(info.threads),
+                                  1, 1, static_cast<unsigned>(info.shared_bytes), stream, arguments, nullptr))
     throw std::runtime_error(std::string(info.name) + " on CUDA device " + std::to_string(ordinal) + ": " +
                              error_text(*d.driver, "cuLaunchKernel", error));
 }

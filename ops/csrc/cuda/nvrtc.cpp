@@ -38,8 +38,7 @@ void open_builtins(const Nvrtc& n) {
   int major = 0, minor = 0;
   if (!dladdr(reinterpret_cast<void*>(n.version), &self) || n.version(&major, &minor)) return;
   const std::string path = self.dli_fname;
-  const std::string name =
-      "libnvrtc-builtins.so." + std::to_string(major) + "." + std::to_string(minor);
+  const std::string name = "libnvrtc-builtins.so." + std::to_string(major) + "." + std::to_string(minor);
   dlopen((path.substr(0, path.rfind('/') + 1) + name).c_str(), RTLD_NOW | RTLD_LOCAL);
 }
 
@@ -139,8 +138,8 @@ Compiled compile(const KernelInfo& kernel, int capability, int driver_version) {
       n.log(program, result.why.data());
       result.why.resize(std::strlen(result.why.c_str()));
     }
-    result.why = "NVRTC " + std::to_string(major) + "." + std::to_string(minor) + " could not compile " + file +
-                 " for " + result.target + ": " + result.why;
+    result.why = "NVRTC " + std::to_string(major) + "." + std::to_string(minor) + " could not compile " +
+                 file + " for " + result.target + ": " + result.why;
   } else if (n.code_size(program, &size) || size == 0) {
     result.why = "NVRTC made no machine code for " + result.target;
   } else {

@@ -1,5 +1,5 @@
-// The second way to a kernel: NVRTC, which torch brings, compiles the source that the library carries. What it
-// made is kept on disk (MBU_CACHE_DIR, else the user's cache folder).
+// The second way to a kernel: NVRTC, which torch brings, compiles the source that the library carries. What
+// it made is kept on disk (MBU_CACHE_DIR, else the user's cache folder).
 #pragma once
 #include <string>
 

@@ -27,7 +27,8 @@ std::shared_ptr<void> make_current(int device) {
 }
 
 cuda::Stream current_stream(int device) {
-  // The function lives in the CUDA part of torch, which a CPU-only torch lacks and this library must not name.
+  // The function lives in the CUDA part of torch, which a CPU-only torch lacks and this library must not
+  // name.
   using Get = AOTITorchError (*)(int32_t, void**);
   static const Get get = [] {
     void* library = dlopen("libtorch_cuda.so", RTLD_NOW | RTLD_NOLOAD);

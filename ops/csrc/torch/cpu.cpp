@@ -37,7 +37,8 @@ Tensor tile_planes(const Tensor& planes, int64_t out_channels, Extent kernel, in
   const WordRanges ranges = find_word_ranges(words(planes), out_channels, taps, channel_words);
   Tensor out =
       torch::stable::empty({TiledWeight::size(layout, out_channels, taps, ranges.count)}, ScalarType::Int);
-  tile_weight(words(planes), out_channels, kernel, channel_words, layout, ranges, out.mutable_data_ptr<int32_t>());
+  tile_weight(words(planes), out_channels, kernel, channel_words, layout, ranges,
+              out.mutable_data_ptr<int32_t>());
   return out;
 }
 void run(const PackParams& p) {

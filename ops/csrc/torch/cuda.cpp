@@ -71,23 +71,25 @@ Tensor tile_planes(const Tensor& planes, int64_t out_channels, Extent kernel, in
   Tensor source = torch::stable::empty({planes.numel()}, ScalarType::Int);
   torch::stable::copy_(source, torch::stable::reshape(planes, {planes.numel()}));
   Tensor made = torch::stable::empty({stored_words(weight)}, ScalarType::Int);
-  cuda::lay_out_weight(static_cast<const Word*>(source.const_data_ptr()), weight, made.mutable_data_ptr<int32_t>());
+  cuda::lay_out_weight(static_cast<const Word*>(source.const_data_ptr()), weight,
+                       made.mutable_data_ptr<int32_t>());
   Tensor out = torch::stable::empty({stored_words(weight)}, ScalarType::Int, std::nullopt, kPlace);
   torch::stable::copy_(out, made);
   return out;
 }
 
 // A weight in device memory: its numbers cannot be read here, its size can.
-TiledWeight tiled_weight(const char* op, const Tensor& weight, int64_t out_channels, Extent kernel, int64_t words,
-                         const Reader& reader) {
+TiledWeight tiled_weight(const char* op, const Tensor& weight, int64_t out_channels, Extent kernel,
+                         int64_t words, const Reader& reader) {
   check_here(op, "weight", weight);
   const cuda::DeviceWeight wanted{reader.family->layout, out_channels, kernel.h * kernel.w, words};
-  MBU_CHECK(weight.scalar_type() == ScalarType::Int && weight.dim() == 1 && weight.is_contiguous() &&
-                weight.numel() == stored_words(wanted),
-            op, ": weight has ", weight.numel(), " words; a weight of ", out_channels, " output channels, kernel [",
-            kernel.h, ", ", kernel.w, "] and ", words, " channel words has ", stored_words(wanted),
-            " in the layout of this GPU (", reader.family->name,
-            "); tile the planes again on this device (mbu_ops.functional.tile_weight, PackedModel.tile_weights)");
+  MBU_CHECK(
+      weight.scalar_type() == ScalarType::Int && weight.dim() == 1 && weight.is_contiguous() &&
+          weight.numel() == stored_words(wanted),
+      op, ": weight has ", weight.numel(), " words; a weight of ", out_channels, " output channels, kernel [",
+      kernel.h, ", ", kernel.w, "] and ", words, " channel words has ", stored_words(wanted),
+      " in the layout of this GPU (", reader.family->name,
+      "); tile the planes again on this device (mbu_ops.functional.tile_weight, PackedModel.tile_weights)");
   return {static_cast<const int32_t*>(weight.const_data_ptr())};
 }
 
@@ -120,7 +122,8 @@ void run(const PackParams& p) {
   if (p.batch * p.channels * p.height * p.width == 0) return;
   const uint32_t blocks = cuda::plan_pack({p.batch, p.height, p.width}, c);
   require_kernel(blocks, "more than 2^31 words");
-  start(p.stride_c == 1 ? cuda::Kernel::pack_channels__sm75 : cuda::Kernel::pack_pixels__sm75, {blocks, 1, 1}, &c);
+  start(p.stride_c == 1 ? cuda::Kernel::pack_channels__sm75 : cuda::Kernel::pack_pixels__sm75, {blocks, 1, 1},
+        &c);
 }
 
 void run(const UnpackParams& p) {
@@ -180,8 +183,9 @@ void fill_stream(const Conv2dParams& p, cuda::Conv2dParams& c) {
   s.residual_channels = static_cast<int32_t>(from.residual_channels);
   for (int64_t i = 0; i < from.residuals; ++i) {
     const StreamSource& r = from.residual[i];
-    s.residual[i] = {r.data,     cuda::FloatKind::f32, static_cast<int32_t>(r.channels), r.stride_n, r.stride_c,
-                     r.stride_h, r.stride_w};
+    s.residual[i] = {r.data,     cuda::FloatKind::f32, static_cast<int32_t>(r.channels),
+                     r.stride_n, r.stride_c,           r.stride_h,
+                     r.stride_w};
   }
   s.pool = static_cast<int32_t>(from.pool);
   s.upsample = cuda::divide_by(from.upsample);
@@ -193,7 +197,8 @@ void fill_stream(const Conv2dParams& p, cuda::Conv2dParams& c) {
 // logits = head * y + head_bias by torch, from the stream y.
 void project(const Stream& stream, Tensor y) {
   const torch::stable::Device device(kPlace.type(), current_device());
-  const int64_t n = y.size(0), channels = y.size(1), height = y.size(2), width = y.size(3), k = stream.classes;
+  const int64_t n = y.size(0), channels = y.size(1), height = y.size(2), width = y.size(3),
+                k = stream.classes;
   const auto view = [&](const float* data, std::initializer_list<int64_t> sizes,
                         std::initializer_list<int64_t> strides) {
     return torch::stable::from_blob(const_cast<float*>(data), sizes, strides, device, ScalarType::Float);
@@ -201,9 +206,10 @@ void project(const Stream& stream, Tensor y) {
   std::optional<Tensor> bias;
   if (stream.head_bias) bias = view(stream.head_bias, {k}, {1});
   const Tensor pixels = view(y.const_data_ptr<float>(), {n * height * width, channels}, {channels, 1});
-  std::array<StableIValue, 3> stack{torch::stable::detail::from(pixels),
-                                    torch::stable::detail::from(view(stream.head, {k, channels}, {channels, 1})),
-                                    torch::stable::detail::from(bias)};
+  std::array<StableIValue, 3> stack{
+      torch::stable::detail::from(pixels),
+      torch::stable::detail::from(view(stream.head, {k, channels}, {channels, 1})),
+      torch::stable::detail::from(bias)};
   STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::linear", "", stack.data(), TORCH_ABI_VERSION));
   Tensor logits = view(stream.logits, {n * height * width, k}, {k, 1});
   torch::stable::copy_(logits, torch::stable::detail::to<Tensor>(stack[0]));
@@ -217,8 +223,9 @@ std::vector<PackedImage> sources_of(const Conv2dParams& p, cuda::Layer& layer) {
   for (size_t i = 0; i < sources.size(); ++i) {
     const PackedImage& part = sources[i];
     const int64_t factor = part.height ? p.input.height / part.height : 1;
-    require_kernel(factor >= 1 && part.height * factor == p.input.height && part.width * factor == p.input.width,
-                   "a joined input that is enlarged by no whole number");
+    require_kernel(
+        factor >= 1 && part.height * factor == p.input.height && part.width * factor == p.input.width,
+        "a joined input that is enlarged by no whole number");
     layer.words[i] = part.words;
     layer.upsample[i] = factor;
   }
@@ -227,8 +234,9 @@ std::vector<PackedImage> sources_of(const Conv2dParams& p, cuda::Layer& layer) {
 
 void run(const Conv2dParams& p, const Reader& reader) {
   if (p.stream && p.stream->head) {
-    Tensor y = torch::stable::empty({p.input.batch, p.out_channels, p.output.h, p.output.w}, ScalarType::Float,
-                                    std::nullopt, kPlace, std::nullopt, MemoryFormat::ChannelsLast);
+    Tensor y =
+        torch::stable::empty({p.input.batch, p.out_channels, p.output.h, p.output.w}, ScalarType::Float,
+                             std::nullopt, kPlace, std::nullopt, MemoryFormat::ChannelsLast);
     Stream stream = *p.stream;
     stream.head = nullptr;
     stream.output = y.mutable_data_ptr<float>();
@@ -238,12 +246,14 @@ void run(const Conv2dParams& p, const Reader& reader) {
     return project(*p.stream, y);
   }
   if (p.input.batch * p.output.h * p.output.w * p.out_channels == 0) return;
-  cuda::Layer layer{p.input.batch, p.input.height, p.input.width, {0, 0},       {1, 1},       p.kernel.h,
-                    p.kernel.w,    p.stride.h,     p.stride.w,    p.padding.h,  p.padding.w,  p.dilation.h,
-                    p.dilation.w,  p.output.h,     p.output.w,    p.out_channels, p.transposed, p.zero_padding};
+  cuda::Layer layer{p.input.batch,  p.input.height, p.input.width, {0, 0},     {1, 1},
+                    p.kernel.h,     p.kernel.w,     p.stride.h,    p.stride.w, p.padding.h,
+                    p.padding.w,    p.dilation.h,   p.dilation.w,  p.output.h, p.output.w,
+                    p.out_channels, p.transposed,   p.zero_padding};
   const std::vector<PackedImage> sources = sources_of(p, layer);
   cuda::Conv2dParams c{};
-  if (const char* why = cuda::plan_conv2d(layer, reader.family->layout, p.weight.data, c)) throw NoKernel{why};
+  if (const char* why = cuda::plan_conv2d(layer, reader.family->layout, p.weight.data, c))
+    throw NoKernel{why};
   int64_t aligned = 4;
   for (size_t i = 0; i < sources.size(); ++i) {
     c.source[i].data = sources[i].data;
@@ -276,8 +286,8 @@ void run(const Conv2dParams& p, const Reader& reader) {
 Tensor stem_threshold_here(const Tensor&, const Tensor&, const Tensor&, const Tensor&, Pair, Pair, Pair) {
   throw NoKernel{"the first convolution has no kernel on GPUs"};
 }
-FloatAndBits stem_stream_here(const Tensor&, const Tensor&, const Tensor&, std::optional<Tensor>, Pair, Pair, Pair,
-                              bool) {
+FloatAndBits stem_stream_here(const Tensor&, const Tensor&, const Tensor&, std::optional<Tensor>, Pair, Pair,
+                              Pair, bool) {
   throw NoKernel{"the first convolution has no kernel on GPUs"};
 }
 

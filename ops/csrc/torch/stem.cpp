@@ -66,7 +66,7 @@ Tensor bits_of(const char* op, const StemParams& p) {
 }  // namespace
 
 Tensor stem_threshold_here(const Tensor& x, const Tensor& weight, const Tensor& threshold, const Tensor& flip,
-                          Pair stride, Pair padding, Pair dilation) {
+                           Pair stride, Pair padding, Pair dilation) {
   const char* op = "stem_threshold";
   MBU_CHECK(threshold.dim() == 2, op, ": threshold has ", threshold.dim(),
             " dimensions; it must be [T, OC], one row per output plane (threshold[None])");
@@ -86,8 +86,8 @@ Tensor stem_threshold_here(const Tensor& x, const Tensor& weight, const Tensor& 
 }
 
 FloatAndBits stem_stream_here(const Tensor& x, const Tensor& weight, const Tensor& affine,
-                             std::optional<Tensor> threshold, Pair stride, Pair padding, Pair dilation,
-                             bool relu) {
+                              std::optional<Tensor> threshold, Pair stride, Pair padding, Pair dilation,
+                              bool relu) {
   const char* op = "stem_stream";
   MBU_CHECK(affine.dim() == 3, op, ": affine has ", affine.dim(),
             " dimensions; it must be [steps, 2, OC]: factors and offsets");

@@ -1,4 +1,5 @@
-// torch's view of a GPU for tests: host memory is its memory, so that CPU tensors go through the CUDA operations.
+// torch's view of a GPU for tests: host memory is its memory, so that CPU tensors go through the CUDA
+// operations.
 #include "torch/context.h"
 
 static int device = 0;

@@ -64,7 +64,12 @@ def libraries(from_source: ctypes.CDLL, tmp_path_factory: pytest.TempPathFactory
     headers = ROOT / "ops" / "torch_headers.py"
     include = subprocess.run([sys.executable, str(headers)], capture_output=True, text=True, check=True)
     operations = folder / "operations.so"
-    parts = [CSRC / "torch" / "schema.cpp", CSRC / "torch" / "cuda.cpp", CUDA_TESTS / "host_context.cpp", table]
+    parts = [
+        CSRC / "torch" / "schema.cpp",
+        CSRC / "torch" / "cuda.cpp",
+        CUDA_TESTS / "host_context.cpp",
+        table,
+    ]
     parts += [CSRC / "cuda" / f"{name}.cpp" for name in LOADER]
     compile_cpp(
         "-shared", "-fvisibility=hidden", "-isystem", include.stdout.strip(), "-DMBU_LIBRARY=mbu_emulated",

@@ -106,7 +106,9 @@ def test_a_stream_with_a_head(gpu: Gpu) -> None:
     launched(gpu)
 
 
-@pytest.mark.parametrize("sizes", [[(6, 8), (3, 4)], [(6, 8), (6, 8)], [(2, 3), (6, 8)], [(6, 8), (6, 8), (3, 4)]])
+@pytest.mark.parametrize(
+    "sizes", [[(6, 8), (3, 4)], [(6, 8), (6, 8)], [(2, 3), (6, 8)], [(6, 8), (6, 8), (3, 4)]]
+)
 def test_joined_inputs(gpu: Gpu, sizes: list[tuple[int, int]]) -> None:
     """Two inputs, each enlarged by a whole factor, are read in place; others are joined by torch."""
     parts = [random_bits(1, *size, 32 * (i + 1)) for i, size in enumerate(sizes)]
@@ -150,7 +152,9 @@ def test_max_pool(gpu: Gpu, channels: int) -> None:
     assert torch.equal(found, reference.max_pool2d(bits, 3, 2, 1, 1, True))
     # A slice of the words is read in place.
     part = random_bits(1, 4, 4, channels + 32)[..., 1:]
-    assert torch.equal(OPS.max_pool2d(part, [2, 2], [2, 2], [0, 0], [1, 1], False), reference.max_pool2d(part, 2))
+    assert torch.equal(
+        OPS.max_pool2d(part, [2, 2], [2, 2], [0, 0], [1, 1], False), reference.max_pool2d(part, 2)
+    )
     launched(gpu)
 
 

@@ -16,7 +16,13 @@ import pytest
 HERE = Path(__file__).resolve().parent
 CSRC = HERE.parents[3] / "ops" / "csrc"
 SOURCES = ("driver", "launch", "nvrtc", "cache", "select", "doctor")
-RTX_3090, RTX_2080, A100, H200, RTX_5090 = "8.6:101376", "7.5:65536", "8.0:166912", "9.0:232448", "12.0:101376"
+RTX_3090, RTX_2080, A100, H200, RTX_5090 = (
+    "8.6:101376",
+    "7.5:65536",
+    "8.0:166912",
+    "9.0:232448",
+    "12.0:101376",
+)
 
 collect_ignore_glob = [] if shutil.which("g++") and sys.platform == "linux" else ["test_*.py"]
 

@@ -1,6 +1,6 @@
-// A CUDA driver without a GPU: the entry points that csrc/cuda/driver.h names, on devices that the environment
-// describes, with every call written to a log. It keeps the driver's own rules (which code runs on which
-// capability, contexts, capture), so that a loader that breaks one fails here as it would on a card.
+// A CUDA driver without a GPU: the entry points that csrc/cuda/driver.h names, on devices that the
+// environment describes, with every call written to a log. It keeps the driver's own rules (which code runs
+// on which capability, contexts, capture), so that a loader that breaks one fails here as it would on a card.
 //
 // FAKE_DEVICES  "8.6:101376;9.0:232448": capability and shared memory of a block, one device each
 // FAKE_REFUSE   "cubin=300,ptx=222": error codes for forms of code that this driver does not take;
@@ -186,7 +186,11 @@ API cuModuleLoadDataEx(void** module, const void* image, unsigned count, int* na
   const int capability = d.major * 10 + d.minor;
   Container head{};
   const bool packed = read_container(bytes, head);
-  const bool elf = packed ? head.kind == 2 : !std::memcmp(bytes, "\x7f" "ELF", 4);
+  const bool elf = packed ? head.kind == 2
+                          : !std::memcmp(bytes,
+                                         "\x7f"
+                                         "ELF",
+                                         4);
   Dl_info home;
   const int foreign = dladdr(image, &home) ? refusal("library") : kSuccess;
   if (int error = foreign ? foreign : refusal(elf ? "cubin" : "ptx")) {
@@ -237,8 +241,8 @@ API cuLaunchKernel(void* function, unsigned x, unsigned y, unsigned z, unsigned 
   const FakeFunction& f = *static_cast<FakeFunction*>(function);
   if (f.device != current()) return 400;  // CUDA_ERROR_INVALID_HANDLE: a function of another context
   if (static_cast<int>(shared) > f.dynamic_shared || x == 0 || y == 0 || z == 0) return kInvalidValue;
-  note("launch %s on %d stream %p grid %ux%ux%u threads %u shared %u", f.name.c_str(), f.device, stream, x, y, z,
-       threads, shared);
+  note("launch %s on %d stream %p grid %ux%ux%u threads %u shared %u", f.name.c_str(), f.device, stream, x, y,
+       z, threads, shared);
   const unsigned grid[] = {x, y, z};
   return runner ? runner(f.name.c_str(), grid, threads, shared, arguments[0]) : kSuccess;
 }

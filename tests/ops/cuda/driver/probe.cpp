@@ -3,9 +3,9 @@
 
 #include "cuda/launch.h"
 
-extern "C" __attribute__((visibility("default"))) void probe_launch(int device, int kernel, unsigned x, unsigned y,
-                                                                    const void* params, void* stream,
-                                                                    char* message, int size) {
+extern "C" __attribute__((visibility("default"))) void probe_launch(int device, int kernel, unsigned x,
+                                                                    unsigned y, const void* params,
+                                                                    void* stream, char* message, int size) {
   message[0] = 0;
   try {
     mbu::cuda::launch(device, static_cast<mbu::cuda::Kernel>(kernel), {x, y, 1}, params, stream);

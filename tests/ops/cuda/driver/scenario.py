@@ -45,7 +45,13 @@ def main() -> None:
         driver.fake_clear_log()
         return lines
 
-    actions = {"devices": devices, "routes": routes, "launch": launch, "log": log, "current": driver.fake_set_current}
+    actions = {
+        "devices": devices,
+        "routes": routes,
+        "launch": launch,
+        "log": log,
+        "current": driver.fake_set_current,
+    }
     print(json.dumps([actions[name](*arguments) for name, *arguments in json.loads(sys.argv[3])]))
 
 

@@ -81,7 +81,10 @@ def test_a_kernel_for_another_architecture_cannot_be_launched(run: Run) -> None:
     assert others
     for i in others:
         launched, log = run("7.0:98304", ["launch", 0, i, 0], ["log"])
-        assert f"{cuda_kernels()[i].name} cannot run on CUDA device 0: not for compute capability 7.0" in launched
+        assert (
+            f"{cuda_kernels()[i].name} cannot run on CUDA device 0: not for compute capability 7.0"
+            in launched
+        )
         assert not [line for line in log if line.startswith("launch")]
 
 
@@ -93,8 +96,10 @@ def test_loading_while_a_graph_is_captured_is_allowed(run: Run) -> None:
 
 def test_an_old_driver_is_reported_with_every_step(run: Run) -> None:
     """Neither machine code nor PTX of this toolkit, and no NVRTC to compile for that driver."""
-    i, kernel = first_for(86)
-    (routes,) = run(RTX_3090, ["routes", 0], FAKE_REFUSE="cubin=300,ptx=222", MBU_NVRTC="/nowhere/libnvrtc.so")
+    _, kernel = first_for(86)
+    (routes,) = run(
+        RTX_3090, ["routes", 0], FAKE_REFUSE="cubin=300,ptx=222", MBU_NVRTC="/nowhere/libnvrtc.so"
+    )
     usable, text = routes[kernel]
     assert not usable
     assert "cuModuleLoadDataEx: CUDA_ERROR_INVALID_SOURCE" in text
