@@ -145,7 +145,7 @@ def candidates(model: nn.Module, packed: nn.Module, x: Tensor, dry: bool) -> dic
     for name, dtype in (("fp16", torch.float16), ("bf16", torch.bfloat16)):
         if dry and dtype == torch.float16:
             continue  # slow on processors without it
-        half = compiled(model.to(device, dtype, memory_format=torch.channels_last))
+        half = compiled(model.to(device, dtype).to(memory_format=torch.channels_last))
         images = x.to(dtype).contiguous(memory_format=torch.channels_last)
         calls[name] = lambda half=half, images=images: half(images)
         model = model.float()
