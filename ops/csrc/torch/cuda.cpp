@@ -196,7 +196,7 @@ void fill_stream(const Conv2dParams& p, cuda::Conv2dParams& c) {
 
 // logits = head * y + head_bias by torch, from the stream y.
 void project(const Stream& stream, Tensor y) {
-  const torch::stable::Device device(kPlace.type(), current_device());
+  const torch::stable::Device device = y.device();
   const int64_t n = y.size(0), channels = y.size(1), height = y.size(2), width = y.size(3),
                 k = stream.classes;
   const auto view = [&](const float* data, std::initializer_list<int64_t> sizes,
