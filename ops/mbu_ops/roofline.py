@@ -149,9 +149,7 @@ def predict(layer: Convolution, card: Card) -> Prediction:
         _up(layer.channels, 32) * layer.input_pixels
         + _up(layer.out_channels, 32) * layer.pixels * layer.passes
     )
-    weight_bits = (
-        2 * layer.taps * max(1, layer.passes) * layer.channels * layer.out_channels
-    )
+    weight_bits = 2 * layer.taps * max(1, layer.passes) * layer.channels * layer.out_channels
     values = layer.channels * layer.input_pixels + layer.out_channels * layer.pixels * layer.passes
     weights = weight_bits // 2
 
