@@ -9,11 +9,14 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
+from .aids import TrainingAids, at_end, fit_to_float
+from .averaging import parameter_groups
 from .config import preset as find_preset
-from .health import flip_ratio, mask_density, pull_to_one, weight_states
+from .health import binary_fraction, epoch_numbers, pull_to_one, weight_states
 from .layers import QuantizedConvolution
 from .plan import Plan, make_plan
 from .prepare import prepare, quantized_layers
+from .recipe import Recipe
 from .schedule import PHASES, Phases
 
 _DEFAULT_SIZE = 256  # pixels; costs and roles depend on ratios of sizes, not on the size itself
@@ -22,8 +25,7 @@ _DEFAULT_SIZE = 256  # pixels; costs and roles depend on ratios of sizes, not on
 class MBUQuantize(Callback):
     """Makes a segmentation network masked-binary, layer by layer, during `Trainer.fit`.
 
-    The surgery is done once, in `setup`; phases only move the layers' gates. Settings left at None come from the
-    preset.
+    The surgery is done once, in `setup`; phases only move gates. Settings left at None come from the preset.
 
     Args:
         preset: `"default"`, or a paper's own settings: `"mbunet"`, `"bisegunet"`.
@@ -37,12 +39,16 @@ class MBUQuantize(Callback):
         order: conversion order: `"forward"`, `"reverse"`, `"cost"` or `"all"`.
         mask_rule: `"twn"`, `"learned"` or `"sparsity"` (then `sparsity` is the share of zeros).
         sparsity: share of zeros for `mask_rule="sparsity"`.
-        scale: learn a positive scale per output channel.
-        estimator: straight-through estimator of the activations: `"clipped"`, `"approx_sign"` or `"tanh"`.
+        scale: per output channel: `"learned"` (True), `"analytic"` or `"none"` (False).
+        estimator: straight-through estimator of the activations: `"clipped"`, `"approx_sign"`, `"tanh"` or
+            `"annealed"`.
         regularizer: strength of the pull of latent weights to +-1 (BiSegUNet, Eq. 24).
         min_channels: layers with fewer channels stay float.
         exclude: names of layers or modules to leave float.
+        recipe: the ingredients that `recipe.Recipe` lists, such as `planes=2` or `distill=1.0`.
     """
+
+    parameter_groups = staticmethod(parameter_groups)
 
     def __init__(
         self,
@@ -57,14 +63,16 @@ class MBUQuantize(Callback):
         order: str | None = None,
         mask_rule: str | None = None,
         sparsity: float = 0.5,
-        scale: bool | None = None,
+        scale: bool | str | None = None,
         estimator: str | None = None,
         regularizer: float | None = None,
         min_channels: int = 8,
         exclude: list[str] | None = None,
+        **recipe: Any,
     ):
         super().__init__()
         base = find_preset(preset)
+        self.recipe = Recipe(**recipe)
 
         def choose(value: Any, default: Any) -> Any:
             return default if value is None else value
@@ -73,7 +81,9 @@ class MBUQuantize(Callback):
             choose(float_share, base.phases.float_share),
             choose(incremental_share, base.phases.incremental_share),
             choose(ramp, base.phases.ramp),
+            self.recipe.weights_after,
         )
+        self.recipe.check_teacher(self.phases.float_share)
         self.model = model
         self.input_size = input_size
         self.masked = choose(masked, base.masked)
@@ -91,6 +101,7 @@ class MBUQuantize(Callback):
         self._started: set[str] = set()  # layers that have begun to switch: calibrated, never again
         self._states: dict[str, Tensor] = {}  # quantized weights at the end of the last epoch
         self._layers: dict[str, QuantizedConvolution] = {}
+        self._aids: TrainingAids | None = None
 
     # ---- surgery ---------------------------------------------------------------------------------------------
 
@@ -106,11 +117,13 @@ class MBUQuantize(Callback):
             self.plan = self._load_plan() if self._plan_path else self._make_plan(network, pl_module)
         prepare(
             network, self.plan, mask_rule=self.mask_rule, sparsity=self.sparsity, scale=self.scale,
-            estimator=self.estimator,
+            estimator=self.estimator, mask_blocks=self.recipe.mask_blocks, block_density=self.recipe.block_density,
         )  # fmt: skip
         self._layers = dict(quantized_layers(network))
         if stage == "fit":
             self._check_length(trainer)
+            name = next(name for name, module in pl_module.named_modules() if module is network)
+            self._aids = TrainingAids(self.recipe, network, name)
 
     def network(self, pl_module: LightningModule) -> nn.Module:
         """The part of `pl_module` that is quantized.
@@ -146,7 +159,8 @@ class MBUQuantize(Callback):
             example = torch.empty(1, first.in_channels, height, width, dtype=first.weight.dtype)
         return make_plan(
             network, example, masked=self.masked, order=self.order, min_channels=self.min_channels,
-            exclude=self.exclude,
+            exclude=self.exclude, thresholds=self.recipe.thresholds, planes=self.recipe.planes,
+            shortcuts=self.recipe.shortcuts, shift=self.recipe.shift,
         )  # fmt: skip
 
     def _load_plan(self) -> Plan:
@@ -184,7 +198,9 @@ class MBUQuantize(Callback):
     def _set_gates(self) -> None:
         assert self.plan is not None
         for name, position, count in self._positions():
-            self._layers[name].gate.fill_(self.phases.gate(self._progress, position, count))
+            layer = self._layers[name]
+            layer.gate.fill_(self.phases.gate(self._progress, position, count))
+            layer.weight_gate.fill_(self.phases.weight_gate(self._progress, position, count))
 
     def _positions(self) -> list[tuple[str, int, int]]:
         assert self.plan is not None
@@ -200,6 +216,8 @@ class MBUQuantize(Callback):
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
         self._progress = self.progress(trainer, batch_idx)
+        if self._aids is not None:
+            self._aids.batch_start(trainer, self._progress)
         for name, position, count in self._positions():
             if name not in self._started and self._progress >= self.phases.switch(position, count):
                 self._start(name, trainer)
@@ -208,19 +226,21 @@ class MBUQuantize(Callback):
     def _start(self, name: str, trainer: Trainer) -> None:
         """Fits what a layer learns beside its weights to the float network it leaves: scale now, threshold from the
         first batch that reaches it."""
-        layer = self._layers[name]
+        if self._aids is not None and not self._started:
+            self._aids.before_switch()
         self._started.add(name)
-        layer.reset_scale()
-        if not layer.learns_threshold:
-            return
+        fit_to_float(self._layers[name], lambda moments: trainer.strategy.reduce(moments, reduce_op="mean"))
 
-        def calibrate(module: nn.Module, args: tuple[Tensor]) -> None:
-            with torch.no_grad():
-                mean = args[0].detach().float().mean((0, 2, 3))
-                layer.threshold.copy_(trainer.strategy.reduce(mean, reduce_op="mean"))
-            handle.remove()
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if self._aids is not None:
+            self._aids.batch_end(trainer, self._progress)
 
-        handle = layer.register_forward_pre_hook(calibrate)
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # The last validation, and what is kept by its score, sees the network as it will be.
+        if self._aids is not None and not trainer.sanity_checking and at_end(trainer):
+            self._aids.finish(trainer)
 
     # ---- regularizer -----------------------------------------------------------------------------------------
 
@@ -237,20 +257,12 @@ class MBUQuantize(Callback):
     # ---- logging ---------------------------------------------------------------------------------------------
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        states = {name: weight_states(layer) for name, layer in self._layers.items()}
-        weights = {name: value.numel() for name, value in states.items()}
-        total = sum(weights.values())
-        quantized = sum(weights[name] * float(layer.gate) for name, layer in self._layers.items())
-        flips = sum(flip_ratio(self._states[name], states[name]) * weights[name] for name in states)
-        masked = [name for name, layer in self._layers.items() if layer.kind == "masked"]
-        density = sum(mask_density(states[name]) * weights[name] for name in masked)
-        self._states = states
-        # Numbers only: loggers cannot plot a name. 0 float, 1 incremental, 2 quantized.
-        values = {"mbu/phase": float(PHASES.index(self.phase)), "mbu/flip_ratio": flips / total}
-        if masked:
-            values["mbu/mask_density"] = density / sum(weights[name] for name in masked)
-        pl_module.log_dict(values)
-        pl_module.log("mbu/binary_fraction", quantized / total, prog_bar=True)
+        if self._aids is not None and at_end(trainer):
+            self._aids.finish(trainer)  # before checkpoints, which are always written last
+        values, self._states = epoch_numbers(self._layers, self._states)
+        # A number: loggers cannot plot a name.
+        pl_module.log_dict({"mbu/phase": float(PHASES.index(self.phase)), **values})
+        pl_module.log("mbu/binary_fraction", binary_fraction(self._layers), prog_bar=True)
 
     # ---- checkpoints -----------------------------------------------------------------------------------------
 
@@ -259,6 +271,7 @@ class MBUQuantize(Callback):
             "plan": None if self.plan is None else self.plan.to_json(),
             "progress": self._progress,
             "started": sorted(self._started),
+            "aids": None if self._aids is None else self._aids.state_dict(),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -276,9 +289,12 @@ class MBUQuantize(Callback):
             )
         self._progress = state_dict["progress"]
         self._started = set(state_dict["started"])
+        if self._aids is not None and state_dict.get("aids"):
+            self._aids.load_state_dict(state_dict["aids"])
         if self._layers:
             self._set_gates()
 
 
-def _decisions(plan: Plan) -> list[tuple[str, str, str, str, int | None]]:
-    return [(x.name, x.kind, x.threshold, x.absorbs, x.position) for x in plan.layers]
+def _decisions(plan: Plan) -> list[tuple[Any, ...]]:
+    names = ("name", "kind", "threshold", "absorbs", "position", "planes", "shortcut", "shift")
+    return [tuple(getattr(layer, name) for name in names) for layer in plan.layers]

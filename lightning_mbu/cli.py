@@ -13,6 +13,7 @@ from rich.console import Console
 
 from .bench.command import DESCRIPTION as BENCH_DESCRIPTION
 from .bench.command import add_options as add_bench_options
+from .explore import command as explore
 from .model_names import find_model
 
 # Threads that spin while they wait slow everything down on a machine that does something else as well.
@@ -66,6 +67,8 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_argument("--json", action="store_true", help="print the plan as JSON")
 
     add_bench_options(command("bench", _bench, BENCH_DESCRIPTION))
+    explore.add_study_options(command("study", explore.study, explore.STUDY))
+    explore.add_sweep_options(command("sweep", explore.sweep, explore.SWEEP))
 
     doctor = command("doctor", _doctor, "Show what this machine can run.")
     doctor.add_argument("--json", action="store_true", help="print the findings as JSON")

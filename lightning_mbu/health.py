@@ -31,3 +31,33 @@ def mask_density(states: Tensor) -> float:
 def pull_to_one(weight: Tensor, strength: float) -> Tensor:
     """Gradient of `strength * ||w - sign(w)||_1` with respect to `weight` (BiSegUNet, Eq. 24)."""
     return strength * torch.sign(weight.abs() - 1) * torch.sign(weight)
+
+
+def epoch_numbers(
+    layers: dict[str, QuantizedConvolution], before: dict[str, Tensor]
+) -> tuple[dict[str, float], dict[str, Tensor]]:
+    """What an epoch did, each weight counting the same.
+
+    Args:
+        layers: name -> layer.
+        before: `weight_states` of each at the end of the epoch before.
+
+    Returns:
+        `mbu/flip_ratio` and, where a layer is masked, `mbu/mask_density`; the states now.
+    """
+    states = {name: weight_states(layer) for name, layer in layers.items()}
+    weights = {name: value.numel() for name, value in states.items()}
+    flips = sum(flip_ratio(before[name], states[name]) * weights[name] for name in states)
+    values = {"mbu/flip_ratio": flips / sum(weights.values())}
+    masked = [name for name, layer in layers.items() if layer.kind == "masked"]
+    if masked:
+        density = sum(mask_density(states[name]) * weights[name] for name in masked)
+        values["mbu/mask_density"] = density / sum(weights[name] for name in masked)
+    return values, states
+
+
+def binary_fraction(layers: dict[str, QuantizedConvolution]) -> float:
+    """How much of all weights works one-bit, in [0, 1]; a layer in between counts by its gate."""
+    weights = {name: layer.weight.numel() for name, layer in layers.items()}
+    gated = sum(weights[name] * float(layer.gate * layer.weight_gate) for name, layer in layers.items())
+    return gated / sum(weights.values())

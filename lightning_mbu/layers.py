@@ -6,20 +6,28 @@ The scale stands outside the convolution on purpose. At gate 1 the convolution t
 float32 does without rounding in any order of summation: its result *is* the integer that the packed layer counts,
 and everything after it can be repeated bit for bit. At gate 0 the scale cancels: the layer is the float one.
 
+With a thermometer code of T planes (T thresholds per channel) the convolution reads T * C one-bit channels, plane
+after plane, and has weights of its own for each; in the float phase the first plane carries the activation and the
+others are 0.
+
 Latent weight and bias keep the names `weight` and `bias` of the layer that is replaced; added keys are
-`scale`, `threshold` and, for a learned mask, `weight_quantizer.factor`.
+`scale`, `threshold`, `plane_weight` (planes after the first) and, for a learned mask, `weight_quantizer.factor`.
 """
 
 from __future__ import annotations
 
+from statistics import NormalDist
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .quantizers import ABSORBABLE, ESTIMATORS, BinaryWeight, MaskedWeight, binarize_activation
+from .quantizers import ABSORBABLE, ESTIMATORS, binarize_activation
+from .residual import BridgedBatchNorm2d
+from .weight_quantizers import INTEGER_KINDS, WeightQuantizer, weight_quantizer
 
 _SMALLEST_SCALE = 1e-6  # keeps alpha > 0 (BiSegUNet, Eq. 23)
+SCALES = ("none", "learned", "analytic")
 
 
 class QuantizedConvolution(nn.Module):
@@ -28,15 +36,25 @@ class QuantizedConvolution(nn.Module):
     Attributes:
         weight: latent weight, the float parameter that the optimizer updates.
         scale: `[out_channels]`, alpha of BiSegUNet's Eq. 23, or None.
-        threshold: `[in_channels]`; trained where it is a parameter, zero where it is a buffer.
-        gate: scalar buffer (not saved: it follows from the training progress), 0 float, 1 quantized.
+        threshold: `[planes * in_channels]`; trained where it is a parameter, zero where it is a buffer.
+        planes: thresholds per channel, T of the thermometer code.
+        plane_weight: latent weight of the planes after the first; `weight`'s shape with (T - 1) * C input channels.
+        gate: scalar buffer (not saved: it follows from the training progress), 0 float, 1 quantized activations.
+        weight_gate: scalar buffer, likewise: factor on `gate` for the weights, which may follow later.
+        sharpness: scalar buffer, likewise, of the annealed estimator.
+        bridge: the batch norm behind the layer that computes inside it (`residual`), or None.
     """
 
     weight: Tensor
     bias: Tensor | None
     scale: nn.Parameter | None
+    scale_rule: str
     threshold: Tensor
+    planes: int
+    plane_weight: nn.Parameter | None
     gate: Tensor
+    weight_gate: Tensor
+    sharpness: Tensor
     in_channels: int
     out_channels: int
     groups: int
@@ -44,85 +62,152 @@ class QuantizedConvolution(nn.Module):
 
     def _quantize(
         self,
-        quantizer: BinaryWeight | MaskedWeight,
-        scale: bool,
+        quantizer: WeightQuantizer,
+        scale: bool | str,
         threshold: str,
         estimator: str,
         absorbs: str,
+        planes: int,
     ) -> None:
+        scale = {True: "learned", False: "none"}.get(scale, scale)  # type: ignore[call-overload]
         for value, known, name in (
             (threshold, ("zero", "learned"), "threshold"),
             (estimator, ESTIMATORS, "estimator"),
             (absorbs, ABSORBABLE, "absorbs"),
+            (scale, SCALES, "scale"),
         ):
             if value not in known:
                 raise ValueError(f"{name}={value!r} is unknown; choose one of {', '.join(known)}.")
+        if planes < 1 or (planes > 1 and (threshold != "learned" or self.groups > 1)):
+            raise ValueError(
+                f"planes={planes} with threshold={threshold!r}, groups={self.groups}: planes must be at least 1; more "
+                "than one needs thresholds that differ and a single group. Use threshold='learned', groups=1."
+            )
         self.weight_quantizer = quantizer
-        self.estimator, self.absorbs = estimator, absorbs
+        self.estimator, self.absorbs, self.scale_rule, self.planes = estimator, absorbs, str(scale), planes
+        self._bridge: tuple[
+            BridgedBatchNorm2d, ...
+        ] = ()  # in a tuple: it is another module's child, not ours
         like = {"device": self.weight.device, "dtype": self.weight.dtype}
-        self.scale = nn.Parameter(torch.ones(self.out_channels, **like)) if scale else None
-        zeros = torch.zeros(self.in_channels, **like)
+        self.scale = nn.Parameter(torch.ones(self.out_channels, **like)) if scale == "learned" else None
+        self.plane_weight = nn.Parameter(self._further_planes()) if planes > 1 else None
+        zeros = torch.zeros(planes * self.in_channels, **like)
         if threshold == "learned":
             self.threshold = nn.Parameter(zeros)
         else:
             self.register_buffer("threshold", zeros, persistent=False)
-        self.register_buffer("gate", torch.ones((), **like), persistent=False)
-        self.reset_scale()
+        for name in ("gate", "weight_gate", "sharpness"):
+            self.register_buffer(name, torch.ones((), **like), persistent=False)
+        if planes > 1:
+            self.spread_thresholds(torch.zeros_like(zeros[: self.in_channels]), 1.0)
+        self.reset_weights()
 
     @property
     def kind(self) -> str:
-        """`"binary"` or `"masked"`."""
+        """`"binary"` or `"masked"`; `"int2"`, `"int4"` or `"int8"` for comparison only."""
         return self.weight_quantizer.kind
+
+    @property
+    def input_axis(self) -> int:
+        """Axis of `weight` that counts input channels."""
+        return 1 - self.output_axis
+
+    @property
+    def bridge(self) -> BridgedBatchNorm2d | None:
+        return self._bridge[0] if self._bridge else None
+
+    def set_bridge(self, norm: BridgedBatchNorm2d) -> None:
+        """Lets the layer run the batch norm that follows it, with its activation and shortcut."""
+        self._bridge = (norm,)
 
     @property
     def learns_threshold(self) -> bool:
         return isinstance(self.threshold, nn.Parameter)
 
+    def _further_planes(self) -> Tensor:
+        return self.weight.detach().repeat(
+            [self.planes - 1 if axis == self.input_axis else 1 for axis in range(self.weight.dim())]
+        )
+
     @torch.no_grad()
-    def reset_scale(self) -> None:
-        """Sets each scale to the mean magnitude of the weights that survive the mask: the least-squares fit."""
-        if self.scale is None:
-            return
-        present = self.weight_quantizer(self.weight).abs()
-        axes = [axis for axis in range(self.weight.dim()) if axis != self.output_axis]
-        total = (self.weight.abs() * present).sum(axes)
-        self.scale.copy_((total / present.sum(axes).clamp_min(1)).clamp_min(_SMALLEST_SCALE))
+    def reset_weights(self) -> None:
+        """Fits to `weight` what stands beside it: further planes begin as copies, so that T planes of signs add up
+        to T + 1 levels of the activation; each scale as the least-squares fit, see `_fitted_scale`."""
+        if self.plane_weight is not None:
+            self.plane_weight.copy_(self._further_planes())
+        if self.scale is not None:
+            self.scale.copy_(self._fitted_scale())
+
+    @torch.no_grad()
+    def spread_thresholds(self, mean: Tensor, deviation: Tensor | float) -> None:
+        """Puts the T thresholds of each channel where they cut a normal distribution into T + 1 equal shares.
+
+        Args:
+            mean, deviation: of the layer's input, `[C]`.
+        """
+        for plane, part in enumerate(self.threshold.view(self.planes, -1)):
+            part.copy_(mean + NormalDist().inv_cdf((plane + 1) / (self.planes + 1)) * deviation)
+
+    @torch.no_grad()
+    def _fitted_scale(self) -> Tensor:
+        """`[out_channels]`: mean magnitude of the weights that survive the mask (XNOR-Net, arXiv:1603.05279, Eq. 6;
+        TWN, arXiv:1605.04711, Eq. 5)."""
+        weight = self.latent_weight()
+        present = (self.weight_quantizer(weight) != 0).to(weight.dtype)
+        axes = [axis for axis in range(weight.dim()) if axis != self.output_axis]
+        total = (weight.abs() * present).sum(axes)
+        return (total / present.sum(axes).clamp_min(1)).clamp_min(_SMALLEST_SCALE)
 
     def effective_scale(self) -> Tensor | None:
         """`[out_channels]`, positive; its gradient fades with the gate, so that it rests in the float phase."""
+        if self.scale_rule == "analytic":
+            return self._fitted_scale()
         if self.scale is None:
             return None
-        gated = torch.lerp(self.scale.detach(), self.scale, self.gate.to(self.scale.dtype))
+        gated = torch.lerp(
+            self.scale.detach(), self.scale, (self.gate * self.weight_gate).to(self.scale.dtype)
+        )
         return gated.abs().clamp_min(_SMALLEST_SCALE)
 
+    def latent_weight(self) -> Tensor:
+        """All latent weights, those of further planes behind `weight` along the axis of input channels."""
+        if self.plane_weight is None:
+            return self.weight
+        return torch.cat([self.weight, self.plane_weight], self.input_axis)
+
     def quantized_weight(self) -> Tensor:
-        """The weight at gate 1: values in {-1, 0, +1}, shape of `weight`."""
-        return self.weight_quantizer(self.weight)
+        """The weight at gate 1: values in {-1, 0, +1}, shape of `latent_weight()`."""
+        return self.weight_quantizer(self.latent_weight())
 
     def binarize(self, x: Tensor) -> Tensor:
-        """The layer's input as the convolution sees it, `[N, C, H, W]`."""
-        threshold = self.threshold.to(x.dtype).view(1, -1, 1, 1)
-        return binarize_activation(x, threshold, self.gate, self.estimator, self.absorbs)
+        """The layer's input as the convolution sees it, `[N, planes * C, H, W]`."""
+        planes = []
+        for plane, part in enumerate(self.threshold.to(x.dtype).view(self.planes, 1, -1, 1, 1)):
+            absorbs = "everything" if plane else self.absorbs
+            planes.append(binarize_activation(x, part, self.gate, self.estimator, absorbs, self.sharpness))
+        return planes[0] if self.planes == 1 else torch.cat(planes, 1)
 
     def _gated_weight(self, scale: Tensor | None) -> Tensor:
-        weight = self.weight
+        weight = self.latent_weight()
+        quantized = self.weight_quantizer(weight)
         if scale is not None:
             shape = [1] * weight.dim()
             shape[self.output_axis] = -1
             weight = weight / scale.view(shape)
-        return torch.lerp(weight, self.quantized_weight(), self.gate.to(weight.dtype))
+        return torch.lerp(weight, quantized, (self.gate * self.weight_gate).to(weight.dtype))
 
-    def _finish(self, y: Tensor, scale: Tensor | None) -> Tensor:
+    def _finish(self, y: Tensor, x: Tensor, scale: Tensor | None) -> Tensor:
         # The packed layer repeats these two roundings in this order; keep them apart and in step with it.
         if scale is not None:
             y = y * scale.view(1, -1, 1, 1)
         if self.bias is not None:
             y = y + self.bias.view(1, -1, 1, 1)
-        return y
+        return y if self.bridge is None else self.bridge.bridge(y, x, self.gate)
 
     def extra_repr(self) -> str:
         parts = [super().extra_repr(), self.kind]
         parts += ["scale"] if self.scale is not None else []
+        parts += [f"planes={self.planes}"] if self.planes > 1 else []
         parts += ["threshold"] if self.learns_threshold else []
         parts += [f"absorbs={self.absorbs}"] if self.absorbs != "none" else []
         return ", ".join(parts)
@@ -135,7 +220,7 @@ class MaskedBinaryConv2d(QuantizedConvolution, nn.Conv2d):
         """`[N, in_channels, H, W]` -> `[N, out_channels, H', W']`."""
         scale = self.effective_scale()
         y = self._conv_forward(self.binarize(x), self._gated_weight(scale), None)
-        return self._finish(y, scale)
+        return self._finish(y, x, scale)
 
 
 class MaskedBinaryConvTranspose2d(QuantizedConvolution, nn.ConvTranspose2d):
@@ -155,7 +240,7 @@ class MaskedBinaryConvTranspose2d(QuantizedConvolution, nn.ConvTranspose2d):
             self.binarize(x), self._gated_weight(scale), None, stride, padding, output_padding,
             self.groups, self.dilation,
         )  # fmt: skip
-        return self._finish(y, scale)
+        return self._finish(y, x, scale)
 
 
 def quantize_layer(
@@ -164,21 +249,27 @@ def quantize_layer(
     *,
     mask_rule: str = "twn",
     sparsity: float = 0.5,
-    scale: bool = True,
+    mask_blocks: tuple[int, int] | None = None,
+    block_density: float = 0.5,
+    scale: bool | str = True,
     threshold: str = "zero",
     estimator: str = "clipped",
     absorbs: str = "none",
+    planes: int = 1,
 ) -> MaskedBinaryConv2d | MaskedBinaryConvTranspose2d:
     """A masked-binary layer that shares the parameters of `layer`; gate 1.
 
     Args:
         layer: a float convolution with zero padding; groups for `nn.Conv2d` only.
-        kind: `"masked"` (weights {-1, 0, +1}) or `"binary"` (weights {-1, +1}).
+        kind: `"masked"` (weights {-1, 0, +1}), `"binary"` (weights {-1, +1}) or, to compare, `"int2"` and so on.
         mask_rule, sparsity: see `MaskedWeight`.
-        scale: learn a positive scale per output channel.
+        mask_blocks, block_density: see `BlockMaskedWeight`, which takes the place of `mask_rule`.
+        scale: `"learned"` (True): a positive scale per output channel; `"analytic"`: the mean magnitude of its
+            weights, at every step; `"none"` (False).
         threshold: `"learned"` or `"zero"`.
         estimator: a name in `quantizers.ESTIMATORS`, for the activations.
         absorbs: see `binarize_activation`.
+        planes: thresholds per input channel; more than one makes a thermometer code.
 
     Raises:
         TypeError: `layer` is no convolution of these two types.
@@ -192,13 +283,16 @@ def quantize_layer(
             f"groups={layer.groups}, padding_mode={layer.padding_mode!r}: only zero padding, and groups=1 where "
             "the convolution is transposed, can be quantized; leave this layer float in the plan."
         )
-    if kind not in ("masked", "binary"):
-        raise ValueError(f"kind={kind!r} is unknown; choose 'masked' or 'binary'.")
+    quantizer = weight_quantizer(
+        kind, mask_rule=mask_rule, sparsity=sparsity, mask_blocks=mask_blocks, block_density=block_density,
+        output_axis=types[type(layer)].output_axis,
+    )  # fmt: skip
     new = types[type(layer)].__new__(types[type(layer)])
     # The float layer's own state, shared: same parameter objects under the same names, hooks included.
     new.__dict__.update({key: value for key, value in layer.__dict__.items()})
     for registry in ("_parameters", "_buffers", "_modules"):
         new.__dict__[registry] = dict(layer.__dict__[registry])
-    quantizer = BinaryWeight() if kind == "binary" else MaskedWeight(mask_rule, sparsity)
-    new._quantize(quantizer, scale, threshold, estimator, absorbs)
+    # Integers carry their own step.
+    scale = "none" if quantizer.kind in INTEGER_KINDS else scale
+    new._quantize(quantizer, scale, threshold, estimator, absorbs, planes)
     return new.train(layer.training)

@@ -12,12 +12,13 @@ from torch import Tensor, nn
 
 from .activations import read_activations
 from .cost import cost_scores, layer_cost
+from .residual import add_bridges
 from .roles import assign_roles, block_of
+from .schedule import ORDERS, conversion_positions
 from .tables import as_text
 from .trace import Operation, trace
 
 PLAN_VERSION = 1
-ORDERS = ("forward", "reverse", "cost", "all")
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,10 @@ class LayerPlan:
         position: place in the conversion order, 0 first; None for float layers.
         threshold: `"learned"` or `"zero"`: activation threshold of the layer's binarizer.
         absorbs: activation that its binarizer takes the place of.
+        planes: thresholds per input channel (thermometer code); multiplies the layer's one-bit operations.
+        norm: batch norm behind it that carries what the next two add; `""` where neither does.
+        shortcut: a real-valued shortcut leads around layer and norm.
+        shift: a shifted activation (RPReLU) follows the norm.
     """
 
     name: str
@@ -49,6 +54,10 @@ class LayerPlan:
     position: int | None = None
     threshold: str = "zero"
     absorbs: str = "none"
+    planes: int = 1
+    norm: str = ""
+    shortcut: bool = False
+    shift: bool = False
 
 
 @dataclass(frozen=True)
@@ -134,6 +143,9 @@ def make_plan(
     w_param: float = 0.5,
     order: str = "forward",
     thresholds: str = "auto",
+    planes: int = 1,
+    shortcuts: bool = False,
+    shift: bool = False,
     min_channels: int = 8,
     exclude: Sequence[str] = (),
 ) -> Plan:
@@ -153,6 +165,9 @@ def make_plan(
             (cheapest block first) or `"all"` (at once).
         thresholds: `"auto"` learns an activation threshold where the layer's input is not known to be centred,
             `"learned"` everywhere, `"zero"` nowhere.
+        planes: thresholds per channel; 2 or 3 make thermometer activations, at as many times the operations.
+        shortcuts: add real-valued shortcuts around layers of equal shape (Bi-Real Net, arXiv:1808.00278).
+        shift: add shifted activations in front of sums (RPReLU of ReActNet, arXiv:2003.03488).
         min_channels: layers with fewer input or output channels, of each group if grouped, stay float.
         exclude: names of layers, or of modules that contain them, to leave float.
 
@@ -161,6 +176,8 @@ def make_plan(
             accept, or a model in which nothing can be quantized.
     """
     _check_options(model, masked, order, thresholds, exclude)
+    if thresholds == "auto" and (planes > 1 or shortcuts):
+        thresholds = "learned"
     traced = trace(model, example_input)
     convolutions = {
         name: calls
@@ -191,7 +208,9 @@ def make_plan(
     blocks = list(scores)
     masked_blocks = set(blocks[: round(float(share) * len(blocks))])
     activations = read_activations(traced, model, set(candidates))
-    positions = _positions(candidates, {name: scores.get(block_of(name), 0.0) for name in candidates}, order)
+    positions = conversion_positions(
+        candidates, {name: scores.get(block_of(name), 0.0) for name in candidates}, order
+    )
 
     decided = []
     for layer in layers:
@@ -217,9 +236,11 @@ def make_plan(
                 position=positions[layer.name],
                 threshold=("zero" if source.centred else "learned") if thresholds == "auto" else thresholds,
                 absorbs=source.absorbs,
+                planes=planes if model.get_submodule(layer.name).groups == 1 else 1,
             )
         )
-    return Plan(tuple(decided), activations.bypassed, tuple(example_input.shape))
+    plan = Plan(tuple(decided), activations.bypassed, tuple(example_input.shape))
+    return add_bridges(plan, traced, model, shortcuts, shift)
 
 
 def _check_options(
@@ -275,14 +296,3 @@ def _why_float(
             "Restore the last good checkpoint and lower the learning rate."
         )
     return ""
-
-
-def _positions(names: list[str], cost: dict[str, float], order: str) -> dict[str, int]:
-    """Layer -> place in the conversion order; `names` in executed order."""
-    if order == "all":
-        return dict.fromkeys(names, 0)
-    if order == "reverse":
-        names = names[::-1]
-    elif order == "cost":
-        names = sorted(names, key=lambda name: cost[name])
-    return {name: place for place, name in enumerate(names)}

@@ -9,6 +9,7 @@ from torch import nn
 
 from .layers import QuantizedConvolution, quantize_layer
 from .plan import Plan
+from .residual import BridgedBatchNorm2d, bridged_norm
 
 
 class AbsorbedActivation(nn.Identity):
@@ -28,7 +29,9 @@ def prepare(
     *,
     mask_rule: str = "twn",
     sparsity: float = 0.5,
-    scale: bool = True,
+    mask_blocks: tuple[int, int] | None = None,
+    block_density: float = 0.5,
+    scale: bool | str = True,
     estimator: str = "clipped",
 ) -> nn.Module:
     """Replaces the layers that `plan` names by masked-binary ones, in place; applying it twice changes nothing more.
@@ -40,7 +43,8 @@ def prepare(
         model: the model that the plan was made for.
         plan: see `make_plan`.
         mask_rule, sparsity: how masked layers choose their zeros (`quantizers.MaskedWeight`).
-        scale: learn a positive scale per output channel.
+        mask_blocks, block_density: zeros in whole blocks instead (`weight_quantizers.BlockMaskedWeight`).
+        scale: `"learned"` (True), `"analytic"` or `"none"` (False), see `layers.quantize_layer`.
         estimator: straight-through estimator of the activations (`quantizers.ESTIMATORS`).
 
     Returns:
@@ -52,6 +56,7 @@ def prepare(
     modules = dict(model.named_modules(remove_duplicate=False))
     missing = [x.name for x in plan.quantized if x.name not in modules]
     missing += [name for name in plan.bypassed if name not in modules]
+    missing += [x.norm for x in plan.quantized if x.norm and x.norm not in modules]
     if missing:
         raise ValueError(
             f"the plan names {missing}, which this model does not have. "
@@ -61,16 +66,23 @@ def prepare(
     for layer in plan.quantized:
         module = modules[layer.name]
         if isinstance(module, QuantizedConvolution):
-            if (module.kind, module.absorbs) != (layer.kind, layer.absorbs):
+            if (module.kind, module.absorbs, module.planes) != (layer.kind, layer.absorbs, layer.planes):
                 raise ValueError(
-                    f"layer {layer.name!r} is already {module.kind} and the plan wants {layer.kind}. "
-                    "Apply a new plan to a fresh float model."
+                    f"layer {layer.name!r} is already {module.kind} and the plan wants {layer.kind} (planes "
+                    f"{module.planes} and {layer.planes}). Apply a new plan to a fresh float model."
                 )
             continue
-        replacements[id(module)] = quantize_layer(
-            cast("nn.Conv2d | nn.ConvTranspose2d", module), layer.kind, mask_rule=mask_rule, sparsity=sparsity, scale=scale, estimator=estimator,
-            threshold=layer.threshold, absorbs=layer.absorbs,
+        new = replacements[id(module)] = quantize_layer(
+            cast("nn.Conv2d | nn.ConvTranspose2d", module), layer.kind, mask_rule=mask_rule, sparsity=sparsity,
+            mask_blocks=mask_blocks, block_density=block_density, scale=scale, estimator=estimator,
+            threshold=layer.threshold, absorbs=layer.absorbs, planes=layer.planes,
         )  # fmt: skip
+        if layer.norm:
+            norm = modules[layer.norm]
+            if not isinstance(norm, BridgedBatchNorm2d):
+                norm = bridged_norm(cast("nn.BatchNorm2d", norm), layer.shortcut, layer.shift)
+                replacements[id(modules[layer.norm])] = norm
+            new.set_bridge(norm)
     for name in plan.bypassed:
         if not isinstance(modules[name], AbsorbedActivation):
             replacements[id(modules[name])] = AbsorbedActivation(type(modules[name]).__name__)

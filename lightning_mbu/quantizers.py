@@ -21,27 +21,39 @@ def _sign(x: Tensor) -> Tensor:
 
 
 # Straight-through estimators: the derivative that stands in for that of sign(x), as a factor of the gradient.
+# Each takes x and the sharpness, a scalar that only the annealed one reads.
 
 
-def clipped(x: Tensor) -> Tensor:
+def clipped(x: Tensor, sharpness: Tensor | float = 1.0) -> Tensor:
     """1 where |x| <= 1, else 0 (BinaryConnect / BNN, arXiv:1602.02830)."""
     return (x.abs() <= 1).to(x.dtype)
 
 
-def approx_sign(x: Tensor) -> Tensor:
+def approx_sign(x: Tensor, sharpness: Tensor | float = 1.0) -> Tensor:
     """2 - 2|x| where |x| <= 1, else 0: the slope of a quadratic sign (Bi-Real Net, arXiv:1808.00278)."""
     return (2 - 2 * x.abs()).clamp_min_(0)
 
 
-def tanh_slope(x: Tensor) -> Tensor:
-    """1 - tanh(x)^2: a smooth bump that never reaches 0 (IR-Net's estimator at its start, arXiv:1909.10788)."""
+def tanh_slope(x: Tensor, sharpness: Tensor | float = 1.0) -> Tensor:
+    """1 - tanh(x)^2: a smooth bump that never reaches 0."""
     return 1 - torch.tanh(x).square_()
 
 
-ESTIMATORS: dict[str, Callable[[Tensor], Tensor]] = {
+def annealed(x: Tensor, sharpness: Tensor | float = 1.0) -> Tensor:
+    """k * t * (1 - tanh(t * x)^2) with t = sharpness and k = max(1 / t, 1) (IR-Net, arXiv:1909.10788, Eq. 9-11).
+
+    Flat and wide while t is small, so that every weight keeps learning; close to the step that it stands for when
+    t is large. `schedule.sharpness` raises t over the run.
+    """
+    sharpness = torch.as_tensor(sharpness, dtype=x.dtype, device=x.device)
+    return (1 - torch.tanh(sharpness * x).square_()) * sharpness.clamp_min(1)
+
+
+ESTIMATORS: dict[str, Callable[..., Tensor]] = {
     "clipped": clipped,
     "approx_sign": approx_sign,
     "tanh": tanh_slope,
+    "annealed": annealed,
 }
 
 # Activations that sign() makes superfluous: what each computes in the float phase, and its derivative.
@@ -52,6 +64,8 @@ _ABSORBABLE: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tens
     "relu6": (nn.functional.relu6, lambda x: ((x > 0) & (x < 6)).to(x.dtype)),
 }
 ABSORBABLE = tuple(_ABSORBABLE)
+# The further planes of a thermometer code have no counterpart in the float phase.
+_ABSORBABLE["everything"] = (torch.zeros_like, torch.zeros_like)
 
 
 def _settled(gate: Tensor, x: Tensor) -> bool:
@@ -63,8 +77,10 @@ def _settled(gate: Tensor, x: Tensor) -> bool:
 
 class _GatedSign(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x: Tensor, threshold: Tensor, gate: Tensor, estimator: str, absorbs: str) -> Tensor:
-        ctx.save_for_backward(x, threshold, gate)
+    def forward(
+        ctx, x: Tensor, threshold: Tensor, gate: Tensor, sharpness: Tensor, estimator: str, absorbs: str
+    ) -> Tensor:
+        ctx.save_for_backward(x, threshold, gate, sharpness)
         ctx.estimator, ctx.absorbs, ctx.settled = estimator, absorbs, _settled(gate, x)
         quantized = _sign(x - threshold)
         if ctx.settled:
@@ -73,22 +89,42 @@ class _GatedSign(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad: Tensor):
-        x, threshold, gate = ctx.saved_tensors
-        quantized = grad * ESTIMATORS[ctx.estimator](x - threshold)
+        x, threshold, gate, sharpness = ctx.saved_tensors
+        quantized = grad * ESTIMATORS[ctx.estimator](x - threshold, sharpness)
         if not ctx.settled:
             quantized = quantized * gate.to(x.dtype)
         grad_threshold = None
         if ctx.needs_input_grad[1]:
             grad_threshold = -quantized.sum((0, 2, 3), keepdim=True)
         if ctx.settled:
-            return quantized, grad_threshold, None, None, None
+            return quantized, grad_threshold, None, None, None, None
         through = grad * (1 - gate.to(x.dtype))
         grad_x = torch.addcmul(quantized, through, _ABSORBABLE[ctx.absorbs][1](x))
-        return grad_x, grad_threshold, None, None, None
+        return grad_x, grad_threshold, None, None, None, None
+
+
+class _RoundedStream(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        return x.bfloat16().float()
+
+    @staticmethod
+    def backward(ctx, *gradients: Tensor):
+        return gradients[0]
+
+
+def round_stream(x: Tensor) -> Tensor:
+    """`x` rounded to the nearest bfloat16, ties to even, as a packed network stores it; gradient: identity (STE)."""
+    return _RoundedStream.apply(x)  # type: ignore[return-value]
 
 
 def binarize_activation(
-    x: Tensor, threshold: Tensor, gate: Tensor, estimator: str = "clipped", absorbs: str = "none"
+    x: Tensor,
+    threshold: Tensor,
+    gate: Tensor,
+    estimator: str = "clipped",
+    absorbs: str = "none",
+    sharpness: Tensor | float = 1.0,
 ) -> Tensor:
     """lerp(activation(x), sign(x - threshold), gate), with sign(0) = +1.
 
@@ -101,9 +137,12 @@ def binarize_activation(
         gate: scalar tensor in [0, 1].
         estimator: a name in `ESTIMATORS`.
         absorbs: the activation that the binarizer replaces, a name in `ABSORBABLE`: it acts in the float phase
-            and fades as the gate rises.
+            and fades as the gate rises. `"everything"`: 0 in the float phase.
+        sharpness: scalar tensor, for the estimator `"annealed"`.
     """
-    return _GatedSign.apply(x, threshold, gate, estimator, absorbs)
+    return _GatedSign.apply(
+        x, threshold, gate, torch.as_tensor(sharpness, device=x.device), estimator, absorbs
+    )
 
 
 class _BinarySign(torch.autograd.Function):

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch._inductor import config as inductor
 
+from mbu_ops.backends import release_memory
+
 from ..folding import fold_transposed
 from .models import twins
 
@@ -71,6 +73,7 @@ def _tensors(network: nn.Module) -> list[Tensor]:
 def _peak(call: Any) -> int | None:
     """Bytes by which resident memory rises during `call`; None where the peak cannot be reset."""
     gc.collect()
+    release_memory()
     library = ctypes.util.find_library("c")
     trim = getattr(ctypes.CDLL(library), "malloc_trim", None) if library else None
     if trim is not None:

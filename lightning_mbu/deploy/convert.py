@@ -16,6 +16,8 @@ from mbu_ops.packing import pack_weight
 
 from ..layers import QuantizedConvolution
 from ..prepare import quantized_layers
+from ..residual import BridgedBatchNorm2d
+from ..weight_quantizers import INTEGER_KINDS
 from . import passes
 from .graph import CONVOLUTIONS, is_call, mbu
 from .packed import InputSpec, PackedModel, lay_out_weights
@@ -23,7 +25,9 @@ from .packed import InputSpec, PackedModel, lay_out_weights
 _SMALL_SIZE = (64, 64)  # pixels; the multiple of most networks (32) divides it, and it runs in milliseconds
 
 
-def convert(model: nn.Module, example_input: Tensor, *, fuse: bool = True) -> PackedModel:
+def convert(
+    model: nn.Module, example_input: Tensor, *, fuse: bool = True, stream_dtype: str = "float32"
+) -> PackedModel:
     """Packs the weights and activations of a trained masked-binary model into bits.
 
     Args:
@@ -31,19 +35,25 @@ def convert(model: nn.Module, example_input: Tensor, *, fuse: bool = True) -> Pa
         example_input: float32 `[N, C, H, W]` that the model accepts; the result takes other sizes too.
         fuse: fold thresholds and move bits instead of floats. False keeps every float operation of the trained
             network in its place, and packs the convolutions only.
+        stream_dtype: `"bfloat16"` stores the float streams between residual layers in half the memory. Bits then differ
+            from the trained network's where rounding crosses a threshold; `verify` counts them. A network that was
+            trained with rounded streams (`MBUNet(stream_dtype="bfloat16")`) stores them so in any case, and is exact.
 
     Returns:
         The packed model, on the CPU, in evaluation mode.
 
     Raises:
         TypeError: `example_input` is not a float32 tensor.
-        ValueError: no quantized layer, a layer that is not fully quantized, NaN or infinite values, or an input
+        ValueError: another `stream_dtype`, no quantized layer, a layer that is not fully quantized, NaN or infinite values, or an input
             that the model does not accept.
     """
+    if stream_dtype not in ("float32", "bfloat16"):
+        raise ValueError(f"stream_dtype={stream_dtype!r}; it must be 'float32' or 'bfloat16'.")
     layers = _checked_layers(model)
     if not isinstance(example_input, Tensor) or example_input.dtype != torch.float32:
         found = example_input.dtype if isinstance(example_input, Tensor) else type(example_input).__name__
         raise TypeError(f"example_input is {found}; give a float32 tensor [N, C, H, W].")
+    rounded = False
     kinds = {name: layer.kind for name, layer in layers.items()}
     module = _export(pack_layers(model), example_input)
     _mark(module)
@@ -55,16 +65,19 @@ def convert(model: nn.Module, example_input: Tensor, *, fuse: bool = True) -> Pa
         passes.fold_convolution_thresholds(module)
         passes.fuse_stems(module)
         passes.fuse_streams(module)
+        passes.narrow_streams(module)
         passes.lift_packs(module)  # shortcuts no longer need what was pooled or joined for them
         passes.merge_packs(module)
+        passes.read_narrow(module)
         passes.attach_bits(module)
+        rounded = stream_dtype == "bfloat16" and passes.round_streams(module)
         passes.fold_activation_thresholds(module)
         passes.merge_packs(module)
         passes.fuse_heads(module)
         passes.join_inputs(module)
     packed_layers = lay_out_weights(module, kinds, {name: layer.groups for name, layer in layers.items()})
     spec = InputSpec(example_input.shape[1], _size_multiple(module, example_input))
-    return PackedModel(module, packed_layers, spec)
+    return PackedModel(module, packed_layers, spec, rounds_streams=rounded)
 
 
 def _checked_layers(model: nn.Module) -> dict[str, QuantizedConvolution]:
@@ -74,11 +87,19 @@ def _checked_layers(model: nn.Module) -> dict[str, QuantizedConvolution]:
             "this model has no masked-binary layers to pack. Train it with MBUQuantize(), "
             "or apply prepare(model, make_plan(model, example_input)) first."
         )
-    unfinished = [f"{name} (gate {float(layer.gate):g})" for name, layer in layers.items() if layer.gate != 1]
+    integers = [f"{name} ({layer.kind})" for name, layer in layers.items() if layer.kind in INTEGER_KINDS]
+    if integers:
+        raise ValueError(
+            f"{len(integers)} layers have integer weights: {', '.join(integers[:3])}. They are for comparison in "
+            "studies and have no packed kernel; train these layers as masked or binary to pack them."
+        )
+    gates = {name: float(layer.gate * layer.weight_gate) for name, layer in layers.items()}
+    unfinished = [f"{name} (gate {gate:g})" for name, gate in gates.items() if gate != 1]
     if unfinished:
         raise ValueError(
             f"{len(unfinished)} of {len(layers)} layers are not fully quantized yet: {', '.join(unfinished[:3])}. "
-            "Convert after training has reached its last phase, or set the gates: layer.gate.fill_(1)."
+            "Convert after training has reached its last phase, or set the gates: layer.gate.fill_(1), "
+            "layer.weight_gate.fill_(1)."
         )
     for name, tensor in model.state_dict().items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
@@ -107,6 +128,16 @@ def pack_layers(model: nn.Module) -> nn.Module:
     return packed
 
 
+class _BridgedConv2d(PackedConv2d):
+    """A packed layer with the batch norm, activation and shortcut that its trained counterpart runs."""
+
+    def set_bridge(self, norm: BridgedBatchNorm2d) -> None:
+        self._bridge = (norm,)  # in a tuple: it is another module's child
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._bridge[0].bridge(super().forward(x), x, None)
+
+
 @torch.no_grad()
 def pack_layer(layer: QuantizedConvolution) -> PackedConv2d:
     """The packed counterpart of one trained layer."""
@@ -118,10 +149,11 @@ def pack_layer(layer: QuantizedConvolution) -> PackedConv2d:
         extents = [d * (k - 1) for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
         padding = tuple(e // 2 for e in extents) if padding == "same" else (0, 0)
     scale = layer.effective_scale()
-    has_threshold = layer.learns_threshold
-    return PackedConv2d(
+    has_threshold, bridge = layer.learns_threshold, layer.bridge
+    packed = (PackedConv2d if bridge is None else _BridgedConv2d)(
         pack_weight(weight.transpose(0, 1) if transposed else weight, groups=layer.groups),
         layer.in_channels,
+        thresholds_per_channel=layer.planes,
         threshold=layer.threshold.detach().float().clone() if has_threshold else None,
         scale=None if scale is None else scale.detach().float().clone(),
         bias=None if layer.bias is None else layer.bias.detach().float().clone(),
@@ -131,6 +163,10 @@ def pack_layer(layer: QuantizedConvolution) -> PackedConv2d:
         transposed=transposed,
         output_padding=layer.output_padding,
     )
+    if bridge is not None:
+        assert isinstance(packed, _BridgedConv2d)
+        packed.set_bridge(bridge)
+    return packed
 
 
 def _export(model: nn.Module, example_input: Tensor) -> GraphModule:

@@ -2,14 +2,14 @@
 
 Format, version 2 (small on purpose: a narrow network is a hundred kilobytes, and names would be a tenth of it):
     header `mbu`        base64 of zlib of JSON: version, nodes of the graph (see `graph_json`), constants
-                        (name, type, shape), layers, input, sha256 of all of this and of both tensors
+                        (name, type, shape), layers, input, rounds_streams, sha256 of all of this and of both tensors
     tensor `constants`  uint8, the bytes of the graph's constants one after another: thresholds, float weights
     tensor `weights`    uint8, the packed layers one after another. A masked layer has its mask, one bit per weight,
                         then a sign bit for each weight that is present; a binary layer has its signs only.
                         Weights in the order [OC, KH, KW, C / groups], least significant bit first, no padding between
                         rows.
 
-Version 1 differs in one thing: its convolutions name the one tensor that they read, later ones a list to be joined.
+Version 1 has convolutions that name the one tensor that they read, not a list to be joined, and no `rounds_streams`.
 """
 
 from __future__ import annotations
@@ -129,6 +129,7 @@ def _serialize(packed: PackedModel) -> bytes:
             {**asdict(x), "shape": list(w.shape)} for w, x in zip(weights, packed.layers, strict=True)
         ],
         "input": asdict(packed.input_spec),
+        "rounds_streams": packed.rounds_streams,
     }
     description["sha256"] = _digest(description, tensors)
     text = json.dumps(description, separators=(",", ":"), allow_nan=False)
@@ -224,7 +225,8 @@ def _rebuild(description: dict[str, Any], tensors: dict[str, Tensor]) -> PackedM
         layers.append(layer)
     nodes = description["nodes"]
     module = graph_from_json(_with_lists(nodes) if description["version"] == 1 else nodes, buffers)
-    return PackedModel(module, tuple(layers), InputSpec(**description["input"]))
+    rounded = description.get("rounds_streams", False)
+    return PackedModel(module, tuple(layers), InputSpec(**description["input"]), rounds_streams=rounded)
 
 
 def _with_lists(nodes: list[list[Any]]) -> list[list[Any]]:

@@ -52,13 +52,22 @@ class PackedModel(nn.Module):
         graph_module: the computation.
         layers: its packed convolutions, in executed order.
         input_spec: what `forward` accepts.
+        rounds_streams: it stores float streams as bfloat16 although it was trained without that rounding.
     """
 
-    def __init__(self, graph_module: GraphModule, layers: tuple[PackedLayer, ...], input_spec: InputSpec):
+    def __init__(
+        self,
+        graph_module: GraphModule,
+        layers: tuple[PackedLayer, ...],
+        input_spec: InputSpec,
+        *,
+        rounds_streams: bool = False,
+    ):
         super().__init__()
         self.graph_module = graph_module
         self.layers = layers
         self.input_spec = input_spec
+        self.rounds_streams = rounds_streams
         self.eval()
 
     def forward(self, x: Tensor) -> Tensor:

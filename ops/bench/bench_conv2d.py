@@ -1,10 +1,15 @@
 """Times the packed convolutions of a network, per CPU kernel: equality first, then milliseconds.
 
     python ops/bench/bench_conv2d.py [--shapes FILE] [--kernels NAME ...] [--threads N] [--repeats N] [--sums]
+    python ops/bench/bench_conv2d.py --tails [--kernels NAME ...] [--repeats N] [--sums]
 
 Every layer is compared with the plain-torch reference before anything is timed; one wrong bit ends the run.
 Kernels are timed in turn within each repeat, so that a change of clock frequency meets all of them.
 GMAC/s counts the multiply-adds that the float layer would do.
+
+--tails looks for cliffs instead: 3x3 layers with channel counts and widths that fill no word, tile or register. The
+work of a layer is what an ideal kernel must do: output pixels x words in x words out. Time per work is compared with
+the nearest full size, and a ratio above 1.3 is marked.
 """
 
 from __future__ import annotations
@@ -110,6 +115,61 @@ def measure(
     return {kernel: sorted(values) for kernel, values in times.items()}
 
 
+TAIL_CHANNELS = (1, 3, 17, 31, 32, 33, 63, 65, 96, 100, 127, 129)
+TAIL_WIDTHS = (1, 2, 3, 4, 7, 12, 13, 31, 33, 65, 100, 127)
+TAIL_PIXELS = 4096
+CLIFF = 1.3
+
+
+def tail_layer(channels: int, out_channels: int, width: int) -> Layer:
+    """A 3x3 layer of about `TAIL_PIXELS` output pixels."""
+    height = max(TAIL_PIXELS // width, 1)
+    return Layer(
+        f"{channels}->{out_channels}, {height}x{width}", channels, out_channels, height, width, 3, 1, 1, False
+    )
+
+
+def tail_pairs() -> list[tuple[Layer, Layer]]:
+    """Each layer with the nearest one of full size: multiples of 64 channels and 32 columns."""
+
+    def full(value: int, unit: int) -> int:
+        return max(unit, round(value / unit) * unit)
+
+    pairs = [(tail_layer(c, 64, 64), tail_layer(full(c, 64), 64, 64)) for c in TAIL_CHANNELS]
+    pairs += [(tail_layer(64, c, 64), tail_layer(64, full(c, 64), 64)) for c in TAIL_CHANNELS]
+    return pairs + [(tail_layer(64, 64, w), tail_layer(64, 64, full(w, 32))) for w in TAIL_WIDTHS]
+
+
+def work(layer: Layer) -> int:
+    """Output pixels x words in x words out."""
+    return layer.height * layer.width * -(-layer.channels // 32) * -(-layer.out_channels // 32)
+
+
+def bench_tails(kernels: list[str], repeats: int, sums: bool) -> int:
+    """Prints a line for each layer and kernel; the fastest of many short rounds, both sizes in turn."""
+    print(
+        f"3x3 layers, time for each pixel and 32x32 channels, ns; and over that of the nearest full size (x above {CLIFF})"
+    )
+    for pair in tail_pairs():
+        prepared = [prepare(layer, sums) for layer in pair]
+        for kernel in kernels:
+            with use_cpu_kernel(kernel):
+                weights = [F.tile_weight(planes) for planes, _, _ in prepared]
+                for (_, run, reference), weight in zip(prepared, weights, strict=True):
+                    if not torch.equal(run(weight), reference()):
+                        print(f"{pair[0].name}: kernel {kernel} differs from the reference; nothing is timed")
+                        return 1
+                best = [float("inf")] * 2
+                for i in range(2 * repeats):
+                    start = time.perf_counter()
+                    prepared[i % 2][1](weights[i % 2])
+                    best[i % 2] = min(best[i % 2], (time.perf_counter() - start) * 1e9 / work(pair[i % 2]))
+            ratio = best[0] / best[1]
+            mark = "x" if ratio > CLIFF else ""
+            print(f"{pair[0].name:18s} {kernel:14s} {best[0]:8.2f} {ratio:6.2f} {mark}")
+    return 0
+
+
 def device_name() -> str:
     """Processor model, as the system tells it."""
     cpuinfo = Path("/proc/cpuinfo")
@@ -128,12 +188,15 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--repeats", type=int, default=11)
     parser.add_argument("--sums", action="store_true", help="float sums instead of packed bits")
+    parser.add_argument("--tails", action="store_true", help="channel counts and widths that fill nothing")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     print(
         f"{device_name()}, {options.threads} threads, torch {torch.__version__}, {options.repeats} repeats, "
         f"{'float sums' if options.sums else 'packed bits'}; ms is the median (quartiles)"
     )
+    if options.tails:
+        return bench_tails(options.kernels, options.repeats, options.sums)
     total = dict.fromkeys(options.kernels, 0.0)
     for layer in read_shapes(options.shapes):
         planes, run, reference = prepare(layer, options.sums)

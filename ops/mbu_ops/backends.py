@@ -109,6 +109,15 @@ def use_cpu_kernel(name: str) -> Iterator[None]:
         _force(before)
 
 
+def release_memory() -> None:
+    """Gives memory that large results left for later ones back to the system.
+
+    It is kept between calls so that a running network asks the system for none; memory that many results in a row did
+    not need goes back by itself.
+    """
+    _library_functions().mbu_release_memory()
+
+
 def doctor() -> dict[str, object]:
     """What this machine can run, tested; see :func:`mbu_ops.doctor.doctor`."""
     from .doctor import doctor as examine  # it uses this module

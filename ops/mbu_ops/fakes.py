@@ -33,10 +33,10 @@ def pool_size(size: int, kernel: int, stride: int, padding: int, dilation: int, 
     return pixels - 1 if (pixels - 1) * stride >= size + padding else pixels
 
 
-def _sums(bits: Tensor, channels: int, height: int, width: int) -> Tensor:
+def _sums(bits: Tensor, channels: int, height: int, width: int, dtype: torch.dtype = torch.float32) -> Tensor:
     return torch.empty(
         (bits.shape[0], channels, height, width),
-        dtype=torch.float32,
+        dtype=dtype,
         device=bits.device,
         memory_format=torch.channels_last,
     )
@@ -131,26 +131,34 @@ def _conv_transpose2d_threshold(
 
 def _conv2d_stream(
     bits, weight, affine, residual, threshold, out_channels, kernel_size, stride, padding, dilation,
-    pad_value=0, pool=1, upsample=1, relu=False, size=(), head=None, head_bias=None,
+    pad_value=0, pool=1, upsample=1, relu=False, size=(), head=None, head_bias=None, dtype=None,
 ):  # fmt: skip
     height, width = _conv_shape(_input_size(bits, size), kernel_size, stride, padding, dilation)
-    floats, words = _stream(bits[0], threshold, out_channels, height, width)
+    floats, words = _stream(bits[0], threshold, out_channels, height, width, dtype)
     return (floats if head is None else _sums(bits[0], head.shape[0], height, width)), words
 
 
 def _conv_transpose2d_stream(
     bits, weight, affine, residual, threshold, out_channels, kernel_size, stride, padding, output_padding, dilation,
-    pool=1, upsample=1, relu=False, size=(),
+    pool=1, upsample=1, relu=False, size=(), dtype=None,
 ):  # fmt: skip
     height, width = _transposed_shape(
         _input_size(bits, size), kernel_size, stride, padding, output_padding, dilation
     )
-    return _stream(bits[0], threshold, out_channels, height, width)
+    return _stream(bits[0], threshold, out_channels, height, width, dtype)
 
 
-def _stream(bits: Tensor, threshold: Tensor | None, channels: int, height: int, width: int):
+def _stream(
+    bits: Tensor,
+    threshold: Tensor | None,
+    channels: int,
+    height: int,
+    width: int,
+    dtype: torch.dtype | None = None,
+):
     planes = 0 if threshold is None else threshold.shape[0]
-    return _sums(bits, channels, height, width), _words(bits, height, width, planes * words_of(channels))
+    values = _sums(bits, channels, height, width, dtype or torch.float32)
+    return values, _words(bits, height, width, planes * words_of(channels))
 
 
 def _stem_threshold(x, weight, threshold, flip, stride, padding, dilation):

@@ -128,10 +128,12 @@ def _conv_transpose2d_threshold(
 
 def _conv2d_stream(
     bits, weight, affine, residual, threshold, out_channels, kernel_size, stride, padding, dilation,
-    pad_value=0, pool=1, upsample=1, relu=False, size=(), head=None, head_bias=None,
+    pad_value=0, pool=1, upsample=1, relu=False, size=(), head=None, head_bias=None, dtype=None,
 ):  # fmt: skip
     dots = _conv2d(bits, weight, out_channels, kernel_size, stride, padding, dilation, pad_value, size)
-    y, words = reference.stream(dots, affine, residual, threshold, pool, upsample, relu)
+    y, words = reference.stream(
+        dots, affine, residual, threshold, pool, upsample, relu, dtype or torch.float32
+    )
     return (y if head is None else _head(y, head, head_bias)), words
 
 
@@ -142,12 +144,12 @@ def _head(y: Tensor, head: Tensor, bias: Tensor | None) -> Tensor:
 
 def _conv_transpose2d_stream(
     bits, weight, affine, residual, threshold, out_channels, kernel_size, stride, padding, output_padding, dilation,
-    pool=1, upsample=1, relu=False, size=(),
+    pool=1, upsample=1, relu=False, size=(), dtype=None,
 ):  # fmt: skip
     dots = _conv_transpose2d(
         bits, weight, out_channels, kernel_size, stride, padding, output_padding, dilation, size
     )
-    return reference.stream(dots, affine, residual, threshold, pool, upsample, relu)
+    return reference.stream(dots, affine, residual, threshold, pool, upsample, relu, dtype or torch.float32)
 
 
 def _stem(x: Tensor, weight: Tensor, channels: int, stride, padding, dilation) -> Tensor:

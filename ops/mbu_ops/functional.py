@@ -227,6 +227,7 @@ def conv2d_stream(
     size: Sequence[int] = (),
     head: Tensor | None = None,
     head_bias: Tensor | None = None,
+    dtype: torch.dtype = torch.float32,
 ) -> tuple[Tensor, Tensor]:
     """:func:`conv2d` whose result is needed as float, with what follows it in the same pass over memory.
 
@@ -235,7 +236,7 @@ def conv2d_stream(
 
     Args:
         affine: float32 ``[steps, 2, OC]``, factors and offsets: a scale, then a batch norm, rounded one by one.
-        residual: float32 ``[N, C_i, H, W]`` parts of the shortcut, joined along the channels; none: r = 0. With
+        residual: float32 or bfloat16 ``[N, C_i, H, W]`` parts of the shortcut, joined along the channels; none: r = 0. With
             fewer channels than OC in all they are repeated, with more averaged over groups (c, c + OC, ...).
         threshold: float32 ``[T, OC]``, one row per plane of bits; ``None``: no bits.
         pool: the residual is the maximum over windows of ``pool`` x ``pool`` pixels.
@@ -243,9 +244,11 @@ def conv2d_stream(
         relu: whether to clip at zero.
         head: float32 ``[classes, OC]``, a 1x1 convolution of y, which is then not stored; without ``threshold``.
         head_bias: float32 ``[classes]``; ``None`` is 0.
+        dtype: ``torch.float32``, or ``torch.bfloat16``: y is rounded once, to nearest even, where it is stored; bits
+            are those of the rounded y.
 
     Returns:
-        float32 ``[N, OC or classes, OH, OW]`` in channels_last memory, and int32 ``[N, OH, OW, T * ceil(OC/32)]``.
+        ``dtype [N, OC or classes, OH, OW]`` in channels_last memory, and int32 ``[N, OH, OW, T * ceil(OC/32)]``.
     """
     _library.require()
     return torch.ops.mbu.conv2d_stream(
@@ -266,6 +269,7 @@ def conv2d_stream(
         list(size),
         head,
         head_bias,
+        dtype,
     )
 
 
@@ -285,6 +289,7 @@ def conv_transpose2d_stream(
     upsample: int = 1,
     relu: bool = False,
     size: Sequence[int] = (),
+    dtype: torch.dtype = torch.float32,
 ) -> tuple[Tensor, Tensor]:
     """:func:`conv_transpose2d`, then the float stream as in :func:`conv2d_stream`."""
     _library.require()
@@ -304,6 +309,7 @@ def conv_transpose2d_stream(
         upsample,
         relu,
         list(size),
+        dtype,
     )
 
 

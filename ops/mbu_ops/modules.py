@@ -17,8 +17,10 @@ class PackedConv2d(nn.Module):
 
     Args:
         planes: int32 `[2, OC, KH, KW, Cw]`, sign and mask (see `packing.pack_weight`).
-        in_channels: input channels that the planes' words hold.
-        threshold: float32 `[in_channels]`, or None for zero.
+        in_channels: channels of the float input.
+        threshold: float32 `[thresholds_per_channel * in_channels]`, or None for zero.
+        thresholds_per_channel: T of a thermometer code: each channel yields T bits, and the weight reads T times
+            `in_channels` channels, plane after plane.
         scale: float32 `[OC]`, or None for one.
         bias: float32 `[OC]`, or None for zero.
         stride, padding, dilation: height and width, as in `torch.nn.Conv2d`; padded zeros contribute nothing.
@@ -31,6 +33,7 @@ class PackedConv2d(nn.Module):
         in_channels: int,
         *,
         threshold: Tensor | None = None,
+        thresholds_per_channel: int = 1,
         scale: Tensor | None = None,
         bias: Tensor | None = None,
         stride: Sequence[int] = (1, 1),
@@ -41,7 +44,7 @@ class PackedConv2d(nn.Module):
     ):
         super().__init__()
         _, self.out_channels, *kernel_size, _ = planes.shape
-        self.in_channels = in_channels
+        self.in_channels, self.thresholds_per_channel = in_channels, thresholds_per_channel
         self.kernel_size = kernel_size
         self.stride, self.padding, self.dilation = list(stride), list(padding), list(dilation)
         self.transposed, self.output_padding = transposed, list(output_padding)
@@ -63,6 +66,8 @@ class PackedConv2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Float `[N, in_channels, H, W]` -> float32 `[N, OC, H', W']`."""
+        if self.thresholds_per_channel > 1:
+            x = torch.cat([x] * self.thresholds_per_channel, 1)
         bits = [torch.ops.mbu.pack(x, self.threshold)]
         if self.transposed:
             y = torch.ops.mbu.conv_transpose2d(

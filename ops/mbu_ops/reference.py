@@ -22,7 +22,7 @@ def _pair(value: IntPair) -> tuple[int, int]:
 
 
 def _channels_last(x: Tensor) -> Tensor:
-    return x.to(torch.float32).contiguous(memory_format=torch.channels_last)
+    return x.contiguous(memory_format=torch.channels_last)
 
 
 def _activations(bits: Tensor) -> Tensor:
@@ -81,7 +81,9 @@ def conv2d(
     """See :func:`mbu_ops.functional.conv2d`."""
     pad_h, pad_w = _pair(padding)
     x = F.pad(_activations(bits), (pad_w, pad_w, pad_h, pad_h), value=float(pad_value))
-    return _channels_last(F.conv2d(x, _weights(planes), stride=_pair(stride), dilation=_pair(dilation)))
+    return _channels_last(
+        F.conv2d(x, _weights(planes), stride=_pair(stride), dilation=_pair(dilation)).float()
+    )
 
 
 def conv2d_threshold(
@@ -115,7 +117,7 @@ def conv_transpose2d(
         output_padding=_pair(output_padding),
         dilation=_pair(dilation),
     )
-    return _channels_last(sums)
+    return _channels_last(sums.float())
 
 
 def conv_transpose2d_threshold(
@@ -142,6 +144,7 @@ def stream(
     pool: int = 1,
     upsample: int = 1,
     relu: bool = False,
+    dtype: torch.dtype = torch.float32,
 ) -> tuple[Tensor, Tensor]:
     """What :func:`mbu_ops.functional.conv2d_stream` does behind its dot products ``[N, OC, OH, OW]``.
 
@@ -152,7 +155,7 @@ def stream(
     for factor, offset in affine.to(torch.float64)[..., None, None]:
         y = (y.to(torch.float64) * factor + offset).to(torch.float32)
     if residual:
-        r = torch.cat([F.max_pool2d(part, pool) for part in residual], 1)
+        r = torch.cat([F.max_pool2d(part.float(), pool) for part in residual], 1)
         r = r.repeat_interleave(upsample, 2).repeat_interleave(upsample, 3)
         r = r.repeat(1, max(channels // r.shape[1], 1), 1, 1)
         groups = r.split(channels, 1)
@@ -160,7 +163,7 @@ def stream(
         for group in groups[1:]:
             total = total + group
         y = y + total / len(groups)
-    y = _channels_last(y.relu() if relu else y)
+    y = _channels_last((y.relu() if relu else y).to(dtype))
     rows = () if threshold is None else threshold
     planes = [pack(y, row) for row in rows]
     empty = y.new_empty((y.shape[0], *y.shape[2:], 0), dtype=torch.int32)
@@ -178,7 +181,7 @@ def stem(
         padding=_pair(padding),
         dilation=_pair(dilation),
     )
-    return _channels_last(sums)
+    return _channels_last(sums.float())
 
 
 def max_pool2d(

@@ -58,6 +58,23 @@ def samples() -> dict[str, list[tuple[Any, ...]]]:
         "conv2d_stream": [
             ([bits(2, 6, 7, 40)], weight(33, 40, 3), *stream(33, (2, 66, 3, 9)), 33, *conv, 0, 1, 1, True),
             ([bits(2, 6, 7, 40)], weight(33, 40, 3), torch.rand(1, 2, 33), [], None, 33, *conv),
+            (
+                [bits(2, 6, 7, 40)],
+                weight(33, 40, 3),
+                torch.rand(1, 2, 33),
+                [],
+                None,
+                33,
+                *conv,
+                0,
+                1,
+                1,
+                False,
+                [],
+                None,
+                None,
+                torch.bfloat16,
+            ),
         ],
         "conv_transpose2d_stream": [
             ([bits(2, 6, 7, 40)], weight(33, 40, 2), *stream(33, (2, 11, 6, 7)), 33, *doubling, 1, 2)

@@ -91,6 +91,8 @@ def test_any_layer_equals_the_reference(kernel: str, data: st.DataObject) -> Non
         (1024, 33, 4, 5, 1, {}),
         (5, 64, 1, 50, 3, {"padding": 1}),
         (70, 5, 50, 1, 5, {"padding": 2}),
+        (64, 40, 90, 2, 3, {"padding": 1}),
+        (32, 33, 60, 3, 5, {"padding": 2}),
         (32, 32, 3, 2, 5, {"padding": 4}),
         (64, 32, 2, 2, 3, {"padding": 6, "dilation": 6}),
         (64, 64, 3, 900, 3, {"padding": 1}),

@@ -32,7 +32,9 @@ LAYOUTS = {
 @given(data=st.data())
 def test_pack_equals_the_reference(kernel: str, layout: str, data: st.DataObject) -> None:
     torch.manual_seed(data.draw(st.integers(0, 2**16), label="seed"))
-    channels = data.draw(st.sampled_from([1, 3, 15, 16, 17, 31, 32, 33, 48, 64, 100]), label="channels")
+    channels = data.draw(
+        st.sampled_from([1, 2, 3, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 48, 64, 100]), label="channels"
+    )
     shape = (
         data.draw(st.integers(0, 2)),
         channels,
@@ -84,7 +86,7 @@ def test_large_tensor_and_threads(kernel: str) -> None:
         torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize("channels", [1, 15, 16, 17, 32, 40, 64, 65])
+@pytest.mark.parametrize("channels", [1, 2, 3, 5, 7, 9, 15, 16, 17, 32, 40, 64, 65])
 def test_unpack_inverts_pack(kernel: str, channels: int) -> None:
     signs = torch.randint(0, 2, (2, channels, 5, 7)) * 2.0 - 1
     with use_cpu_kernel(kernel):

@@ -41,6 +41,10 @@ def test_any_stream_equals_the_reference(kernel: str, data: st.DataObject) -> No
     ]
     if data.draw(st.booleans(), label="channels_last"):
         residual = [part.contiguous(memory_format=torch.channels_last) for part in residual]
+    if data.draw(st.booleans(), label="bfloat16 shortcut"):
+        mixed = data.draw(st.booleans(), label="beside float32")
+        residual = [part if mixed and i else part.bfloat16() for i, part in enumerate(residual)]
+    dtype = data.draw(st.sampled_from([torch.float32, torch.bfloat16]), label="dtype")
     affine = coarse(data.draw(st.integers(0, 2), label="steps"), 2, out_channels)
     planes = data.draw(st.integers(0, 2), label="planes")
     threshold = coarse(planes, out_channels) * 4 if planes else None
@@ -51,7 +55,7 @@ def test_any_stream_equals_the_reference(kernel: str, data: st.DataObject) -> No
     weights = pack_weight(weight)
     with use_cpu_kernel(kernel):
         tiled = F.tile_weight(weights)
-        options = {"pool": pool, "upsample": upsample, "relu": relu}
+        options = {"pool": pool, "upsample": upsample, "relu": relu, "dtype": dtype}
         if transposed:
             found = F.conv_transpose2d_stream(
                 bits, tiled, affine, residual, threshold, out_channels, 2, 2, **options
@@ -64,7 +68,7 @@ def test_any_stream_equals_the_reference(kernel: str, data: st.DataObject) -> No
             dots = R.conv2d(bits, weights, padding=1)
     expected = R.stream(dots, affine, residual, threshold, **options)
     assert torch.equal(found[0], expected[0]) and torch.equal(found[1], expected[1])
-    assert found[0].is_contiguous(memory_format=torch.channels_last)
+    assert found[0].is_contiguous(memory_format=torch.channels_last) and found[0].dtype == dtype
 
 
 def test_rounds_like_scale_batch_norm_and_addition_of_torch(kernel: str) -> None:
@@ -89,6 +93,55 @@ def test_rounds_like_scale_batch_norm_and_addition_of_torch(kernel: str) -> None
     assert torch.equal(found, plain)
 
 
+def special_values() -> Tensor:
+    """Values around every kind of rounding: ties both ways, carries into the exponent, the largest, infinity, NaN."""
+    exact = torch.arange(0, 2**16, 8, dtype=torch.int32) << 16  # every eighth bfloat16
+    lower = torch.tensor([0, 1, 0x7FFF, 0x8000, 0x8001, 0xFFFF], dtype=torch.int32)
+    return (exact[:, None] | lower).view(torch.float32).flatten()
+
+
+def test_stores_bfloat16_as_torch_does(kernel: str) -> None:
+    values = special_values()
+    shortcut = values.view(1, 1, -1, 96).permute(0, 3, 1, 2)
+    bits, planes = (
+        pack_bits(torch.zeros(1, 1, shortcut.shape[3], 32, dtype=torch.bool)),
+        torch.zeros(96, 32, 1, 1),
+    )
+    level = torch.full((1, 96), 0.5)
+    with use_cpu_kernel(kernel):
+        found, packed = F.conv2d_stream(
+            bits, F.tile_weight(pack_weight(planes)), torch.zeros(0, 2, 96), [shortcut], level, 96, 1,
+            dtype=torch.bfloat16,
+        )  # fmt: skip
+    expected = (shortcut + 0.0).bfloat16()
+    assert torch.equal(found.isnan(), expected.isnan())
+    assert torch.equal(found.nan_to_num(7.0), expected.nan_to_num(7.0))
+    assert torch.equal(packed, R.pack(expected, level[0]))
+
+
+def test_reads_bfloat16_where_it_lies(kernel: str) -> None:
+    """A shortcut of two tensors, averaged in pairs and enlarged, whose channels fill whole tiles."""
+    bits, planes = (
+        pack_bits(torch.rand(2, 5, 30, 64) < 0.5),
+        pack_weight(torch.randint(-1, 2, (64, 64, 2, 2))),
+    )
+    affine = coarse(1, 2, 64)
+    with use_cpu_kernel(kernel):
+        tiled = F.tile_weight(planes)
+        for dtype in (torch.float32, torch.bfloat16):
+            for factor, channels in ((1, [64, 64]), (2, [64, 64]), (2, [32, 32]), (1, [96, 32]), (2, [32])):
+                residual = [
+                    torch.randn(2, part, 10 // factor, 60 // factor)
+                    .to(dtype)
+                    .contiguous(memory_format=torch.channels_last)
+                    for part in channels
+                ]
+                options = {"upsample": factor, "dtype": dtype}
+                found, _ = F.conv_transpose2d_stream(bits, tiled, affine, residual, None, 64, 2, 2, **options)
+                expected, _ = R.stream(R.conv_transpose2d(bits, planes, 2), affine, residual, None, **options)
+                assert torch.equal(found, expected)
+
+
 @pytest.mark.parametrize(
     "change,message",
     [
@@ -97,6 +150,7 @@ def test_rounds_like_scale_batch_norm_and_addition_of_torch(kernel: str) -> None
         ({"residual": [torch.zeros(1, 24, 4, 4)]}, "24 channels in all and the layer 32"),
         ({"residual": [torch.zeros(1, 32, 4, 5)]}, "images of 4x5 pixels, the layer 1 of 4x4"),
         ({"residual": [torch.zeros(1, 32, 4, 4).half()]}, "residual is Half"),
+        ({"dtype": torch.float16}, "dtype is Half; a float stream is stored as float32 or bfloat16"),
         ({"pool": 2, "upsample": 2}, "pool=2 and upsample=2"),
         ({"pool": 0}, "pool=0"),
         ({"threshold": torch.zeros(32)}, "threshold has 1 dimensions"),

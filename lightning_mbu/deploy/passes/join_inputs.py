@@ -62,7 +62,7 @@ def _joined(bits: Node) -> list[Node]:
 
 def _enlarged(bits: Node) -> tuple[Node, Node] | None:
     """`(packed source, upsampling)` of a nearest upsampling of words, as `lift_packs` writes it."""
-    if not _only_joined(bits):
+    if not is_call(bits, aten.permute.default) or "segments" not in bits.meta or not _only_joined(bits):
         return None
     chain = [bits]
     for targets in ((aten.view.dtype,), _NEAREST, (aten.view.dtype,), (aten.permute.default,)):
@@ -71,12 +71,6 @@ def _enlarged(bits: Node) -> tuple[Node, Node] | None:
             return None
         chain.append(source)
     source = chain[-1].args[0]
-    orders = list(chain[0].args[1:]) + list(chain[-1].args[1:])
-    if not is_call(bits, aten.permute.default) or [list(order) for order in orders] != [
-        [0, 2, 3, 1],
-        [0, 3, 1, 2],
-    ]:  # type: ignore[call-overload]
-        return None
     upsampling = chain[2]
     assert isinstance(source, Node)
     sized = _size_argument(upsampling) is not None

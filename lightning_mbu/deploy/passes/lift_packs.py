@@ -35,10 +35,14 @@ def lift_packs(module: GraphModule) -> bool:
 
 
 def _pass_on_segments(module: GraphModule) -> None:
-    """What moves words holds the parts that its source has by now: a concat may have been lifted past it."""
+    """What moves words holds the parts that its sources have by now: a concat may have been lifted past it."""
     for node in module.graph.nodes:
-        if is_call(node, mbu.max_pool2d.default, *_MOVES_WORDS) and "segments" in node.meta:
+        if "segments" not in node.meta:
+            continue
+        if is_call(node, mbu.max_pool2d.default, *_MOVES_WORDS):
             node.meta["segments"] = node.args[0].meta["segments"]
+        elif is_call(node, aten.cat.default):
+            node.meta["segments"] = sum((part.meta["segments"] for part in node.args[0]), ())
 
 
 def _lift_once(module: GraphModule) -> bool:

@@ -31,7 +31,23 @@ struct Conv2dPicture {
   int64_t step_h, step_w;            // picture pixels from one output pixel to the next
   int64_t taps;                      // may be 0: outputs that see no input
   const Conv2dTap* tap;              // [taps]
-  int64_t kernel_taps;               // all taps of the weight
+  int64_t stored_taps;               // all taps of the weight, and what its layout adds
+};
+
+// What turns the counts of a tile into a float stream where the kernel does so itself: see
+// cpu/stream/stream.h. The shortcut of a pixel's channel is the sum over `terms` of
+//   shortcut[tile * terms + term][source[pixel] + channel of the tile] * share
+struct StreamEpilogue {
+  const float* affine;  // [steps, 2, channels]
+  int64_t steps;
+  bool relu;
+  float* output;     // [target + oc]
+  Bfloat16* narrow;  // or this one
+  int64_t terms;     // 0: no shortcut
+  const void* const* shortcut;
+  FloatType shortcut_type;  // f32 or bf16
+  const int64_t* source;    // [pixels] elements
+  float share;
 };
 
 // One call of a conv2d microkernel: `pixels` output pixels times the channel tiles [tile_begin, tile_end).
@@ -54,16 +70,13 @@ struct Conv2dTile {
   const int32_t* first_word;
   int64_t tile_begin, tile_end;
   // Epilogue. With `sums`: sums[target + oc] = table[border + oc] - 2 * count; kernels with `adds_stream`
-  // then apply the steps, residual[target + oc] and the relu of cpu/stream/stream.h to it. With `bits`:
+  // take `stream` instead and finish the float stream of cpu/stream/stream.h. With `bits`:
   // bits[target + t * out_words + tile] has bit (count <= table[border + t * channels_padded + oc]), xor
   // flip[t * out_words + tile].
   const int32_t* table;
   int64_t channels, channels_padded;
   float* sums;
-  const float* affine;  // [steps, 2, channels]
-  int64_t steps;
-  const float* residual;  // or null; may be `sums`
-  bool relu;
+  const StreamEpilogue* stream;
   Word* bits;
   int64_t planes, out_words;
   const Word* flip;

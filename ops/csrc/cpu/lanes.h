@@ -9,6 +9,7 @@
 #include <arm_neon.h>
 #endif
 
+#include "mbu/bfloat16.h"
 #include "mbu/types.h"
 
 namespace mbu {
@@ -34,6 +35,24 @@ inline Lanes load(const float* p) {
 
 inline void store(float* p, Lanes v) {
   std::memcpy(p, &v, sizeof v);
+}
+
+typedef uint32_t LaneWords __attribute__((vector_size(sizeof(Lanes))));
+typedef Bfloat16 LaneHalves __attribute__((vector_size(sizeof(Lanes) / 2)));
+
+inline Lanes load(const Bfloat16* p) {
+  LaneHalves halves;
+  std::memcpy(&halves, p, sizeof halves);
+  return std::bit_cast<Lanes>(__builtin_convertvector(halves, LaneWords) << 16);
+}
+
+// Rounds as `narrow` does.
+inline void store(Bfloat16* p, Lanes v) {
+  const LaneWords bits = std::bit_cast<LaneWords>(v);
+  const LaneWords rounded = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+  const LaneHalves halves =
+      __builtin_convertvector(v == v ? rounded : LaneWords{} + kBfloat16Nan, LaneHalves);
+  std::memcpy(p, &halves, sizeof halves);
 }
 
 inline Lanes larger(Lanes a, Lanes b) {

@@ -83,6 +83,15 @@ bool has_neonsha3() {
   return false;  // not asked elsewhere: the plain kernel runs
 #endif
 }
+
+bool has_neoni8mm() {
+#if defined(__linux__)
+  constexpr unsigned long kI8mm = 1ul << 13;  // HWCAP2_I8MM, which older headers do not name
+  return getauxval(AT_HWCAP2) & kI8mm;
+#else
+  return false;
+#endif
+}
 #endif
 
 #if defined(__x86_64__) && defined(__linux__)

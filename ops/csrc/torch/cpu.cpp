@@ -3,6 +3,7 @@
 #include "torch/check.h"
 #include "torch/images.h"
 #include "torch/ops.h"
+#include "torch/outputs.h"
 #include "torch/place.h"
 #include "torch/shapes.h"
 
@@ -15,7 +16,6 @@ FloatAndBits stem_stream_here(const Tensor&, const Tensor&, const Tensor&, std::
 
 namespace {
 
-using torch::headeronly::MemoryFormat;
 using torch::headeronly::ScalarType;
 
 bool is_here(const Tensor& tensor) {
@@ -25,7 +25,6 @@ PlaceNames here() {
   return {"the CPU", "cpu()"};
 }
 
-const torch::stable::Device kPlace(torch::headeronly::DeviceType::CPU);
 using Reader = CpuKernel;
 
 const Reader& reader() {
@@ -33,10 +32,8 @@ const Reader& reader() {
 }
 Tensor tile_planes(const Tensor& planes, int64_t out_channels, Extent kernel, int64_t channel_words) {
   const WeightLayout layout = reader().layout;
-  const int64_t taps = kernel.h * kernel.w;
-  const WordRanges ranges = find_word_ranges(words(planes), out_channels, taps, channel_words);
-  Tensor out =
-      torch::stable::empty({TiledWeight::size(layout, out_channels, taps, ranges.count)}, ScalarType::Int);
+  const WordRanges ranges = find_word_ranges(words(planes), out_channels, kernel.h * kernel.w, channel_words);
+  Tensor out = empty_int({TiledWeight::size(layout, out_channels, kernel, ranges.count)});
   tile_weight(words(planes), out_channels, kernel, channel_words, layout, ranges,
               out.mutable_data_ptr<int32_t>());
   return out;

@@ -33,6 +33,15 @@ PlaceNames here() {
 
 const torch::stable::Device kPlace = gpu();
 
+Tensor empty_int(std::initializer_list<int64_t> sizes) {
+  return torch::stable::empty(sizes, ScalarType::Int, std::nullopt, kPlace);
+}
+
+// [N, C, H, W] in channels_last memory.
+Tensor empty_nhwc(std::initializer_list<int64_t> sizes, ScalarType type) {
+  return torch::stable::empty(sizes, type, std::nullopt, kPlace, std::nullopt, MemoryFormat::ChannelsLast);
+}
+
 // A device with the kernels that it runs.
 struct Reader {
   int device;
@@ -175,7 +184,8 @@ void fill_stream(const Conv2dParams& p, cuda::Conv2dParams& c) {
   if (!p.stream) return;
   const Stream& from = *p.stream;
   require_kernel(from.residuals <= cuda::kMaxResidual, "more tensors in the residual than kernels take");
-  s.output = from.output;
+  s.kind = from.narrow ? cuda::FloatKind::bf16 : cuda::FloatKind::f32;
+  s.output = from.narrow ? static_cast<void*>(from.narrow) : from.output;
   s.steps = static_cast<int32_t>(from.steps);
   s.affine = from.affine;
   s.threshold = from.threshold;
@@ -183,9 +193,8 @@ void fill_stream(const Conv2dParams& p, cuda::Conv2dParams& c) {
   s.residual_channels = static_cast<int32_t>(from.residual_channels);
   for (int64_t i = 0; i < from.residuals; ++i) {
     const StreamSource& r = from.residual[i];
-    s.residual[i] = {r.data,     cuda::FloatKind::f32, static_cast<int32_t>(r.channels),
-                     r.stride_n, r.stride_c,           r.stride_h,
-                     r.stride_w};
+    s.residual[i] = {r.data,     kind_of(r.type), static_cast<int32_t>(r.channels), r.stride_n, r.stride_c,
+                     r.stride_h, r.stride_w};
   }
   s.pool = static_cast<int32_t>(from.pool);
   s.upsample = cuda::divide_by(from.upsample);

@@ -39,12 +39,13 @@ using FloatAndBits = std::tuple<Tensor, Tensor>;
          (Images bits, const Tensor& weight, const Tensor& affine, std::vector<Tensor> residual,             \
           std::optional<Tensor> threshold, int64_t out_channels, Pair kernel_size, Pair stride,              \
           Pair padding, Pair dilation, int64_t pad_value, int64_t pool, int64_t upsample, bool relu,         \
-          Pair size, std::optional<Tensor> head, std::optional<Tensor> head_bias))                           \
-  MBU_OP(                                                                                                    \
-      FloatAndBits, conv_transpose2d_stream,                                                                 \
-      (Images bits, const Tensor& weight, const Tensor& affine, std::vector<Tensor> residual,                \
-       std::optional<Tensor> threshold, int64_t out_channels, Pair kernel_size, Pair stride, Pair padding,   \
-       Pair output_padding, Pair dilation, int64_t pool, int64_t upsample, bool relu, Pair size))            \
+          Pair size, std::optional<Tensor> head, std::optional<Tensor> head_bias,                            \
+          std::optional<torch::headeronly::ScalarType> dtype))                                               \
+  MBU_OP(FloatAndBits, conv_transpose2d_stream,                                                              \
+         (Images bits, const Tensor& weight, const Tensor& affine, std::vector<Tensor> residual,             \
+          std::optional<Tensor> threshold, int64_t out_channels, Pair kernel_size, Pair stride,              \
+          Pair padding, Pair output_padding, Pair dilation, int64_t pool, int64_t upsample, bool relu,       \
+          Pair size, std::optional<torch::headeronly::ScalarType> dtype))                                    \
   MBU_OP(Tensor, stem_threshold,                                                                             \
          (const Tensor& x, const Tensor& weight, const Tensor& threshold, const Tensor& flip, Pair stride,   \
           Pair padding, Pair dilation))                                                                      \

@@ -128,7 +128,7 @@ inline TiledWeight tiled_weight(const char* op, const Tensor& weight, int64_t ou
             "] but weight was tiled for [", h.kernel_h, ", ", h.kernel_w, "]");
   MBU_CHECK(h.words == words, op, ": bits has ", words, " channel words but weight was tiled for ", h.words,
             "; input channels and weight must be packed with the same segments");
-  const int64_t size = TiledWeight::size(h.layout, out_channels, kernel.h * kernel.w, h.tile_words);
+  const int64_t size = TiledWeight::size(h.layout, out_channels, kernel, h.tile_words);
   bool fits = weight.numel() == size && h.tile_words >= 1 && h.tile_words <= words;
   for (int64_t i = 0; fits && i < words_of(out_channels); ++i)
     fits = tiled.first_word()[i] >= 0 && tiled.first_word()[i] + h.tile_words <= words;
@@ -160,21 +160,23 @@ inline Tensor dense(const char* op, const char* name, const Tensor& tensor, Scal
 inline StreamSource read_residual(const char* op, const Conv2dParams& p, const Tensor& part, int64_t pool,
                                   int64_t upsample) {
   check_here(op, "residual", part);
-  MBU_CHECK(part.scalar_type() == ScalarType::Float && part.dim() == 4, op, ": residual is ",
+  const bool narrow = part.scalar_type() == ScalarType::BFloat16;
+  MBU_CHECK((narrow || part.scalar_type() == ScalarType::Float) && part.dim() == 4, op, ": residual is ",
             torch::headeronly::toString(part.scalar_type()), " with ", part.dim(),
-            " dimensions; it must be float32 [N, C, H, W]");
+            " dimensions; it must be float32 or bfloat16 [N, C, H, W]");
   MBU_CHECK(pool >= 1 && upsample >= 1 && (pool == 1 || upsample == 1), op, ": pool=", pool,
             " and upsample=", upsample, " must be at least 1, and one of them 1");
   const int64_t height = part.size(2) / pool * upsample, width = part.size(3) / pool * upsample;
   MBU_CHECK(part.size(0) == p.input.batch && height == p.output.h && width == p.output.w, op,
             ": residual gives ", part.size(0), " images of ", height, "x", width, " pixels, the layer ",
             p.input.batch, " of ", p.output.h, "x", p.output.w);
-  return {part.const_data_ptr<float>(),
+  return {part.const_data_ptr(),
           part.size(1),
           part.stride(0),
           part.stride(1),
           part.stride(2),
-          part.stride(3)};
+          part.stride(3),
+          narrow ? FloatType::bf16 : FloatType::f32};
 }
 
 }  // namespace

@@ -2,12 +2,12 @@
 #include "cpu/kernels.h"
 #include "torch/check.h"
 #include "torch/ops.h"
+#include "torch/outputs.h"
 #include "torch/shapes.h"
 
 namespace mbu {
 namespace {
 
-using torch::headeronly::MemoryFormat;
 using torch::headeronly::ScalarType;
 
 bool is_here(const Tensor& tensor) {
@@ -60,7 +60,7 @@ StemParams stem_layer(const char* op, const Tensor& x, const Tensor& weight, int
 
 Tensor bits_of(const char* op, const StemParams& p) {
   const int64_t words = checked_mul(p.stream.planes, words_of(p.out_channels), op);
-  return torch::stable::empty({p.batch, p.output.h, p.output.w, words}, ScalarType::Int);
+  return empty_int({p.batch, p.output.h, p.output.w, words});
 }
 
 }  // namespace
@@ -107,8 +107,7 @@ FloatAndBits stem_stream_here(const Tensor& x, const Tensor& weight, const Tenso
         dense(op, "threshold", *threshold, ScalarType::Float, {p.stream.planes, channels}, "[T, OC]");
     p.stream.threshold = thresholds.const_data_ptr<float>();
   }
-  Tensor out = torch::stable::empty({p.batch, channels, p.output.h, p.output.w}, ScalarType::Float,
-                                    std::nullopt, std::nullopt, std::nullopt, MemoryFormat::ChannelsLast);
+  Tensor out = empty_nhwc({p.batch, channels, p.output.h, p.output.w}, ScalarType::Float);
   Tensor out_bits = bits_of(op, p);
   p.stream.output = out.mutable_data_ptr<float>();
   p.stream.bits = static_cast<Word*>(out_bits.mutable_data_ptr());

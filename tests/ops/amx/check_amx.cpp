@@ -9,6 +9,7 @@
 #include <thread>
 #include <vector>
 
+#include "amx_cases.h"
 #include "cpu/kernels.h"
 #include "mbu/parallel.h"
 
@@ -45,31 +46,6 @@ namespace {
 
 using namespace mbu;
 
-struct Case {
-  int64_t batch, channels, out_channels, height, width;
-  Extent kernel, stride, padding, dilation;
-  bool transposed, zero_padding;
-  int64_t planes;         // 0: sums
-  Extent output_padding;  // of a transposed convolution
-  int64_t gap;            // words of other channels beside those of each input pixel
-  int threads;
-  double density;  // of weights that are not zero
-  int64_t groups = 1;
-
-  std::string text() const {
-    char line[256];
-    std::snprintf(
-        line, sizeof(line),
-        "n=%ld c=%ld oc=%ld %ldx%ld k=%ldx%ld s=%ld,%ld p=%ld,%ld d=%ld,%ld t=%d zero=%d planes=%ld "
-        "op=%ld,%ld gap=%ld threads=%d groups=%ld",
-        long(batch), long(channels), long(out_channels), long(height), long(width), long(kernel.h),
-        long(kernel.w), long(stride.h), long(stride.w), long(padding.h), long(padding.w), long(dilation.h),
-        long(dilation.w), transposed, zero_padding, long(planes), long(output_padding.h),
-        long(output_padding.w), long(gap), threads, long(groups));
-    return line;
-  }
-};
-
 int64_t output_size(int64_t in, int64_t k, int64_t s, int64_t p, int64_t d, bool transposed, int64_t extra) {
   const int64_t reach = d * (k - 1) + 1;
   if (transposed) return (in - 1) * s - 2 * p + reach + extra;
@@ -105,7 +81,7 @@ int64_t run(const Case& c, uint64_t seed) {
   }
   const WordRanges ranges = find_word_ranges(planes.data(), c.out_channels, taps, words);
   std::vector<int32_t> tiled(
-      static_cast<size_t>(TiledWeight::size(WeightLayout::int8, c.out_channels, taps, ranges.count)));
+      static_cast<size_t>(TiledWeight::size(WeightLayout::int8, c.out_channels, c.kernel, ranges.count)));
   tile_weight(planes.data(), c.out_channels, c.kernel, words, WeightLayout::int8, ranges, tiled.data());
 
   Conv2dParams p{};
@@ -145,6 +121,7 @@ int64_t run(const Case& c, uint64_t seed) {
   threads = c.threads;
   // A new thread has no scratch memory yet, so that reading past its end is an error that a sanitizer sees.
   bool released = false;
+  int64_t products = 0;
   std::thread([&] {
     conv2d(p);
     if (!c.planes) {  // the float stream goes through the same sums: its step doubles them and adds 1
@@ -159,11 +136,17 @@ int64_t run(const Case& c, uint64_t seed) {
       q.stream = &stream;
       conv2d(q);
     }
+    products = amx_emulation::state().products;
     released = !amx_emulation::state().configured && amx_emulation::state().configurations > 0 &&
                amx_emulation::state().products > 0;
   }).join();
   if (!released) {
     std::printf("tiles unused or left configured: %s\n", c.text().c_str());
+    return 1;
+  }
+
+  if (c.products && products != c.products) {
+    std::printf("%ld tile products: %s\n", static_cast<long>(products), c.text().c_str());
     return 1;
   }
 
@@ -204,73 +187,6 @@ int64_t run(const Case& c, uint64_t seed) {
   }
   if (wrong) std::printf("%ld wrong: %s\n", static_cast<long>(wrong), c.text().c_str());
   return wrong;
-}
-
-// Layers of real networks, chosen for what they reach in the kernel.
-std::vector<Case> fixed_cases() {
-  const Extent none{0, 0};
-  auto conv = [&](int64_t c, int64_t oc, int64_t h, int64_t w, int64_t k, int64_t s, int64_t p, int64_t d) {
-    return Case{1, c, oc, h, w, {k, k}, {s, s}, {p, p}, {d, d}, false, true, 1, none, 0, 1, 0.6};
-  };
-  std::vector<Case> cases = {
-      conv(64, 64, 9, 32, 3, 1, 1, 1),    // full tiles row by row
-      conv(64, 32, 12, 14, 3, 1, 1, 1),   // tiles that run through the ring
-      conv(96, 40, 17, 33, 3, 2, 1, 1),   // four grids, half a step
-      conv(64, 33, 16, 16, 1, 2, 0, 1),   // one of four grids
-      conv(320, 32, 5, 5, 3, 1, 2, 2),    // dilation, more steps than the lead
-      conv(32, 64, 1, 1, 5, 1, 2, 1),     // one pixel, most taps missing
-      conv(128, 32, 2, 700, 3, 1, 1, 1),  // bands of one row
-      conv(64, 32, 40, 48, 5, 3, 0, 1),  conv(1024, 32, 3, 3, 1, 1, 0, 1), conv(64, 256, 4, 4, 3, 1, 1, 1),
-  };
-  Case up = conv(64, 32, 7, 9, 2, 2, 0, 1);
-  up.transposed = true;
-  cases.push_back(up);
-  up.kernel = {1, 3};  // rows that no tap reaches
-  up.output_padding = {1, 1};
-  cases.push_back(up);
-  for (size_t i = 0, count = cases.size(); i < count; ++i) {
-    Case sums = cases[i];
-    sums.planes = 0;
-    sums.threads = 3;
-    cases.push_back(sums);
-  }
-  return cases;
-}
-
-Case random_case(uint64_t seed) {
-  std::mt19937_64 random(seed);
-  auto pick = [&](int64_t low, int64_t high) {
-    return low + static_cast<int64_t>(random() % static_cast<uint64_t>(high - low + 1));
-  };
-  auto pair = [&](int64_t low, int64_t high) { return Extent{pick(low, high), pick(low, high)}; };
-  const int64_t channels[] = {1, 3, 31, 32, 33, 64, 70, 96, 129};
-  Case c{};
-  c.batch = pick(1, 2);
-  c.channels = channels[pick(0, 8)];
-  c.out_channels = channels[pick(0, 8)];
-  c.height = pick(1, 12);
-  c.width = pick(1, 24);
-  c.kernel = pair(1, pick(1, 5));
-  c.stride = pair(1, 3);
-  c.dilation = pair(1, 2);
-  c.transposed = pick(0, 2) == 0;
-  if (c.transposed) {
-    c.padding = {pick(0, c.kernel.h / 2), pick(0, c.kernel.w / 2)};
-    c.output_padding = {pick(0, c.stride.h - 1), pick(0, c.stride.w - 1)};
-  } else {
-    c.padding = pair(0, 4);
-  }
-  c.zero_padding = c.transposed || pick(0, 1);
-  c.planes = pick(0, 3);
-  c.gap = pick(0, 1);
-  c.threads = static_cast<int>(pick(1, 4));
-  c.density = static_cast<double>(pick(0, 4)) / 4;
-  if (pick(0, 3) == 0) {
-    c.groups = pick(2, 4);
-    c.channels = c.groups * channels[pick(0, 6)];
-    c.out_channels = c.groups * channels[pick(0, 4)];
-  }
-  return c;
 }
 
 int break_rule(const std::string& rule) {

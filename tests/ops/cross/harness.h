@@ -9,6 +9,7 @@
 #include <cstring>
 #include <functional>
 #include <initializer_list>
+#include <memory>
 #include <vector>
 
 #include "cpu/kernels.h"
@@ -98,24 +99,24 @@ void check(Guarded<T>& out, const std::vector<T>& expected, const std::function<
 }
 
 // A weight in every layout that a kernel may read.
-struct Weights {
-  Guarded<int32_t> bits, int8;
-
-  Weights(const Word* planes, int64_t oc, Extent kernel, int64_t words)
-      : Weights(planes, oc, kernel, words, find_word_ranges(planes, oc, kernel.h * kernel.w, words)) {}
+class Weights {
+ public:
+  Weights(const Word* planes, int64_t oc, Extent kernel, int64_t words) {
+    const WordRanges ranges = find_word_ranges(planes, oc, kernel.h * kernel.w, words);
+    for (WeightLayout layout : {WeightLayout::bits, WeightLayout::int8, WeightLayout::int8_rows}) {
+      tiled_.push_back(
+          std::make_unique<Guarded<int32_t>>(TiledWeight::size(layout, oc, kernel, ranges.count)));
+      tile_weight(planes, oc, kernel, words, layout, ranges, tiled_.back()->data());
+    }
+  }
 
   void convolve(Conv2dParams p) const {
-    p.weight = {cpu_kernel().layout == WeightLayout::bits ? bits.data() : int8.data()};
+    p.weight = {tiled_[static_cast<size_t>(cpu_kernel().layout)]->data()};
     conv2d(p);
   }
 
  private:
-  Weights(const Word* planes, int64_t oc, Extent kernel, int64_t words, const WordRanges& ranges)
-      : bits(TiledWeight::size(WeightLayout::bits, oc, kernel.h * kernel.w, ranges.count)),
-        int8(TiledWeight::size(WeightLayout::int8, oc, kernel.h * kernel.w, ranges.count)) {
-    tile_weight(planes, oc, kernel, words, WeightLayout::bits, ranges, bits.data());
-    tile_weight(planes, oc, kernel, words, WeightLayout::int8, ranges, int8.data());
-  }
+  std::vector<std::unique_ptr<Guarded<int32_t>>> tiled_;
 };
 
 void check_convs(Random& r);

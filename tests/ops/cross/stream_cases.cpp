@@ -12,22 +12,39 @@ float any_float(Random& r) {
   return static_cast<float>(r.below(1 << 20) - (1 << 19)) / static_cast<float>(1 << 17);
 }
 
-// A residual tensor, channels or pixels contiguous.
+// A residual tensor, channels or pixels contiguous, in either type.
 struct Part {
   StreamSource source;
   Guarded<float> data;
+  Guarded<Bfloat16> halves;
 
-  Part(Random& r, int64_t n, int64_t c, int64_t h, int64_t w) : data(n * c * h * w) {
-    for (int64_t i = 0; i < n * c * h * w; ++i) data[i] = any_float(r);
+  Part(Random& r, int64_t n, int64_t c, int64_t h, int64_t w) : data(n * c * h * w), halves(n * c * h * w) {
+    const bool half = r.below(2);
+    for (int64_t i = 0; i < n * c * h * w; ++i) {
+      data[i] = any_float(r);
+      halves[i] = narrow(data[i]);
+      if (half) data[i] = widen(halves[i]);
+    }
     if (r.below(2))
       source = {data.data(), c, c * h * w, 1, w * c, c};
     else
       source = {data.data(), c, c * h * w, h * w, w, 1};
+    if (half) {
+      source.data = halves.data();
+      source.type = FloatType::bf16;
+    }
   }
   float at(int64_t n, int64_t c, int64_t y, int64_t x) {
     return data[n * source.stride_n + c * source.stride_c + y * source.stride_h + x * source.stride_w];
   }
 };
+
+// Rounded to 8 significant bits by its value, not by its bits.
+float rounded(float value) {
+  int exponent;
+  const float mantissa = std::frexp(value, &exponent);
+  return std::ldexp(std::nearbyint(std::ldexp(mantissa, 8)), exponent - 8);
+}
 
 }  // namespace
 
@@ -36,6 +53,7 @@ void check_stream(Random& r, Conv2dParams p, const Weights& weights, const std::
   Stream s{};
   s.steps = r.below(3);
   s.relu = r.below(2);
+  const bool half = r.below(2);
   s.planes = r.below(3);
   s.pool = 1 + r.below(2);
   s.upsample = s.pool == 1 ? 1 + r.below(2) : 1;
@@ -83,8 +101,12 @@ void check_stream(Random& r, Conv2dParams p, const Weights& weights, const std::
       y += residual / static_cast<float>(terms);
     }
     expected[i] = s.relu && y < 0 ? 0.0f : y;
+    if (half) expected[i] = rounded(expected[i]);
   }
   Guarded<float> output(static_cast<int64_t>(expected.size()));
+  Guarded<Bfloat16> halves(static_cast<int64_t>(expected.size()));
+  std::vector<Bfloat16> expected_halves;
+  for (float value : expected) expected_halves.push_back(narrow(value));
   const int64_t words = words_of(oc), pixels = n * oh * ow;
   Guarded<Word> bits(pixels * s.planes * words);
   std::vector<float> threshold;
@@ -98,11 +120,15 @@ void check_stream(Random& r, Conv2dParams p, const Weights& weights, const std::
       expected_bits[static_cast<size_t>((i / oc * s.planes + t) * words + i % oc / 32)] |= Word{reached}
                                                                                            << (i % oc % 32);
     }
-  s.output = output.data();
+  s.output = half ? nullptr : output.data();
+  s.narrow = half ? halves.data() : nullptr;
   s.bits = bits.data();
   s.threshold = threshold.data();
   p.stream = &s;
-  check(output, expected, [&] { weights.convolve(p); });
+  if (half)
+    check(halves, expected_halves, [&] { weights.convolve(p); });
+  else
+    check(output, expected, [&] { weights.convolve(p); });
   check(bits, expected_bits, [&] { weights.convolve(p); });
 }
 

@@ -20,6 +20,7 @@
 #include <bit>
 #include <cstring>
 
+#include "cpu/conv2d/codebook_finish.h"
 #include "cpu/kernels.h"
 #include "cpu/unroll.h"
 #include "mbu/scratch.h"
@@ -30,8 +31,7 @@ namespace {
 constexpr int kNibbles = 8;  // of a word
 constexpr int kGroup = 4;    // channels whose counters are in registers at a time
 constexpr int kGroups = kTileChannels / kGroup;
-constexpr int64_t kChunk = 7;          // words: 7 * 8 nibbles * 4 = 224 fits a byte
-constexpr int64_t kMaxCount = 0x7fff;  // counts are compared as signed 16-bit numbers
+constexpr int64_t kChunk = 7;  // words: 7 * 8 nibbles * 4 = 224 fits a byte
 
 // codebook[sign | mask << 4][a]: mismatches of four channels. Where sign is no subset of mask, unused.
 using Codebook = std::array<uint8_t, 256 * 16>;
@@ -131,11 +131,6 @@ inline void look_up_weight(const Conv2dTile& t, int64_t tile, int64_t steps, uin
   }
 }
 
-// Counts of a channel in a block. Lane h of [register][0]: pixels 16h + 0, 2, .. 14; of [register][1]: + 1,
-// 3, ..
-template <class V, int kRegs>
-using Counts = uint16_t[kRegs][2][V::kLanes / 2];
-
 // Adds the mismatches of `steps` words to the counts of four channels.
 template <class V, int kRegs>
 MBU_INLINE void count_words(const uint8_t* nibbles, const uint16_t* offsets, int64_t steps, bool start,
@@ -164,103 +159,6 @@ MBU_INLINE void count_words(const uint8_t* nibbles, const uint16_t* offsets, int
       V::store(counts[c][r][1], odd);
     });
   });
-}
-
-// The border class that most pixels of a block share. Voting: one that more than half of them have wins.
-inline int32_t usual_border(const int32_t* border, int64_t pixels) {
-  int32_t usual = border[0];
-  int64_t votes = 0;
-  for (int64_t p = 0; p < pixels; ++p) {
-    if (votes == 0) usual = border[p];
-    votes += border[p] == usual ? 1 : -1;
-  }
-  return usual;
-}
-
-template <class V, int kRegs>
-void finish_bits(const Conv2dTile& t, int64_t first, int64_t pixels, int64_t tile,
-                 const Counts<V, kRegs>* counts) {
-  const int32_t* border = t.border + first;
-  const int32_t usual = usual_border(border, pixels);
-  int64_t word = tile;
-  const int32_t* limits = t.table + tile * kTileChannels;
-  for (int64_t plane = 0; plane < t.planes; ++plane, word += t.out_words, limits += t.channels_padded) {
-    alignas(64) Word above[kRegs][2][2][V::kLanes / 16][4];  // [register][even, odd][lower, upper 4][lane]
-    for (int r = 0; r < kRegs; ++r) {
-      typename V::Reg bytes[4];
-      for (int j = 0; j < 4; ++j) {
-        bytes[j] = V::zero();
-        for (int c = 8 * j + 7; c >= 8 * j; --c) {  // highest channel first, each doubling moves it up a bit
-          const auto most =
-              V::splat16(static_cast<int16_t>(std::clamp<int64_t>(limits[usual + c], -1, kMaxCount)));
-          const auto even = V::above16(V::load(counts[c][r][0]), most);
-          const auto odd = V::above16(V::load(counts[c][r][1]), most);
-          bytes[j] = V::sub8(V::add8(bytes[j], bytes[j]), V::pack16(even, odd));
-        }
-      }
-      const auto a = V::unpack_low8(bytes[0], bytes[1]), b = V::unpack_low8(bytes[2], bytes[3]);
-      const auto c = V::unpack_high8(bytes[0], bytes[1]), d = V::unpack_high8(bytes[2], bytes[3]);
-      V::store(above[r][0][0], V::unpack_low16(a, b));
-      V::store(above[r][0][1], V::unpack_high16(a, b));
-      V::store(above[r][1][0], V::unpack_low16(c, d));
-      V::store(above[r][1][1], V::unpack_high16(c, d));
-    }
-    const Word invert = ~t.flip[word];
-    for (int64_t p = 0; p < pixels; ++p) {
-      const int64_t r = p / V::kLanes, lane = p % V::kLanes / 16, odd = p % 2, i = p % 16 / 2;
-      Word bits = above[r][odd][i / 4][lane][i % 4];
-      if (border[p] != usual) {
-        bits = 0;
-        for (int64_t c = 0; c < kTileChannels; ++c)
-          bits |= static_cast<Word>(counts[c][r][odd][lane * 8 + i] > limits[border[p] + c]) << c;
-      }
-      t.bits[t.target[first + p] + word] = bits ^ invert;
-    }
-  }
-}
-
-// 8 channels of 8 pixels: lanes of x[channel] are pixels, afterwards lanes of x[pixel] are channels.
-MBU_INLINE void transpose_counts(__m128i* x) {
-  for (int stage = 0; stage < 3; ++stage) {
-    __m128i y[8];
-    for (int i = 0; i < 4; ++i) {
-      y[2 * i] = _mm_unpacklo_epi16(x[i], x[i + 4]);
-      y[2 * i + 1] = _mm_unpackhi_epi16(x[i], x[i + 4]);
-    }
-    for (int i = 0; i < 8; ++i) x[i] = y[i];
-  }
-}
-
-template <class V, int kRegs>
-void finish_sums(const Conv2dTile& t, int64_t first, int64_t pixels, int64_t tile,
-                 const Counts<V, kRegs>* counts) {
-  const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
-  for (int64_t group = 0; group < (pixels + 15) / 16 * 16; group += 8) {
-    // Eight pixels whose counts lie side by side: every second one of sixteen.
-    const int64_t r = group / V::kLanes, sixteen = group % V::kLanes / 16, odd = group % 16 / 8;
-    for (int64_t c = 0; c < kTileChannels; c += 8) {
-      const int64_t channel = tile * kTileChannels + c, left = t.channels - channel;
-      if (left <= 0) break;
-      const __m256i valid =
-          _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(std::min<int64_t>(left, 8))), lane);
-      __m128i x[8];
-      for (int i = 0; i < 8; ++i)
-        x[i] = _mm_loadu_si128(reinterpret_cast<const __m128i*>(counts[c + i][r][odd] + sixteen * 8));
-      transpose_counts(x);
-      for (int i = 0; i < 8; ++i) {
-        const int64_t p = r * V::kLanes + sixteen * 16 + 2 * i + odd;
-        if (p >= pixels) break;
-        const auto* nnz = reinterpret_cast<const __m256i*>(t.table + t.border[first + p] + channel);
-        const __m256i sum =
-            _mm256_sub_epi32(_mm256_loadu_si256(nnz), _mm256_slli_epi32(_mm256_cvtepu16_epi32(x[i]), 1));
-        float* out = t.sums + t.target[first + p] + channel;
-        if (left >= 8)
-          _mm256_storeu_ps(out, _mm256_cvtepi32_ps(sum));
-        else  // many cycles on some processors
-          _mm256_maskstore_ps(out, valid, _mm256_cvtepi32_ps(sum));
-      }
-    }
-  }
 }
 
 template <class V, int kRegs>

@@ -30,6 +30,8 @@ constexpr int64_t kBandPixels = 768;
 // The same for a kernel that expands bits to bytes: rows that two bands share are expanded twice, so bands
 // are as large as a second-level cache of 2 MiB (every processor with AMX) holds beside weights and lists.
 constexpr int64_t kExpandedBytes = 512 << 10;
+// And as a quarter of 512 KiB holds for `int8_rows`, the least that processors with I8MM are built with.
+constexpr int64_t kExpandedRowsBytes = 128 << 10;
 // Tile-words (32 channels x 1 word x 1 pixel, about a nanosecond) below which a second thread does not pay.
 constexpr int64_t kGrain = 20000;
 
@@ -129,12 +131,15 @@ bool reads_outside(const AxisPhase& phase, int64_t input) {
 }
 
 int64_t band_pixels(const Conv2dParams& p, const AxisPhase& y, const AxisPhase& x) {
-  if (p.weight.header().layout == WeightLayout::bits) return kBandPixels;
+  const WeightLayout layout = p.weight.header().layout;
+  if (layout == WeightLayout::bits) return kBandPixels;
   // An output pixel needs as many input pixels as the step has, but none that no tap meets.
   auto inputs = [](const AxisPhase& axis) {
     return std::clamp<int64_t>(static_cast<int64_t>(axis.taps.size()), 1, axis.step);
   };
-  return kExpandedBytes / (steps_of(p.weight.header().tile_words) * kStepChannels * inputs(y) * inputs(x));
+  const int64_t words = p.weight.header().tile_words, pixels = inputs(y) * inputs(x);
+  if (layout == WeightLayout::int8_rows) return kExpandedRowsBytes / (words * kWordBits * pixels);
+  return kExpandedBytes / (steps_of(words) * kStepChannels * pixels);
 }
 
 void plan_pass(const Conv2dParams& p, Pass& pass, Plan& plan) {
@@ -275,7 +280,7 @@ void run_item(const Conv2dParams& p, const CpuKernel& kernel, const Plan& plan, 
                   x.step,
                   static_cast<int64_t>(pass.taps),
                   plan.taps.data() + pass.first_tap,
-                  p.weight.taps()};
+                  p.weight.stored_taps()};
   tile.weight = p.weight.tiles();
   tile.weight_stride = p.weight.tile_stride();
   tile.first_word = p.weight.first_word();
@@ -299,20 +304,6 @@ void run_item(const Conv2dParams& p, const CpuKernel& kernel, const Plan& plan, 
 }
 
 }  // namespace
-
-void run_tiles(const CpuKernel& kernel, Conv2dTile tile) {
-  const Word* input = tile.input;
-  const int64_t end = tile.tile_end;
-  for (; tile.tile_begin < end; tile.tile_begin = tile.tile_end) {
-    const int32_t first = tile.first_word[tile.tile_begin];
-    for (tile.tile_end = tile.tile_begin + 1; tile.tile_end < end;) {
-      if (tile.first_word[tile.tile_end] != first) break;
-      ++tile.tile_end;
-    }
-    tile.input = input + first;
-    kernel.conv2d(tile);
-  }
-}
 
 void conv2d(const Conv2dParams& p, const CpuKernel& kernel) {
   if (p.input.batch == 0 || p.output.h == 0 || p.output.w == 0 || p.out_channels == 0) return;

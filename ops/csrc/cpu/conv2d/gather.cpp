@@ -79,26 +79,25 @@ void Gather::copy(int64_t n, int64_t y0, int64_t y1, int64_t x0, int64_t x1, Wor
   const int64_t left = std::clamp<int64_t>(-x0, 0, x1 - x0), begin = std::max<int64_t>(x0, 0);
   const int64_t inside = std::max<int64_t>(std::min(x1, width_) - begin, 0);
   const int64_t row_words = (x1 - x0) * words_;
-  const size_t row_bytes = static_cast<size_t>(row_words) * sizeof(Word);
   const auto first = part_.begin(), last = first + parts_;
-  for (int64_t y = y0; y < y1; ++y, to += row_words) {
-    if (y < 0 || y >= height_ || inside == 0) {
-      std::memset(to, 0, row_bytes);
-      continue;
-    }
+  // Zeros go in run by run, the end of a row with the start of the next: narrow images have many.
+  Word* zero = to;
+  for (int64_t y = std::max<int64_t>(y0, 0); y < std::min(y1, height_) && inside > 0; ++y) {
+    Word* row = to + (y - y0) * row_words + left * words_;
+    std::fill(zero, row, Word{0});
+    zero = row + inside * words_;
     const bool repeats = y > y0 && y > 0 && std::all_of(first, last, [&](const Part& part) {
                            return part.row(y, height_) == part.row(y - 1, height_);
                          });
     if (repeats) {
-      std::memcpy(to, to - row_words, row_bytes);
+      std::memcpy(row, row - row_words, static_cast<size_t>(inside * words_) * sizeof(Word));
       continue;
     }
-    std::fill(to, to + left * words_, Word{0});
-    Word* pixel = to + left * words_;
+    Word* pixel = row;
     for (auto part = first; part != last; pixel += part->image.words, ++part)
       part->copy_row(n, part->row(y, height_), begin, inside, pixel, words_);
-    std::fill(to + (left + inside) * words_, to + row_words, Word{0});
   }
+  std::fill(zero, to + (y1 - y0) * row_words, Word{0});
 }
 
 }  // namespace mbu

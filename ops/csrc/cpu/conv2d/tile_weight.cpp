@@ -13,14 +13,22 @@ void place_bits(Word sign, Word mask, int64_t channel, Word* tile) {
   tile[kTileChannels + channel] = mask;
 }
 
-// The weights of one word, negated, into the half of a step that the word takes.
-void place_int8(Word sign, Word mask, int64_t word, int64_t channel, int8_t* step) {
+// The weights of one word, negated, into the half of a step that the word takes; added to what is there.
+void place_int8(Word sign, Word mask, int64_t word, int64_t channel, int factor, int8_t* step) {
   int8_t* half = step + channel / 16 * (kStepBytes / 2) + channel % 16 * 4;
   for (int64_t bit = 0; bit < kWordBits; ++bit) {
     const int64_t input = word % 2 * kWordBits + bit;
-    const int8_t weight = static_cast<int8_t>((mask >> bit & 1) - 2 * (sign >> bit & 1));
-    half[input / 4 * kStepChannels + input % 4] = weight;
+    const int weight = static_cast<int>(mask >> bit & 1) - 2 * static_cast<int>(sign >> bit & 1);
+    int8_t& to = half[input / 4 * kStepChannels + input % 4];
+    to = static_cast<int8_t>(to + factor * weight);
   }
+}
+
+// The same into rows of 8 inputs.
+void place_int8_rows(Word sign, Word mask, int64_t channel, int8_t* step) {
+  int8_t* group = step + channel / 8 * 8 * kWordBits + channel % 8 * 8;
+  for (int64_t bit = 0; bit < kWordBits; ++bit)
+    group[bit / 8 * 64 + bit % 8] = static_cast<int8_t>((mask >> bit & 1) - 2 * (sign >> bit & 1));
 }
 
 }  // namespace
@@ -51,7 +59,7 @@ void tile_weight(const Word* planes, int64_t out_channels, Extent kernel, int64_
   const int64_t taps = kernel.h * kernel.w;
   std::memset(
       tiled, 0,
-      static_cast<size_t>(TiledWeight::size(layout, out_channels, taps, ranges.count)) * sizeof(int32_t));
+      static_cast<size_t>(TiledWeight::size(layout, out_channels, kernel, ranges.count)) * sizeof(int32_t));
   auto& header = *reinterpret_cast<TiledWeightHeader*>(tiled);
   header.magic = TiledWeightHeader::kMagic;
   header.out_channels = static_cast<int32_t>(out_channels);
@@ -62,6 +70,7 @@ void tile_weight(const Word* planes, int64_t out_channels, Extent kernel, int64_
   header.tile_words = static_cast<int32_t>(ranges.count);
 
   const TiledWeight weight{tiled};
+  const int64_t stored_taps = weight.stored_taps();
   const int64_t padded = weight.padded_channels(), plane = out_channels * taps * words;
   auto* weight_sum = const_cast<int32_t*>(weight.weight_sum());
   auto* base = const_cast<int32_t*>(weight.base());
@@ -77,11 +86,23 @@ void tile_weight(const Word* planes, int64_t out_channels, Extent kernel, int64_
         const int32_t nnz = std::popcount(mask), sum = 2 * std::popcount(sign) - nnz;
         weight_sum[tap * padded + oc] += sum;
         base[tap * padded + oc] += layout == WeightLayout::bits ? nnz : -sum;
-        if (layout == WeightLayout::bits)
+        if (layout == WeightLayout::bits) {
           place_bits(sign, mask, channel, tile + (tap * ranges.count + k) * 2 * kTileChannels);
-        else
-          place_int8(sign, mask, k, channel,
-                     reinterpret_cast<int8_t*>(tile) + (k / 2 * taps + tap) * kStepBytes);
+          continue;
+        }
+        auto* bytes = reinterpret_cast<int8_t*>(tile);
+        if (layout == WeightLayout::int8_rows) {
+          place_int8_rows(sign, mask, channel, bytes + (k * taps + tap) * kWordBits * kTileChannels);
+          continue;
+        }
+        auto place = [&](int64_t stored, int factor) {
+          place_int8(sign, mask, k, channel, factor, bytes + (k / 2 * stored_taps + stored) * kStepBytes);
+        };
+        place(tap, 1);
+        if (stored_taps > taps) {
+          place(taps + tap % kernel.w, 1);
+          place(taps + kernel.w + tap % kernel.w, tap / kernel.w == 1 ? -1 : 1);
+        }
       }
     }
   }

@@ -3,6 +3,7 @@
 #include <immintrin.h>
 
 #include "cpu/kernels.h"
+#include "cpu/pack/few_channels.h"
 
 namespace mbu {
 
@@ -13,6 +14,9 @@ namespace {
 #define MBU_INLINE inline __attribute__((always_inline))
 
 constexpr int kLanes = 8;
+// Rows of channels, read 128 bytes at a time, that prefetching hardware keeps up with: measured, 64 and fewer
+// gain nothing from being asked for ahead, nor do 256 bytes at a time of any number.
+constexpr int64_t kFollowed = 64;
 
 MBU_INLINE __m128i load_halves(const uint16_t* p) {
   return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
@@ -82,10 +86,39 @@ void pack_channels(const PackRow& r) {
     int64_t c = full * kWordBits;
     for (; c + kLanes <= r.channels; c += kLanes)
       word |= eight_bits(T::load(pixel + c), r.threshold + c) << (c % kWordBits);
-    if (c < r.channels)
+    if (c < r.channels && r.channels < kLanes) {
       word |= eight_bits(T::load(pixel + c, r.channels - c), r.threshold + c) << (c % kWordBits);
+    } else if (c < r.channels) {  // the last eight, some of them again
+      const int64_t last = r.channels - kLanes;
+      word |= eight_bits(T::load(pixel + last), r.threshold + last) >> (c - last) << (c % kWordBits);
+    }
     *output++ = (word & valid) ^ r.flip[full];
   }
+}
+
+// stride_c == 1, stride_w == channels < 8: the bits of 8 pixels fit a register.
+template <class T>
+void pack_few_channels(const PackRow& r) {
+  const FewChannels<kLanes> few(r.channels, r.threshold);
+  const auto* input = static_cast<const typename T::Element*>(r.input);
+  const __m256i valid = _mm256_set1_epi64x(valid_bits(0, r.channels));
+  const __m256i flip = _mm256_set1_epi32(static_cast<int>(r.flip[0]));
+  const int64_t c = r.channels;
+  const __m256i even = _mm256_setr_epi64x(0, 2 * c, 4 * c, 6 * c),
+                odd = _mm256_add_epi64(even, _mm256_set1_epi64x(c));
+  PackRow rest = r;
+  for (; rest.pixels >= kLanes; rest.pixels -= kLanes, rest.output += kLanes) {
+    uint64_t bits = 0;
+    for (int64_t v = 0; v < c; ++v, input += kLanes)
+      bits |= uint64_t{eight_bits(T::load(input), few.threshold[v])} << (8 * v);
+    const __m256i all = _mm256_set1_epi64x(static_cast<int64_t>(bits));
+    const __m256i low = _mm256_and_si256(_mm256_srlv_epi64(all, even), valid);
+    const __m256i high = _mm256_and_si256(_mm256_srlv_epi64(all, odd), valid);
+    const __m256i words = _mm256_xor_si256(_mm256_or_si256(low, _mm256_slli_epi64(high, 32)), flip);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(rest.output), words);
+  }
+  rest.input = input;
+  pack_channels<T>(rest);
 }
 
 // stride_w == 1: lanes are pixels; channel c sets bit c of every lane that reaches its threshold. 64 pixels
@@ -94,6 +127,7 @@ template <class T, int kVectors>
 MBU_INLINE void pack_lanes(const PackRow& r, int64_t first) {
   const auto* input = static_cast<const typename T::Element*>(r.input) + first;
   const int64_t words = words_of(r.channels);
+  const bool many = sizeof(typename T::Element) == 2 && r.channels > kFollowed;
   for (int64_t k = 0; k < words; ++k) {
     const int64_t left = r.channels - k * kWordBits, channels = left < kWordBits ? left : kWordBits;
     __m256i word[kVectors];
@@ -104,9 +138,16 @@ MBU_INLINE void pack_lanes(const PackRow& r, int64_t first) {
       const __m256i bit = _mm256_set1_epi32(static_cast<int>(Word{1} << c));
 #pragma GCC unroll 8
       for (int v = 0; v < kVectors; ++v) {
+        // More rows of channels than a processor follows by itself: the next block's are asked for here.
+        if (many && v % 2 == 0) _mm_prefetch(x + (kVectors + v) * kLanes, _MM_HINT_T0);
         const __m256i set = _mm256_castps_si256(reaches(T::load(x + v * kLanes), threshold));
         word[v] = _mm256_xor_si256(word[v], _mm256_and_si256(set, bit));
       }
+    }
+    if (words == 1) {
+      for (int v = 0; v < kVectors; ++v)
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(r.output + first + v * kLanes), word[v]);
+      return;
     }
     alignas(32) Word lanes[kVectors * kLanes];
     for (int v = 0; v < kVectors; ++v)
@@ -130,6 +171,8 @@ void pack_pixels(const PackRow& r) {
 
 template <class T>
 void pack_type(const PackRow& r) {
+  if (r.stride_c == 1 && r.channels > 1 && r.channels < kLanes && r.stride_w == r.channels)
+    return pack_few_channels<T>(r);
   if (r.stride_c == 1 && r.channels > 1) return pack_channels<T>(r);
   if (r.stride_w == 1) return pack_pixels<T>(r);
   pack__scalar(r);
@@ -151,7 +194,20 @@ void unpack__avx2(const UnpackRow& r) {
   const __m256i to_sign = _mm256_sub_epi32(_mm256_set1_epi32(31), lane);  // bit i to the sign of lane i
   const Word* pixel = r.input;
   float* output = r.output;
-  for (int64_t i = 0; i < r.pixels; ++i, pixel += r.stride_w, output += r.channels) {
+  int64_t i = 0;
+  if (full == 0 && r.stride_w == 1) {
+    const FewChannels<kLanes> few(r.channels, nullptr);
+    for (; i + kLanes <= r.pixels; i += kLanes, pixel += kLanes) {
+      const __m256i words = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(pixel));
+      for (int64_t v = 0; v < r.channels; ++v, output += kLanes) {
+        const auto load = [](const void* p) { return _mm256_load_si256(static_cast<const __m256i*>(p)); };
+        const __m256i bit = load(few.bit[v]), own = _mm256_permutevar8x32_epi32(words, load(few.pixel[v]));
+        const __m256i set = _mm256_cmpeq_epi32(_mm256_and_si256(own, bit), bit);
+        _mm256_storeu_ps(output, _mm256_or_ps(one, _mm256_andnot_ps(_mm256_castsi256_ps(set), sign)));
+      }
+    }
+  }
+  for (; i < r.pixels; ++i, pixel += r.stride_w, output += r.channels) {
     auto eight = [&](int64_t c) {
       const Word bits = pixel[c / kWordBits] >> (c % kWordBits);
       const __m256i set = _mm256_sllv_epi32(_mm256_set1_epi32(static_cast<int>(bits)), to_sign);

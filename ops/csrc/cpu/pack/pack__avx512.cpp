@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "cpu/kernels.h"
+#include "cpu/pack/few_channels.h"
 
 namespace mbu {
 
@@ -13,6 +14,10 @@ void pack__scalar(const PackRow& r);
 namespace {
 
 #define MBU_INLINE inline __attribute__((always_inline))
+
+// Rows of channels, read 128 bytes at a time, that prefetching hardware keeps up with: measured, 64 and fewer
+// gain nothing from being asked for ahead, nor do 256 bytes at a time of any number.
+constexpr int64_t kFollowed = 64;
 
 struct F32 {
   using Element = float;
@@ -73,13 +78,63 @@ void pack_channels(const PackRow& r) {
   }
 }
 
+constexpr int kLanes = 16;
+
+// 16 pixels of `channels` bits, one after another from `bits` on, to 16 words; reads 64 bytes.
+struct SplitBits {
+  __m512i low, shift, valid, flip;
+
+  SplitBits(int64_t channels, Word flips) {
+    const __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    const __m512i first = _mm512_mullo_epi32(lane, _mm512_set1_epi32(static_cast<int>(channels)));
+    low = _mm512_srli_epi32(first, 5);
+    shift = _mm512_and_si512(first, _mm512_set1_epi32(31));
+    valid = _mm512_set1_epi32(static_cast<int>(valid_bits(0, channels)));
+    flip = _mm512_set1_epi32(static_cast<int>(flips));
+  }
+  MBU_INLINE __m512i operator()(const void* bits) const {
+    const __m512i words = _mm512_loadu_si512(bits), one = _mm512_set1_epi32(1);
+    const __m512i a = _mm512_srlv_epi32(_mm512_permutexvar_epi32(low, words), shift);
+    const __m512i next = _mm512_permutexvar_epi32(_mm512_add_epi32(low, one), words);
+    const __m512i b = _mm512_sllv_epi32(next, _mm512_sub_epi32(_mm512_set1_epi32(32), shift));
+    return _mm512_xor_si512(_mm512_and_si512(_mm512_or_si512(a, b), valid), flip);
+  }
+};
+
+// stride_c == 1, stride_w == channels < 16. Bits are written register by register and read block by block, so
+// many pixels at a time that what is read has left the store buffer, which cannot join two stores.
+template <class T>
+void pack_few_channels(const PackRow& r) {
+  constexpr int64_t kChunkPixels = 1024;
+  const FewChannels<kLanes> few(r.channels, r.threshold);
+  const SplitBits split(r.channels, r.flip[0]);
+  const auto* input = static_cast<const typename T::Element*>(r.input);
+  PackRow rest = r;
+  while (rest.pixels >= kLanes) {
+    alignas(64) uint16_t bits[kChunkPixels + 32];
+    const int64_t pixels = std::min(rest.pixels / kLanes * kLanes, kChunkPixels);
+    __mmask16* mask = bits;
+    for (int64_t p = 0; p < pixels; p += kLanes)
+      for (int64_t v = 0; v < r.channels; ++v, input += kLanes)
+        _store_mask16(mask++, reaches(T::load(input), _mm512_load_ps(few.threshold[v])));
+    const uint16_t* block = bits;
+    for (int64_t p = 0; p < pixels; p += kLanes, block += r.channels)
+      _mm512_storeu_si512(rest.output + p, split(block));
+    rest.pixels -= pixels;
+    rest.output += pixels;
+  }
+  rest.input = input;
+  pack_channels<T>(rest);
+}
+
 // stride_w == 1: lanes are pixels; channel c sets bit c of every lane that reaches its threshold. 64 pixels
 // at a time read whole cache lines of each channel, one after another.
 template <class T>
 void pack_pixels(const PackRow& r) {
-  constexpr int kVectors = 4, kLanes = 16;
+  constexpr int kVectors = 4;
   const auto* input = static_cast<const typename T::Element*>(r.input);
   const int64_t words = words_of(r.channels);
+  const bool many = sizeof(typename T::Element) == 2 && r.channels > kFollowed;
   for (int64_t first = 0; first < r.pixels; first += kVectors * kLanes) {
     const int64_t pixels = std::min<int64_t>(r.pixels - first, kVectors * kLanes);
     __mmask16 valid[kVectors];
@@ -97,6 +152,8 @@ void pack_pixels(const PackRow& r) {
         const __m512i bit = _mm512_set1_epi32(static_cast<int>(Word{1} << c));
 #pragma GCC unroll 4
         for (int v = 0; v < kVectors; ++v) {
+          // More rows of channels than a processor follows by itself: the next block's are asked for here.
+          if (many) _mm_prefetch(x + (kVectors + v) * kLanes, _MM_HINT_T0);
           const __mmask16 set = reaches(T::load(x + v * kLanes, valid[v]), threshold);
           word[v] = _mm512_mask_xor_epi32(word[v], set, word[v], bit);
         }
@@ -115,6 +172,8 @@ void pack_pixels(const PackRow& r) {
 
 template <class T>
 void pack_type(const PackRow& r) {
+  if (r.stride_c == 1 && r.channels > 1 && r.channels < kLanes && r.stride_w == r.channels)
+    return pack_few_channels<T>(r);
   if (r.stride_c == 1 && r.channels > 1) return pack_channels<T>(r);
   if (r.stride_w == 1) return pack_pixels<T>(r);
   pack__scalar(r);
@@ -132,7 +191,19 @@ void unpack__avx512(const UnpackRow& r) {
   const __m512 plus = _mm512_set1_ps(1.0f), minus = _mm512_set1_ps(-1.0f);
   const Word* pixel = r.input;
   float* output = r.output;
-  for (int64_t i = 0; i < r.pixels; ++i, pixel += r.stride_w) {
+  int64_t i = 0;
+  if (r.channels < kLanes && r.stride_w == 1) {
+    const FewChannels<kLanes> few(r.channels, nullptr);
+    for (; i + kLanes <= r.pixels; i += kLanes, pixel += kLanes) {
+      const __m512i words = _mm512_loadu_si512(pixel);
+      for (int64_t v = 0; v < r.channels; ++v, output += kLanes) {
+        const __m512i own = _mm512_permutexvar_epi32(_mm512_load_si512(few.pixel[v]), words);
+        const __mmask16 bits = _mm512_test_epi32_mask(own, _mm512_load_si512(few.bit[v]));
+        _mm512_storeu_ps(output, _mm512_mask_mov_ps(minus, bits, plus));
+      }
+    }
+  }
+  for (; i < r.pixels; ++i, pixel += r.stride_w) {
     for (int64_t c = 0; c < r.channels; c += 16, output += 16) {
       const auto bits = static_cast<__mmask16>(pixel[c / kWordBits] >> (c % kWordBits));
       const int64_t left = std::min<int64_t>(r.channels - c, 16);

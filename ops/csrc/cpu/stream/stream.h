@@ -2,9 +2,10 @@
 // leaves the dot products of some rows in cache, these functions finish them:
 //
 //   y = dot, then for every step  y = fma(y, affine[step, 0, c], affine[step, 1, c])
-//   y = y + residual;  y = max(y, 0) with relu;  bits = (y >= threshold)
+//   y = y + residual;  y = max(y, 0) with relu;  y rounded once where bfloat16 is stored;  bits = (y >=
+//   threshold)
 //
-// The steps are those of the trained network (scale, batch norm), rounded as there.
+// The steps are those of the trained network (scale, batch norm), rounded as there, in float32.
 #pragma once
 #include <cstdint>
 
@@ -17,7 +18,8 @@ struct CpuKernel;
 
 // Consecutive channels of one residual tensor that meet consecutive channels of the layer, in one row.
 struct ResidualRun {
-  const float* data;  // first channel of the source pixel of output column 0
+  const void* data;  // first channel of the source pixel of output column 0
+  FloatType type;    // f32 or bf16
   int64_t stride_c, stride_h, stride_w;
   int64_t channel, channels;  // of the row
   bool first;                 // starts the sum of its channels; others add to it
@@ -44,13 +46,15 @@ struct ResidualRow {
 struct StreamRow {
   const float* dots;  // [pixels, dots_stride]
   int64_t dots_stride;
-  const float* residual;  // [pixels, residual_stride] or null
+  const void* residual;  // [pixels, residual_stride] or null
+  FloatType residual_type;
   int64_t residual_stride;
   int64_t pixels, channels;
   const float* affine;  // [steps, 2, affine_stride], from the tile's first channel on
   int64_t steps, affine_stride;
   bool relu;
-  float* output;  // [pixels, output_stride]
+  float* output;     // [pixels, output_stride]
+  Bfloat16* narrow;  // or this one
   int64_t output_stride;
 };
 

@@ -14,8 +14,9 @@ namespace {
 constexpr int64_t kChunkDots = 48 * 1024, kChunkPixels = 96;
 
 struct Memory {
-  Scratch dots, target, words, threshold, flip, finished, head, head_bias;
+  Scratch dots, target, words, threshold, flip, fitted, source, column, finished, head, head_bias;
   std::vector<ResidualRun> runs;
+  std::vector<const void*> shortcut;
 };
 
 // The residual is the virtual concat of its tensors, fitted to the layer's channels: repeated where it has
@@ -31,9 +32,9 @@ void list_runs(const Stream& s, const StreamBand& band, int64_t row, int64_t fir
       const StreamSource* source = s.residual;
       for (; local >= source->channels; ++source) local -= source->channels;
       const int64_t count = std::min(channels - c, source->channels - local);
-      runs.push_back({source->data + band.n * source->stride_n + source_row * source->stride_h +
-                          local * source->stride_c,
-                      source->stride_c, source->stride_h, source->stride_w, c, count, term == 0});
+      runs.push_back(
+          {source->at(band.n * source->stride_n + source_row * source->stride_h + local * source->stride_c),
+           source->type, source->stride_c, source->stride_h, source->stride_w, c, count, term == 0});
       c += count;
     }
   }
@@ -55,8 +56,11 @@ void pack_rows(const Conv2dParams& p, const CpuKernel& kernel, const StreamBand&
     std::fill(threshold + channels, threshold + own_words * kWordBits, 0.0f);
     for (int64_t r = row; r < row + rows; ++r) {
       const int64_t pixel = (band.n * p.output.h + band.row + r * band.row_step) * p.output.w + band.column;
-      const PackRow pack{s.output + pixel * p.out_channels + first, FloatType::f32, channels, band.columns, 1,
-                         band.column_step * p.out_channels,         threshold,      no_flip,  packed};
+      const int64_t element = pixel * p.out_channels + first;
+      const void* values = s.narrow ? static_cast<const void*>(s.narrow + element) : s.output + element;
+      const FloatType type = s.narrow ? FloatType::bf16 : FloatType::f32;
+      const PackRow pack{values,    type,    channels, band.columns, 1, band.column_step * p.out_channels,
+                         threshold, no_flip, packed};
       kernel.pack(pack);
       Word* to = s.bits + (pixel * s.planes + plane) * words + tile_begin;
       for (int64_t i = 0; i < band.columns; ++i, to += band.column_step * s.planes * words)
@@ -89,14 +93,147 @@ void project_rows(const Conv2dParams& p, const CpuKernel& kernel, const StreamBa
   }
 }
 
-// Whether the shortcut is one tensor that lies in memory as the output does.
-bool lies_like_output(const Conv2dParams& p) {
+int64_t terms_of(const Conv2dParams& p) {
   const Stream& s = *p.stream;
-  const StreamSource& r = s.residual[0];
-  const int64_t row = p.output.w * p.out_channels;
-  return s.residuals == 1 && s.residual_channels == p.out_channels && s.pool == 1 && s.upsample == 1 &&
-         r.stride_c == 1 && r.stride_w == p.out_channels && r.stride_h == row &&
-         r.stride_n == p.output.h * row;
+  return s.residuals ? std::max<int64_t>(s.residual_channels / p.out_channels, 1) : 0;
+}
+
+// Where the channels of each tile start in each term of the shortcut, in the band's image. False where the
+// kernel cannot read the shortcut from there: a tile that two tensors share, a pooled one, other strides.
+bool find_terms(const Conv2dParams& p, const StreamBand& band, int64_t tile_begin, int64_t tile_end,
+                Memory& memory) {
+  const Stream& s = *p.stream;
+  const int64_t terms = terms_of(p);
+  if (s.pool != 1 || (terms & (terms - 1))) return false;  // a share of 1/3 rounds, the trained one divides
+  for (int64_t i = 0; i < s.residuals; ++i) {
+    const StreamSource &a = s.residual[0], &b = s.residual[i];
+    if (b.stride_c != 1 || a.type != b.type || a.stride_h != b.stride_h || a.stride_w != b.stride_w)
+      return false;
+  }
+  memory.shortcut.assign(static_cast<size_t>(tile_end * terms), nullptr);
+  for (int64_t tile = tile_begin; tile < tile_end; ++tile) {
+    const int64_t first = tile * kTileChannels, channels = std::min(p.out_channels - first, kTileChannels);
+    list_runs(s, band, 0, first, channels, p.out_channels, memory.runs);
+    if (static_cast<int64_t>(memory.runs.size()) != terms) return false;
+    for (int64_t i = 0; i < terms; ++i)
+      memory.shortcut[static_cast<size_t>(tile * terms + i)] = memory.runs[static_cast<size_t>(i)].data;
+  }
+  return true;
+}
+
+// Along one axis. Divisions would be felt where there are many.
+int64_t source_pixel(int64_t output, const Stream& s) {
+  return s.upsample == 1 ? output : output / s.upsample;
+}
+
+// Elements from there to each pixel of some rows.
+void list_sources(const Stream& s, const StreamBand& band, int64_t row, int64_t rows, Memory& memory) {
+  auto* column = memory.column.get<int64_t>(band.columns);
+  auto* source = memory.source.get<int64_t>(rows * band.columns);
+  for (int64_t i = 0; i < band.columns; ++i)
+    column[i] = source_pixel(band.column + i * band.column_step, s) * s.residual[0].stride_w;
+  for (int64_t r = row; r < row + rows; ++r, source += band.columns) {
+    const int64_t first = source_pixel(band.row + r * band.row_step, s) * s.residual[0].stride_h;
+    for (int64_t i = 0; i < band.columns; ++i) source[i] = first + column[i];
+  }
+}
+
+// One row of the shortcut, fitted: to sum[pixel * stride].
+void fit_row(const Conv2dParams& p, const CpuKernel& kernel, const StreamBand& band, int64_t row,
+             int64_t first, int64_t channels, float* sum, Memory& memory) {
+  const Stream& s = *p.stream;
+  list_runs(s, band, band.row + row * band.row_step, first, channels, p.out_channels, memory.runs);
+  kernel.add_residual({memory.runs.data(), static_cast<int64_t>(memory.runs.size()), channels, band.columns,
+                       band.column, band.column_step, s.pool, s.upsample, static_cast<float>(terms_of(p)),
+                       sum, channels});
+}
+
+// A part of a band, and how to get at what it writes.
+struct Chunk {
+  const StreamBand& band;
+  int64_t row, rows, first, channels;
+  float* finished;  // or null: into the output
+
+  // Elements of the output, or of `finished`, to the first pixel of row r of the band.
+  int64_t output(const Conv2dParams& p, int64_t r) const {
+    if (finished) return (r - row) * band.columns * p.out_channels;
+    return ((band.n * p.output.h + band.row + r * band.row_step) * p.output.w + band.column) * p.out_channels;
+  }
+};
+
+// The kernel finishes the stream itself: it reads the shortcut where it lies, or from a fitted copy in cache.
+void finish_in_kernel(const Conv2dParams& p, const CpuKernel& kernel, const Chunk& chunk, bool direct,
+                      Conv2dTile& tile, Memory& memory) {
+  const Stream& s = *p.stream;
+  const int64_t begin = chunk.output(p, chunk.row);
+  StreamEpilogue epilogue{};
+  epilogue.affine = s.affine;
+  epilogue.steps = s.steps;
+  epilogue.relu = s.relu;
+  epilogue.output = chunk.finished ? chunk.finished : s.output ? s.output + begin : nullptr;
+  epilogue.narrow = s.narrow ? s.narrow + begin : nullptr;
+  epilogue.share = 1;
+  if (s.residuals && direct) {
+    list_sources(s, chunk.band, chunk.row, chunk.rows, memory);
+    epilogue.terms = terms_of(p);
+    epilogue.shortcut_type = s.residual[0].type;
+    epilogue.share = 1 / static_cast<float>(epilogue.terms);
+  } else if (s.residuals) {
+    const int64_t columns = chunk.band.columns, pixels = chunk.rows * columns;
+    auto* fitted = memory.fitted.get<float>(pixels * chunk.channels);
+    auto* source = memory.source.get<int64_t>(pixels);
+    for (int64_t r = 0; r < chunk.rows; ++r)
+      fit_row(p, kernel, chunk.band, chunk.row + r, chunk.first, chunk.channels,
+              fitted + r * columns * chunk.channels, memory);
+    for (int64_t i = 0; i < pixels; ++i) source[i] = i * chunk.channels;
+    memory.shortcut.assign(static_cast<size_t>(tile.tile_end), nullptr);
+    for (int64_t i = tile.tile_begin; i < tile.tile_end; ++i)
+      memory.shortcut[static_cast<size_t>(i)] = fitted + i * kTileChannels - chunk.first;
+    epilogue.terms = 1;
+  }
+  epilogue.shortcut = memory.shortcut.data();
+  epilogue.source = s.residuals ? memory.source.get<int64_t>(0) : nullptr;
+  tile.stream = &epilogue;
+  run_tiles(kernel, tile);
+}
+
+// The kernel leaves dot products in cache; rows are finished from there.
+void finish_rows(const Conv2dParams& p, const CpuKernel& kernel, const Chunk& chunk, bool direct,
+                 const Conv2dTile& tile, const float* dots, Memory& memory) {
+  const Stream& s = *p.stream;
+  run_tiles(kernel, tile);
+  for (int64_t r = chunk.row; r < chunk.row + chunk.rows; ++r, dots += chunk.band.columns * chunk.channels) {
+    const int64_t output = chunk.output(p, r) + chunk.first;
+    const int64_t step = chunk.band.column_step;
+    StreamRow row{};
+    row.dots = dots;
+    row.dots_stride = row.channels = chunk.channels;
+    row.pixels = chunk.band.columns;
+    row.affine = s.affine + chunk.first;
+    row.steps = s.steps;
+    row.affine_stride = p.out_channels;
+    row.relu = s.relu;
+    row.output = chunk.finished ? chunk.finished + output : s.output ? s.output + output : nullptr;
+    row.narrow = s.narrow ? s.narrow + output : nullptr;
+    row.output_stride = chunk.finished ? p.out_channels : step * p.out_channels;
+    if (direct) {
+      list_runs(s, chunk.band, chunk.band.row + r * chunk.band.row_step, chunk.first, chunk.channels,
+                p.out_channels, memory.runs);
+      const ResidualRun& run = memory.runs[0];
+      row.residual_type = run.type;
+      row.residual_stride = step * run.stride_w;
+      row.residual = s.residual[0].type == FloatType::bf16
+                         ? static_cast<const void*>(static_cast<const Bfloat16*>(run.data) +
+                                                    chunk.band.column * run.stride_w)
+                         : static_cast<const float*>(run.data) + chunk.band.column * run.stride_w;
+    } else if (s.residuals) {
+      auto* fitted = memory.fitted.get<float>(chunk.band.columns * chunk.channels);
+      fit_row(p, kernel, chunk.band, r, chunk.first, chunk.channels, fitted, memory);
+      row.residual = fitted;
+      row.residual_stride = chunk.channels;
+    }
+    kernel.finish_row(row);
+  }
 }
 
 }  // namespace
@@ -109,31 +246,18 @@ void stream_band(const Conv2dParams& p, const CpuKernel& kernel, const Conv2dTil
   const int64_t channels = std::min(band_tile.tile_end * kTileChannels, p.out_channels) - first;
   const int64_t chunk_pixels = std::max(kChunkPixels, kChunkDots / channels);
   // A kernel that rewrites its input would do so twice for rows that chunks share.
-  const bool whole = kernel.layout == WeightLayout::int8;
+  const bool whole = kernel.layout != WeightLayout::bits;
   const int64_t chunk_rows =
       whole ? band.rows : std::clamp<int64_t>(chunk_pixels / band.columns, 1, band.rows);
   // Where finished rows go: into the output, or with a head into scratch, chunk after chunk.
   float* finished = s.head ? memory.finished.get<float>(chunk_rows * band.columns * p.out_channels) : nullptr;
-  const auto offset = [&](int64_t row) {
-    if (s.head) return row % chunk_rows * band.columns * p.out_channels;
-    const int64_t pixel = (band.n * p.output.h + band.row + row * band.row_step) * p.output.w + band.column;
-    return pixel * p.out_channels;
-  };
-  float* output = s.head ? finished : s.output;
-  const int64_t pixel_stride = s.head ? p.out_channels : band.column_step * p.out_channels;
-  // A shortcut that has to be fitted first is put where the result will be.
-  const bool fitted = s.residuals && (s.head || !lies_like_output(p));
-  const float* residual = fitted ? output : s.residuals ? s.residual[0].data : nullptr;
-  const float terms = static_cast<float>(std::max<int64_t>(s.residual_channels / p.out_channels, 1));
-
   const Conv2dPicture& picture = band_tile.picture;
   Conv2dTile tile = band_tile;
   float* dots = nullptr;
-  if (kernel.adds_stream) {
-    tile.affine = s.affine;
-    tile.steps = s.steps;
-    tile.relu = s.relu;
-  } else {
+  bool direct = s.residuals && find_terms(p, band, tile.tile_begin, tile.tile_end, memory);
+  if (!kernel.adds_stream) {
+    list_runs(s, band, band.row, first, s.residuals ? channels : 0, p.out_channels, memory.runs);
+    direct = direct && memory.runs.size() == 1 && s.upsample == 1;  // one tensor, pixel by pixel
     dots = memory.dots.get<float>(chunk_rows * band.columns * channels);
     tile.sums = dots - first;
   }
@@ -142,31 +266,18 @@ void stream_band(const Conv2dParams& p, const CpuKernel& kernel, const Conv2dTil
     for (int64_t i = 0; i < chunk_rows * band.columns; ++i) target[i] = i * channels;
     tile.target = target;
   }
-
   for (int64_t row = 0; row < band.rows; row += chunk_rows) {
-    const int64_t rows = std::min(chunk_rows, band.rows - row), skipped = row * band.columns;
-    for (int64_t r = row; fitted && r < row + rows; ++r) {
-      list_runs(s, band, band.row + r * band.row_step, first, channels, p.out_channels, memory.runs);
-      kernel.add_residual({memory.runs.data(), static_cast<int64_t>(memory.runs.size()), channels,
-                           band.columns, band.column, band.column_step, s.pool, s.upsample, terms,
-                           output + offset(r) + first, pixel_stride});
-    }
+    const int64_t rows = std::min(chunk_rows, band.rows - row);
     // The chunk is a band of its own: the same lists from its own first input row on.
     tile.pixels = rows * band.columns;
     tile.input = band_tile.input + row * picture.step_h * picture.row_stride;
     tile.picture.rows = picture.rows - (band.rows - rows) * picture.step_h;
-    tile.border = band_tile.border + skipped;
-    if (kernel.adds_stream) {
-      tile.sums = output + offset(row);
-      tile.residual = residual ? residual + offset(row) : nullptr;
-    }
-    run_tiles(kernel, tile);
-    for (int64_t r = row; !kernel.adds_stream && r < row + rows; ++r) {
-      const float* row_dots = dots + (r - row) * band.columns * channels;
-      const float* added = residual ? residual + offset(r) + first : nullptr;
-      kernel.finish_row({row_dots, channels, added, pixel_stride, band.columns, channels, s.affine + first,
-                         s.steps, p.out_channels, s.relu, output + offset(r) + first, pixel_stride});
-    }
+    tile.border = band_tile.border + row * band.columns;
+    const Chunk chunk{band, row, rows, first, channels, finished};
+    if (kernel.adds_stream)
+      finish_in_kernel(p, kernel, chunk, direct, tile, memory);
+    else
+      finish_rows(p, kernel, chunk, direct, tile, dots, memory);
     if (s.head) project_rows(p, kernel, band, row, rows, finished, memory);
     if (s.planes) pack_rows(p, kernel, band, row, rows, band_tile.tile_begin, band_tile.tile_end, memory);
   }

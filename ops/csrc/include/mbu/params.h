@@ -3,13 +3,10 @@
 #pragma once
 #include <cstdint>
 
+#include "mbu/bfloat16.h"
 #include "mbu/types.h"
 
 namespace mbu {
-
-struct Extent {
-  int64_t h, w;
-};
 
 struct PackedImage {
   const Word* data;
@@ -17,10 +14,19 @@ struct PackedImage {
   int64_t stride_n, stride_h, stride_w;  // the words of a pixel are contiguous
 };
 
-// One part of a residual: float32 [N, channels, H, W] with any strides.
+enum class FloatType { f32, bf16, f16 };
+
+// One part of a residual: float32 or bfloat16 [N, channels, H, W] with any strides.
 struct StreamSource {
-  const float* data;
+  const void* data;
   int64_t channels, stride_n, stride_c, stride_h, stride_w;
+  FloatType type = FloatType::f32;
+
+  // `elements` from `data` on.
+  const void* at(int64_t elements) const {
+    const int64_t size = type == FloatType::bf16 ? sizeof(Bfloat16) : sizeof(float);
+    return static_cast<const char*>(data) + elements * size;
+  }
 };
 
 // What turns dot products into the float residual stream; see cpu/stream/stream.h for the formula.
@@ -31,13 +37,14 @@ struct Stream {
   int64_t residuals, residual_channels;
   int64_t pool, upsample;  // max over pool x pool pixels, each pixel repeated upsample x upsample times
   bool relu;
-  float* output;  // [N, OH, OW, OC]; null with a head
+  float* output;     // [N, OH, OW, OC]; null with a head
+  Bfloat16* narrow;  // the same, instead of `output`: rounded once, to nearest even
   // A 1x1 convolution behind the stream, which is then not stored: logits = head * y + head_bias.
   const float* head;       // [classes, OC] or null
   const float* head_bias;  // [classes] or null: 0
   int64_t classes;
   float* logits;           // [N, OH, OW, classes]
-  Word* bits;              // [N, OH, OW, planes * OCw]
+  Word* bits;              // [N, OH, OW, planes * OCw], of what is stored
   const float* threshold;  // [planes, OC]
   int64_t planes;
 };
@@ -72,8 +79,6 @@ struct StemParams {
   Stream stream;     // no residual; `output` may be null
   const Word* flip;  // [planes, OCw] or null: 0
 };
-
-enum class FloatType { f32, bf16, f16 };
 
 struct PackParams {
   const void* input;  // [N, C, H, W]

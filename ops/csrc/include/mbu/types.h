@@ -16,6 +16,10 @@ constexpr int64_t kWordBits = 32;
 // Output channels of one weight tile: two 512-bit registers of 32-bit counters, and one output word.
 constexpr int64_t kTileChannels = 32;
 
+struct Extent {
+  int64_t h, w;
+};
+
 constexpr int64_t words_of(int64_t channels) {
   return (channels + kWordBits - 1) / kWordBits;
 }
@@ -29,24 +33,30 @@ constexpr Word valid_bits(int64_t word, int64_t channels) {
 // How a tiled weight holds its products; every CPU kernel reads one layout (kernels.inc). OCp is OC rounded
 // up to 32, Tw the words of a pixel that a tile of 32 outputs meets; added channels and added inputs weigh 0.
 //   bits: [OCp/32][taps][Tw][sign 32 | mask 32]; count = popc(mask & (a ^ sign)), base = nnz
-//   int8: [OCp/32][ceil(Tw/2)][taps][2][16][16][4] bytes: of 64 inputs and 32 outputs, for each half of the
-//         outputs, 16 rows of 4 inputs x 16 outputs; the byte is -w. With activations as bytes 1 and 0,
+//   int8: [OCp/32][ceil(Tw/2)][stored taps][2][16][16][4] bytes: of 64 inputs and 32 outputs, for each half
+//   of
+//         the outputs, 16 rows of 4 inputs x 16 outputs; the byte is -w. With activations as bytes 1 and 0,
 //         dot = sum (2a - 1) w = 2 sum a w - sum w, so that count = sum a (-w), base = -sum w
-// In both, dot = base - 2 * count: one table and one epilogue serve them.
+//   int8_rows: [OCp/32][Tw][taps][4][4][8][8] bytes: of 32 inputs and 32 outputs, for every 8 outputs and 8
+//         inputs, a row of inputs for each output; byte, count and base as in int8
+// In all, dot = base - 2 * count: one table and one epilogue serve them.
 //
 // A tile meets the words [first_word, first_word + Tw) of every pixel; those it leaves out weigh 0 for all
 // its outputs. So the groups of a grouped convolution, whose planes are zero outside a group's channels, cost
 // what they read. Tw is the same for all tiles, and is Cw for a layer that is not sparse in this way.
-enum class WeightLayout : int32_t { bits, int8 };
+enum class WeightLayout : int32_t { bits, int8, int8_rows };
 
 constexpr const char* name_of(WeightLayout layout) {
-  return layout == WeightLayout::bits ? "bits" : "int8";
+  return layout == WeightLayout::bits ? "bits" : layout == WeightLayout::int8 ? "int8" : "int8_rows";
 }
 
 // Input channels of one step of the int8 layout: a row of an AMX tile.
 constexpr int64_t kStepChannels = 64;
 // Bytes of its weights.
 constexpr int64_t kStepBytes = kStepChannels * kTileChannels;
+// Words from which on the int8 layout holds, for kernels of three rows g0, g1, g2, two rows more: g0 + g1 +
+// g2 and g0 - g1 + g2 (conv2d_64x32__amx_int8.cpp). Fewer products paid from 256 channels on in a prototype.
+constexpr int64_t kWinogradWords = 8;
 
 constexpr int64_t steps_of(int64_t words) {
   return (words + 1) / 2;
@@ -80,22 +90,39 @@ struct TiledWeight {
   const Word* tiles() const {
     return reinterpret_cast<const Word*>(first_word() + table_size(header().out_channels));
   }
+  int64_t stored_taps() const {
+    const TiledWeightHeader& h = header();
+    return stored_taps(h.layout, {h.kernel_h, h.kernel_w}, h.tile_words);
+  }
   // Words from one tile of 32 output channels to the next.
   int64_t tile_stride() const {
-    return taps() * kTileChannels * words_per_tap(header().layout, header().tile_words);
+    return stored_taps() * kTileChannels * words_per_tap(header().layout, header().tile_words);
   }
 
-  // Words that one output channel takes per tap.
+  static constexpr int64_t stored_taps(WeightLayout layout, Extent kernel, int64_t tile_words) {
+    const bool winograd = layout == WeightLayout::int8 && kernel.h == 3 && tile_words >= kWinogradWords;
+    return (kernel.h + (winograd ? 2 : 0)) * kernel.w;
+  }
+  // Words that one output channel takes per stored tap.
   static constexpr int64_t words_per_tap(WeightLayout layout, int64_t tile_words) {
-    return layout == WeightLayout::bits ? 2 * tile_words : steps_of(tile_words) * kStepChannels / 4;
+    switch (layout) {
+      case WeightLayout::bits:
+        return 2 * tile_words;
+      case WeightLayout::int8:
+        return steps_of(tile_words) * kStepChannels / 4;
+      default:
+        return tile_words * kWordBits / 4;
+    }
   }
   static constexpr int64_t table_size(int64_t out_channels) {
     return (words_of(out_channels) + 15) / 16 * 16;
   }
-  static int64_t size(WeightLayout layout, int64_t out_channels, int64_t taps, int64_t tile_words) {
+  static int64_t size(WeightLayout layout, int64_t out_channels, Extent kernel, int64_t tile_words) {
     const int64_t padded = words_of(out_channels) * kTileChannels;
     return static_cast<int64_t>(sizeof(TiledWeightHeader) / sizeof(int32_t)) + table_size(out_channels) +
-           (2 + words_per_tap(layout, tile_words)) * taps * padded;
+           (2 * kernel.h * kernel.w +
+            stored_taps(layout, kernel, tile_words) * words_per_tap(layout, tile_words)) *
+               padded;
   }
 };
 

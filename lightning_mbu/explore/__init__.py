@@ -1,0 +1,1 @@
+"""Experiments as commands: `mbu study` and `mbu sweep`."""

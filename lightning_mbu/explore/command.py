@@ -1,0 +1,107 @@
+"""The options of `mbu study` and `mbu sweep`."""
+
+from __future__ import annotations
+
+import argparse
+import warnings
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+STUDY = (
+    "Run one of the studies of MBU-Net, or ours, on a folder of data: table1 (weight bits), ingredients (training), "
+    "figure3 (which blocks are masked), pareto (quality against latency), budget (search under a limit). "
+    "Finished networks are kept: a study that was stopped goes on, and several processes can share one."
+)
+SWEEP = (
+    "Search settings of training with Optuna, by validation score. Several processes can share one search."
+)
+
+
+def add_study_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("name", help="table1, ingredients, figure3, pareto or budget")
+    _add_common(parser, "mbu-study")
+    add("--quick", action="store_true", help="64 pixels, 8 epochs: the ordering in minutes, not the accuracy")
+    add("--seeds", type=int, default=1, help="runs of each row")
+    add("--only", nargs="+", default=(), metavar="ROW", help="rows of `ingredients` to run")
+    add("--permutations", type=int, default=6, help="figure3: orders of masking to draw")
+    add("--depth", type=int, default=4, help="figure3: blocks masked in each")
+    add("--w-op", type=float, default=0.5, help="pareto: weight of operations in the cost score (Eq. 2)")
+    add("--threads", type=int, default=1, help="pareto, budget: processor threads for timing")
+    add("--trials", type=int, default=20, help="budget: networks to try")
+    add("--max-dice-drop", type=float, help="budget: find the fastest network that loses at most this")
+    add("--max-latency-ms", type=float, help="budget: find the best network that takes at most this")
+
+
+def add_sweep_options(parser: argparse.ArgumentParser) -> None:
+    _add_common(parser, "mbu-sweep")
+    parser.add_argument(
+        "--set", nargs="+", required=True, metavar="NAME=SPEC",
+        help="lr=1e-3:1e-2:log, float_share=0:0.5, estimator=clipped,annealed",
+    )  # fmt: skip
+    parser.add_argument("--trials", type=int, default=20, help="networks to train")
+
+
+def _add_common(parser: argparse.ArgumentParser, output: str) -> None:
+    add = parser.add_argument
+    add("--data", required=True, help="folder of nuclei, CamVid or ISBI 2012")
+    add("--output", default=output, help="folder for the record, tables and plots")
+    add("--storage", help="SQLAlchemy URL that several machines share, instead of a file in the folder")
+    add("--size", type=int, help="height of the images, pixels; 128 if not given")
+    add("--epochs", type=int, help="of every network; 12 if not given")
+    add("--width", type=int, default=16, help="channels of the first level")
+    add("--shortcuts", action="store_true", help="real-valued shortcuts in every network")
+
+
+def _optuna() -> None:
+    import importlib.util
+    import logging
+
+    if importlib.util.find_spec("optuna") is None:
+        raise ImportError("optuna is not installed; pip install 'lightning-mbu[explore]' brings it")
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="lightning")
+    warnings.filterwarnings("ignore", message=".*(LeafSpec|treespec|litlogger|No CUDA runtime).*")
+
+
+def study(options: argparse.Namespace, console: Console) -> int:
+    _optuna()
+    from dataclasses import fields
+
+    from .study import StudySettings, run_study
+
+    chosen: dict[str, Any] = {field.name: getattr(options, field.name) for field in fields(StudySettings)}
+    try:
+        run_study(StudySettings(**{**chosen, "only": tuple(options.only)}), console)
+    except KeyboardInterrupt:
+        console.print(
+            f"Stopped. Finished networks are kept in {options.output}; the same command goes on from there."
+        )
+        return 130
+    return 0
+
+
+def sweep(options: argparse.Namespace, console: Console) -> int:
+    _optuna()
+    from . import results
+    from .data import read_data
+    from .search import parse_choice, search_settings
+    from .store import open_study
+    from .training import Experiment
+
+    choices = dict(parse_choice(text) for text in options.set)
+    data = read_data(options.data, options.size or 128)
+    base = Experiment(width=options.width, shortcuts=options.shortcuts, epochs=options.epochs or 12)
+    name = f"sweep-{data.name}-{options.size or 128}px-w{base.width}-e{base.epochs}-" + "-".join(
+        sorted(choices)
+    )
+    record = open_study(name, Path(options.output), options.storage, direction="maximize")
+    found = search_settings(base, data, record, choices, options.trials, console)
+    best = dict(sorted(found.items(), key=lambda item: -item[1]["value"]))
+    console.print(results.as_table(name, results.by_row(best), ("value", "test/dice", "test/iou", "minutes")))
+    files = results.write(Path(options.output), name, {"choices": choices}, found)
+    console.print(f"written: {', '.join(str(file) for file in files)}", highlight=False)
+    return 0

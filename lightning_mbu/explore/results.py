@@ -1,0 +1,106 @@
+"""What a study found, as table, CSV, JSON and plot."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from ..atomic import write_atomically
+from ..bench.rivals import require
+
+
+def by_row(results: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    """Runs of one row under several seeds (`name #seed`) become one line: mean and spread of every score.
+
+    Returns:
+        Lines with `row`, `seeds` and, for each number that the runs hold, its mean under its own name and its
+        sample deviation under `name ±` (None for a single seed).
+    """
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for name, result in results.items():
+        groups.setdefault(name.partition(" #")[0], []).append(result)
+    lines = []
+    for name, group in groups.items():
+        line: dict[str, Any] = {"row": name, "seeds": len(group)}
+        for key, first in group[0].items():
+            if isinstance(first, int | float):
+                values = [float(result[key]) for result in group]
+                line[key] = statistics.fmean(values)
+                line[f"{key} ±"] = statistics.stdev(values) if len(values) > 1 else None
+        lines.append(line)
+    return lines
+
+
+def as_table(title: str, lines: list[dict[str, Any]], columns: tuple[str, ...]) -> Table:
+    """A table of the columns that there are, three digits, spread behind the mean."""
+    table = Table(title=title, title_justify="left")
+    table.add_column("row")
+    shown = [column for column in columns if any(column in line for line in lines)]
+    for column in ("seeds", *shown):
+        table.add_column(column, justify="right")
+    for line in lines:
+        cells = []
+        for column in shown:
+            spread = line.get(f"{column} ±")
+            cells.append(
+                ""
+                if column not in line
+                else f"{line[column]:.3f}" + ("" if spread is None else f" ± {spread:.3f}")
+            )
+        table.add_row(line["row"], str(line["seeds"]), *cells)
+    return table
+
+
+def write(
+    output: Path, name: str, conditions: dict[str, Any], results: dict[str, dict[str, Any]]
+) -> list[Path]:
+    """Writes `<name>.json` (conditions and every run) and `<name>.csv` (one line a row), whole or not at all."""
+    lines = by_row(results)
+    text = io.StringIO()
+    columns = list(dict.fromkeys(key for line in lines for key in line))
+    writer = csv.DictWriter(text, columns)
+    writer.writeheader()
+    writer.writerows(lines)
+    content = json.dumps({"study": name, "conditions": conditions, "runs": results}, indent=1)
+    files = [output / f"{name}.json", output / f"{name}.csv"]
+    for file, body in zip(files, (content, text.getvalue()), strict=True):
+        write_atomically(file, body.encode())
+    return files
+
+
+def plot(output: Path, name: str, lines: list[dict[str, Any]], x: str, y: str) -> Path | None:
+    """`<name>.svg`: one point a row, labelled; None where matplotlib is not installed or nothing has both numbers."""
+    points = [line for line in lines if x in line and y in line]
+    try:
+        require("matplotlib")
+    except ImportError:
+        return None
+    if not points:
+        return None
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "mbu", "font.size": 9}):
+        figure = Figure(figsize=(7, 4.5), layout="constrained")
+        axes = figure.subplots()
+        for line in points:
+            colour = "#BBBBBB" if line["row"].startswith("float") else "#0072B2"
+            axes.errorbar(line[x], line[y], yerr=line.get(f"{y} ±"), fmt="o", color=colour)
+            axes.annotate(
+                line["row"], (line[x], line[y]), xytext=(4, 4), textcoords="offset points", fontsize=7
+            )
+        axes.set_xlabel(x)
+        axes.set_ylabel(y)
+        if all(line[x] > 0 for line in points):
+            axes.set_xscale("log")
+        picture = io.BytesIO()
+        figure.savefig(picture, format="svg", metadata={"Date": None})
+    file = output / f"{name}.svg"
+    write_atomically(file, picture.getvalue())
+    return file

@@ -1,0 +1,169 @@
+"""The studies behind `mbu study`: which rows they run, and what they show of them."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from ..models import MBUNet
+from ..timing import conditions
+from . import results
+from .data import DataSet, read_data
+from .measure import primary, row
+from .plans import ranked_blocks
+from .rows import figure3, ingredients, pareto, repeat, table1
+from .search import search_budget
+from .shapley import named_subset, shapley_values
+from .store import finished, open_study, run_rows
+from .training import Experiment
+
+STUDIES = ("table1", "ingredients", "figure3", "pareto", "budget")
+
+
+@dataclass(frozen=True)
+class StudySettings:
+    """Options of `mbu study`.
+
+    Attributes:
+        name: one of `STUDIES`.
+        data: folder of nuclei, CamVid or ISBI 2012.
+        output: folder for the database, tables and plots.
+        storage: SQLAlchemy URL that several machines share; None keeps the record in `output`.
+        quick: 64 pixels, 8 epochs: the ordering in minutes, not the accuracy.
+        size: height of the images, pixels; by default 128, or 64 with `quick`.
+        epochs: of every network; by default 12, or 8 with `quick`.
+        width: channels of the first level.
+        shortcuts: real-valued shortcuts in every network, the float one too.
+        seeds: runs of each row.
+        only: rows of `ingredients` to run, all if empty.
+        permutations, depth: of `figure3`, see `shapley.chains`.
+        w_op: weight of the operations in the cost score of `pareto`; that of the parameters is the rest.
+        threads: processor threads for the timing of `pareto` and `budget`.
+        trials: networks that `budget` tries.
+        max_dice_drop, max_latency_ms: of `budget`; give one.
+    """
+
+    name: str
+    data: str
+    output: str = "mbu-study"
+    storage: str | None = None
+    quick: bool = False
+    size: int | None = None
+    epochs: int | None = None
+    width: int = 16
+    shortcuts: bool = False
+    seeds: int = 1
+    only: tuple[str, ...] = ()
+    permutations: int = 6
+    depth: int = 4
+    w_op: float = 0.5
+    threads: int = 1
+    trials: int = 20
+    max_dice_drop: float | None = None
+    max_latency_ms: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.name not in STUDIES:
+            raise ValueError(f"study {self.name!r} is unknown; choose one of {', '.join(STUDIES)}.")
+        for name in ("seeds", "permutations", "depth", "threads", "trials"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1.")
+        if self.name == "budget" and (self.max_dice_drop is None) == (self.max_latency_ms is None):
+            raise ValueError(
+                "budget needs either --max-dice-drop or --max-latency-ms, and one of them alone."
+            )
+
+    @property
+    def pixels(self) -> int:
+        return self.size if self.size is not None else (64 if self.quick else 128)
+
+    @property
+    def base(self) -> Experiment:
+        """What every row starts from."""
+        epochs = self.epochs if self.epochs is not None else (8 if self.quick else 12)
+        return Experiment(width=self.width, shortcuts=self.shortcuts, epochs=epochs)
+
+
+def run_study(settings: StudySettings, console: Console) -> dict[str, dict[str, Any]]:
+    """Runs what is missing of a study, shows and writes its results; returns every run.
+
+    Raises:
+        ValueError, FileNotFoundError: settings or data that cannot work.
+        KeyboardInterrupt: stopped; finished rows are kept and the next call goes on from there.
+    """
+    data = read_data(settings.data, settings.pixels)
+    console.print(f"{data}", highlight=False)
+    experiments, timed = _rows(settings, data)
+    if settings.name != "ingredients" and len(settings.only):
+        raise ValueError("--only chooses rows of `ingredients`; other studies run all of theirs.")
+    output = Path(settings.output)
+    # The name holds what makes results comparable: a study with other settings is another study.
+    name = f"{settings.name}-{data.name}-{settings.pixels}px-w{settings.width}-e{settings.base.epochs}"
+    name += "-shortcuts" if settings.shortcuts else ""
+    study = open_study(name, output, settings.storage, direction="maximize")
+    rows = {
+        key: row(experiment, data, timed=timed, threads=settings.threads, compiled=not settings.quick)
+        for key, experiment in repeat(experiments, settings.seeds).items()
+    }
+    if settings.name == "budget":
+        found = search_budget(settings, data, study, rows, console)
+    else:
+        found = run_rows(study, rows, console)
+        # Rows of earlier calls with other `only` or fewer seeds belong to the same table.
+        found |= {key: value for key, value in finished(study).items() if key not in found}
+    _show(settings, data, name, found, console)
+    return found
+
+
+def _blocks(settings: StudySettings, data: DataSet) -> tuple[str, ...]:
+    model = MBUNet(classes=len(data.classes), width=settings.width, shortcuts=settings.shortcuts)
+    example = torch.empty(1, 3, settings.pixels, data.splits["train"].images.shape[2])
+    return ranked_blocks(model, example, settings.w_op, 1 - settings.w_op)
+
+
+def _rows(settings: StudySettings, data: DataSet) -> tuple[dict[str, Experiment], bool]:
+    """Rows, and whether they are timed."""
+    base = settings.base
+    if settings.name == "table1":
+        return table1(base), False
+    if settings.name == "ingredients":
+        return ingredients(base, settings.only), False
+    blocks = _blocks(settings, data)
+    if settings.name == "figure3":
+        return figure3(base, blocks, settings.permutations, settings.depth), False
+    if settings.name == "pareto":
+        counts = (0, 4, 8, 12) if settings.quick else tuple(range(len(blocks) + 1))
+        return pareto(base, blocks, tuple(count for count in counts if count <= len(blocks))), True
+    return {"float": replace(base, layers="float")}, True
+
+
+def _show(
+    settings: StudySettings, data: DataSet, name: str, found: dict[str, dict[str, Any]], console: Console
+) -> None:
+    score = primary(data)
+    lines = results.by_row(found)
+    columns = (f"val/{score}", "test/dice", "test/iou", "test/f1", "one-bit GMAC", "ms", "minutes")
+    console.print(results.as_table(name, lines, columns))
+    output = Path(settings.output)
+    facts = {**conditions(torch.device("cpu"), settings.threads), **asdict(settings)}
+    facts = {key: value for key, value in facts.items() if key not in ("data", "output", "storage")}
+    files = results.write(output, name, facts, found)
+    axes = {"pareto": "ms", "budget": "ms", "figure3": "one-bit GMAC, masked twice"}
+    if settings.name in axes:
+        drawn = results.plot(output, name, lines, axes[settings.name], f"test/{score}")
+        files += [drawn] if drawn else []
+    if settings.name == "figure3":
+        blocks = _blocks(settings, data)
+        values = {named_subset(line["row"], blocks): line[f"test/{score}"] for line in lines}
+        table = Table(title="Mean gain of masking a block (Shapley value, sampled)", title_justify="left")
+        table.add_column("block, cheapest first")
+        table.add_column(score, justify="right")
+        for block, value in shapley_values(values, blocks).items():
+            table.add_row(block, f"{value:+.4f}")
+        console.print(table)
+    console.print(f"written: {', '.join(str(file) for file in files)}", highlight=False)

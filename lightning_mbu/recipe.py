@@ -1,0 +1,71 @@
+"""Recipe: the training ingredients of `MBUQuantize` beyond its phases, each with its paper.
+
+Every one is off by default; docs/results/accuracy.md holds what each was measured to give.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Arguments of `MBUQuantize` that change the layers or help them learn.
+
+    Attributes:
+        planes: thresholds per channel; 2 or 3 make thermometer activations, whose planes the next layer reads as
+            further one-bit channels: as many times the operations, no float between layers.
+        shortcuts: add real-valued shortcuts around layers of equal shape (Bi-Real Net, arXiv:1808.00278).
+        shift: add shifted activations in front of sums (RPReLU of ReActNet, arXiv:2003.03488).
+        thresholds: `"auto"` learns activation thresholds (RSign of ReActNet) where a layer's input is not centred,
+            `"learned"` everywhere, `"zero"` nowhere.
+        mask_blocks: output and input channels of the blocks in which masked layers choose their zeros; None chooses
+            weight by weight.
+        block_density: share of the blocks that are present, with `mask_blocks`.
+        weights_after: share of the run by which weights become one-bit later than activations (two stages,
+            arXiv:2003.13033).
+        clip: largest latent weight; those beyond are set back after every step (BinaryConnect, arXiv:1511.00363).
+        distill: weight of the distance to a float teacher in the loss (arXiv:1503.02531); the teacher is the
+            network at the end of its float phase, or the one in the file `teacher`.
+        distill_temperature: divides the logits of both; the gradient keeps its size.
+        distill_features: names of modules whose attention maps are matched too (arXiv:1612.03928).
+        teacher: checkpoint or state dict of the float network.
+        average_from: share of the run from which latent weights are averaged; the average is the result (stochastic
+            weight averaging, arXiv:1803.05407). Signs are taken of the average, not averaged.
+        reestimate: training batches from which batch norms are measured anew at the end (arXiv:1803.05407,
+            section 3.2).
+    """
+
+    planes: int = 1
+    shortcuts: bool = False
+    shift: bool = False
+    thresholds: str = "auto"
+    mask_blocks: tuple[int, int] | None = None
+    block_density: float = 0.5
+    weights_after: float = 0.0
+    clip: float | None = None
+    distill: float = 0.0
+    distill_temperature: float = 1.0
+    distill_features: tuple[str, ...] = ()
+    teacher: str | None = None
+    average_from: float | None = None
+    reestimate: int = 0
+
+    def __post_init__(self) -> None:
+        for name, lowest in (("planes", 1), ("reestimate", 0), ("distill", 0)):
+            if getattr(self, name) < lowest:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least {lowest}.")
+        if self.distill_temperature <= 0 or (self.clip is not None and self.clip <= 0):
+            raise ValueError(
+                f"distill_temperature={self.distill_temperature} and clip={self.clip} must be above 0."
+            )
+        if self.average_from is not None and not 0 <= self.average_from < 1:
+            raise ValueError(f"average_from={self.average_from} must be a share of the run, in [0, 1).")
+
+    def check_teacher(self, float_share: float) -> None:
+        """Raises ValueError where distillation has no teacher."""
+        if self.distill and self.teacher is None and not float_share:
+            raise ValueError(
+                f"distill={self.distill} has no teacher: this run has no float phase. Set float_share above 0, or "
+                "teacher='float.ckpt', a checkpoint of the same network trained in float."
+            )

@@ -1,0 +1,149 @@
+// The input of a band as bytes, for kernels that multiply bytes: which pixels are expanded, where they lie
+// and which of them make up a tile.
+//
+// A band's bits become bytes once, 1 and 0, in an order that makes every operand a run of memory:
+//
+//   bytes [step: some channels][plane: fewer channels][grid][row][column][cell: the bytes of a plane]
+//
+// A grid holds the picture pixels (i * step_h + r, j * step_w + c) of one remainder (r, c), those that some
+// tap meets. Within a grid the taps of a convolution with steps are those of one without: output pixel (y, x)
+// meets (y + row / step_h, x + column / step_w). So neighbours in a row are one load. Where rows are no
+// multiple of a tile, one may also run on from the end of a row into the next and count a few pixels that do
+// not exist.
+//
+// In an unnamed namespace, because copies compiled with different flags must not be merged by the linker.
+#pragma once
+#include <algorithm>
+#include <vector>
+
+#include "cpu/kernels.h"
+
+namespace mbu {
+namespace {
+
+// What a kernel's operands look like.
+struct ByteShape {
+  int64_t cell;          // bytes of a pixel in one plane
+  int64_t planes;        // of a step
+  int64_t weight_bytes;  // of a tile, one tap and one step
+  int64_t tile_pixels;
+};
+
+// One tap of one step: bytes from the pixel and from the start of the weights.
+struct ByteStep {
+  int64_t input, weight;
+};
+
+// Pixels that follow one another in the bytes. Those that exist follow one another in the lists of Conv2dTile
+// too; those in a gap between two rows do not exist.
+struct PixelTile {
+  int64_t start;    // bytes to the first
+  int64_t pixel;    // index of the first that exists
+  uint32_t exists;  // a bit each
+  int32_t border;   // the border class if all exist and share it, else -1
+};
+
+struct Grid {
+  int64_t row, column;  // remainders
+};
+
+struct Grids {
+  std::vector<Grid> grids;
+  std::vector<ByteStep> steps;
+  std::vector<PixelTile> tiles;
+  int64_t rows, columns;  // of one grid, as far as outputs reach
+  int64_t plane_bytes;    // of all grids
+
+  int64_t plane_pixels() const { return static_cast<int64_t>(grids.size()) * rows * columns; }
+};
+
+// Lists the grids and, with the offsets that follow from them, the steps: channels outside, so that the
+// pixels of one step's channels stay in the first-level cache while all taps pass over them.
+inline void plan_steps(const Conv2dTile& t, const ByteShape& shape, int64_t steps, Grids& g) {
+  const Conv2dPicture& in = t.picture;
+  g.grids.clear();
+  g.steps.clear();
+  g.rows = t.pixels / t.row_pixels;
+  g.columns = t.row_pixels;
+  for (int64_t i = 0; i < in.taps; ++i) {
+    g.rows = std::max(g.rows, t.pixels / t.row_pixels + in.tap[i].row / in.step_h);
+    g.columns = std::max(g.columns, t.row_pixels + in.tap[i].column / in.step_w);
+    // The first step's list, its inputs still the index of the grid.
+    const Grid grid{in.tap[i].row % in.step_h, in.tap[i].column % in.step_w};
+    const auto found = std::find_if(g.grids.begin(), g.grids.end(), [&](const Grid& other) {
+      return other.row == grid.row && other.column == grid.column;
+    });
+    g.steps.push_back({found - g.grids.begin(), in.tap[i].kernel * shape.weight_bytes});
+    if (found == g.grids.end()) g.grids.push_back(grid);
+  }
+  g.plane_bytes = g.plane_pixels() * shape.cell;
+  for (int64_t i = 0; i < in.taps; ++i) {
+    ByteStep& step = g.steps[static_cast<size_t>(i)];
+    const int64_t row = in.tap[i].row / in.step_h, column = in.tap[i].column / in.step_w;
+    step.input = ((step.input * g.rows + row) * g.columns + column) * shape.cell;
+  }
+  for (int64_t i = in.taps; i < in.taps * steps; ++i) {
+    const ByteStep& above = g.steps[static_cast<size_t>(i - in.taps)];
+    g.steps.push_back(
+        {above.input + shape.planes * g.plane_bytes, above.weight + in.stored_taps * shape.weight_bytes});
+  }
+}
+
+// The border class of `count` pixels if they share it, else -1.
+inline int32_t shared_border(const Conv2dTile& t, int64_t pixel, int64_t count) {
+  const int32_t *border = t.border + pixel, first = *border;
+  return std::all_of(border, border + count, [&](int32_t other) { return other == first; }) ? first : -1;
+}
+
+// Row by row, or through the gaps between rows: whichever has fewer tiles.
+inline void plan_tiles(const Conv2dTile& t, const ByteShape& shape, Grids& g) {
+  const int64_t rows = t.pixels / t.row_pixels, columns = t.row_pixels, pitch = g.columns;
+  const int64_t size = shape.tile_pixels;
+  const int64_t by_row = (columns + size - 1) / size;
+  const int64_t through = ((rows - 1) * pitch + columns + size - 1) / size;
+  const bool joined = through < rows * by_row;
+  g.tiles.resize(static_cast<size_t>(joined ? through : rows * by_row));
+  int64_t row = 0, column = 0, pixel = 0;
+  for (PixelTile& tile : g.tiles) {
+    tile = {(row * pitch + column) * shape.cell, pixel, 0, -1};
+    for (int64_t p = 0; p < size;) {  // runs of pixels and of gaps
+      const bool exists = row < rows && column < columns;
+      const int64_t end = exists ? columns : joined && row < rows ? pitch : column + size;
+      const int64_t run = std::min(end - column, size - p);
+      if (exists) {
+        tile.exists |= ((1u << run) - 1) << p;
+        pixel += run;
+      }
+      p += run;
+      column += run;
+      if (joined && column == pitch) ++row, column = 0;
+    }
+    if (!joined && column >= columns) ++row, column = 0;
+    if (tile.exists != (1u << size) - 1) continue;
+    tile.border = shared_border(t, tile.pixel, size);
+  }
+}
+
+// expand_row(step, from, stride, count, to): the bits of `count` pixels, `stride` words apart from word 0 of
+// the first, to the first plane of a step.
+template <class ExpandRow>
+inline void expand(const Conv2dTile& t, const ByteShape& shape, int64_t steps, const Grids& g, int8_t* bytes,
+                   const ExpandRow& expand_row) {
+  const Conv2dPicture& in = t.picture;
+  for (int64_t step = 0; step < steps; ++step) {
+    int8_t* to = bytes + step * shape.planes * g.plane_bytes;
+    for (const Grid& grid : g.grids) {
+      // The last rows and columns of a grid may lie outside the picture; no output that exists meets those.
+      const int64_t columns = std::min(g.columns, (in.columns - grid.column + in.step_w - 1) / in.step_w);
+      for (int64_t row = 0; row < g.rows; ++row, to += g.columns * shape.cell) {
+        const int64_t y = grid.row + row * in.step_h;
+        if (y >= in.rows) continue;
+        const Word* from = t.input + y * in.row_stride + grid.column * in.pixel_stride;
+        expand_row(step, from, in.step_w * in.pixel_stride, columns, to);
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace mbu
