@@ -59,6 +59,13 @@ MBU_DEVICE float load_float(const void* data, int64_t index, FloatKind kind) {
   return kind == FloatKind::bf16 ? bfloat_to_float(value) : half_to_float(value);
 }
 
+// The nearest value that memory of that kind can hold.
+MBU_DEVICE float round_to(float value, FloatKind kind) {
+  if (kind == FloatKind::f32) return value;
+  return kind == FloatKind::bf16 ? bfloat_to_float(float_to_bfloat(value))
+                                 : half_to_float(float_to_half(value));
+}
+
 MBU_DEVICE void store_float(void* data, int64_t index, FloatKind kind, float value) {
   if (kind == FloatKind::f32)
     static_cast<float*>(data)[index] = value;

@@ -68,13 +68,18 @@ MUTATIONS = {
     ),
     "one column too many": Mutation("stage.h", "< static_cast<uint32_t>(p.width)", "<= static_cast<uint32_t>(p.width)"),
     "reads on behind the taps": Mutation("stage.h", "present = at.inside && n[i] >= 0", "present = n[i] >= 0"),
-    "reads pixels behind the last": Mutation("stage.h", "index < pass.pixels ? px.n : -1", "px.n"),
+    "columns left of the image lose their sign": Mutation(
+        "stage.h", "static_cast<int16_t>(place[i])", "(place[i] & 0xffff)"
+    ),
     "planes exchanged": Mutation("stage.h", "int64_t{plane} * p.padded", "int64_t{1 - plane} * p.padded",
                                  "conv2d_32x32_bits_v2__sm90_and"),
     "second source reads the first": Mutation("stage.h", "p.source[second]", "p.source[0]"),
     "ignores upsampling": Mutation("stage.h", "quotient_of(iy, source.upsample)", "iy"),
     "weights of the first phase": Mutation("stage.h", "p, first_channel, tap * p.words", "p, first_channel, 0 * p.words"),
-    "row read where another was put": Mutation("tile.h", "(row >> 2)) & 1", "(row >> 1)) & 1"),
+    "row read where another was put": Mutation(
+        "multiply.h", "row_offset(first_row + lane % 16, lane / 16 * 4)",
+        "static_cast<uint32_t>((first_row + lane % 16) * kRowBytes + lane / 16 * 16)",
+    ),
     # products
     "halves of K exchanged in one factor": Mutation("multiply.h", "lane / 8 % 2 * 4", "(lane / 8 + 1) % 2 * 4"),
     "activations not negated for neg": Mutation(

@@ -77,7 +77,8 @@ MBU_DEVICE float residual_at(const Conv2dParams& p, int32_t n, int32_t y, int32_
   return terms == 1 ? total : divide(total, static_cast<float>(terms));
 }
 
-// y = dot; y = fma(y, factor, offset) for every step; y += residual; relu; then bit = (y >= threshold).
+// y = dot; y = fma(y, factor, offset) for every step; y += residual; relu; y rounded once to what memory
+// holds; then bit = (y >= threshold).
 // Dot products go through shared memory so that a warp's lanes are 32 channels of one pixel: constants and
 // shortcuts are read, results written and bits gathered a whole row at a time.
 struct ToStream {
@@ -126,6 +127,7 @@ struct ToStream {
         y = add(y, residual_at(p, px.n, px.y * p.out_step_h + pass.phase_h,
                                px.x * p.out_step_w + pass.phase_w, channel));
       if (s.relu && y < 0) y = 0;
+      y = round_to(y, s.kind);
       store_float(s.output, output * oc + channel, s.kind, y);
     }
     for (int32_t plane = 0; plane < p.planes; ++plane) {

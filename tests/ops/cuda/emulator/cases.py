@@ -181,11 +181,13 @@ class Problem:
         return out.permute(0, 3, 1, 2), bits
 
     def expected_stream(self, s: Stream) -> tuple[Tensor, Tensor]:
-        """The same from ``mbu_ops.reference``; rounded to the output's type last, bits before that."""
-        y, bits = reference.stream(
-            self.dots, s.affine, [r.float() for r in s.residual], s.threshold, s.pool, s.upsample, s.relu
-        )
-        return y.to(s.dtype), bits
+        """The same from ``mbu_ops.reference``; bits are those of the values as they are stored."""
+        residual = [part.float() for part in s.residual]
+        y, _ = reference.stream(self.dots, s.affine, residual, None, s.pool, s.upsample, s.relu)
+        y = y.to(s.dtype)
+        rows = () if s.threshold is None else s.threshold
+        bits = [reference.pack(y, row) for row in rows]
+        return y, torch.cat(bits, -1) if bits else self._noise(self.conv.batch, *self.conv.output(), 0)
 
 
 def _call(function, kernel: str, case: ctypes.Structure) -> None:
