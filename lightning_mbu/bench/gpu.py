@@ -10,6 +10,7 @@ but a page that says so: for tests, and for machines without a card.
 from __future__ import annotations
 
 import argparse
+import copy
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -145,10 +146,9 @@ def candidates(model: nn.Module, packed: nn.Module, x: Tensor, dry: bool) -> dic
     for name, dtype in (("fp16", torch.float16), ("bf16", torch.bfloat16)):
         if dry and dtype == torch.float16:
             continue  # slow on processors without it
-        half = compiled(model.to(device, dtype).to(memory_format=torch.channels_last))
+        half = compiled(copy.deepcopy(model).to(device, dtype).to(memory_format=torch.channels_last))
         images = x.to(dtype).contiguous(memory_format=torch.channels_last)
         calls[name] = lambda half=half, images=images: half(images)
-        model = model.float()
     return calls
 
 
@@ -158,8 +158,6 @@ def network_rows(
     dry: bool,
 ) -> list[str]:  # fmt: skip
     """Markdown rows: batch and size, candidate, ms and joules per image."""
-    import copy
-
     rows = []
     for batch, height, width in shapes:
         x = torch.randn(batch, 3, height, width, device=device)

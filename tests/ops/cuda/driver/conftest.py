@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import shutil
@@ -23,6 +24,8 @@ RTX_3090, RTX_2080, A100, H200, RTX_5090 = (
     "9.0:232448",
     "12.0:101376",
 )
+
+FEW_STEMS = ("unpack/unpack__sm75", "max_pool2d/max_pool2d__sm75")
 
 collect_ignore_glob = [] if shutil.which("g++") and sys.platform == "linux" else ["test_*.py"]
 
@@ -69,29 +72,58 @@ class Run:
         return json.loads(done.stdout)
 
 
-def link_loader(folder: Path, images: Path | None, objects: list[str]) -> Path:
+def link_loader(folder: Path, images: Path | None, objects: list[str], stems: tuple[str, ...] = ()) -> Path:
+    """The loader around a table of images; `stems` leaves all other kernel files out."""
+    spec = importlib.util.spec_from_file_location("mbu_build", CSRC / "cuda" / "build.py")
+    assert spec is not None and spec.loader is not None
+    tools = sys.modules["mbu_build"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tools)
+    kernels = [kernel for kernel in tools.read_kernels() if not stems or kernel.stem in stems]
     table, loader = folder / "table.cpp", folder / "loader.so"
-    command = [sys.executable, str(CSRC / "cuda/build.py"), "table", "--output", str(table)]
-    subprocess.run(command + (["--images", str(images)] if images else []), check=True)
+    table.write_text(tools.write_table(images, kernels))
+    if stems:
+        # A list of those kernels alone, found before the real one.
+        lines = (CSRC / "cuda" / "kernels.inc").read_text().splitlines()
+        small, selection = folder / "small" / "cuda" / "kernels.inc", folder / "select.o"
+        small.parent.mkdir(parents=True)
+        small.write_text(
+            "\n".join(line for line in lines if any(f'"{stem}"' in line for stem in stems)) + "\n"
+        )
+        source = CSRC / "cuda" / "select.cpp"
+        compile_cpp("-c", "-iquote", str(folder / "small"), str(source), "-o", str(selection))
+        objects = [str(selection), *(name for name in objects if not name.endswith("select.o"))]
     compile_cpp("-shared", str(table), *objects, "-ldl", "-o", str(loader))
     return loader
+
+
+def write_images(folder: Path) -> None:
+    """The images of the installed library as files."""
+    from mbu_ops.cuda import cuda_images, image_bytes
+
+    if not cuda_images():
+        pytest.skip("this library was built without nvcc: it carries no images")
+    for image in cuda_images():
+        name = f"{image.stem.replace('/', '.')}.{image.target}.fatbin"
+        (folder / name).write_bytes(image_bytes(image))
 
 
 @pytest.fixture(scope="session")
 def run(tmp_path_factory: pytest.TempPathFactory, fake_driver: Path, objects: list[str]) -> Run:
     """The loader with the images of the installed library."""
-    from mbu_ops.cuda import cuda_images, image_bytes
-
-    if not cuda_images():
-        pytest.skip("this library was built without nvcc: it carries no images")
     folder = tmp_path_factory.mktemp("loader")
-    for image in cuda_images():
-        name = f"{image.stem.replace('/', '.')}.{image.target}.fatbin"
-        (folder / name).write_bytes(image_bytes(image))
+    write_images(folder)
     return Run(link_loader(folder, folder, objects), fake_driver)
 
 
 @pytest.fixture(scope="session")
+def run_few(tmp_path_factory: pytest.TempPathFactory, fake_driver: Path, objects: list[str]) -> Run:
+    """The same with the kernels of FEW_STEMS alone, which NVRTC compiles in little time."""
+    folder = tmp_path_factory.mktemp("few")
+    write_images(folder)
+    return Run(link_loader(folder, folder, objects, FEW_STEMS), fake_driver)
+
+
+@pytest.fixture(scope="session")
 def run_sources(tmp_path_factory: pytest.TempPathFactory, fake_driver: Path, objects: list[str]) -> Run:
-    """The loader of a library built without nvcc: sources alone."""
-    return Run(link_loader(tmp_path_factory.mktemp("sources"), None, objects), fake_driver)
+    """The loader of a library built without nvcc: sources alone, of FEW_STEMS."""
+    return Run(link_loader(tmp_path_factory.mktemp("sources"), None, objects, FEW_STEMS), fake_driver)
