@@ -5,13 +5,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 BENCH_READY := $(VENV)/.ready-bench
-SOURCES := pyproject.toml constraints.txt ops/CMakeLists.txt $(shell find ops/csrc -type f)
+SOURCES := pyproject.toml constraints.txt ops/CMakeLists.txt ops/cuda.cmake $(shell find ops/csrc -type f)
 
 # Threads that spin while they wait slow everything down on a machine that does something else as well.
 export OMP_WAIT_POLICY ?= PASSIVE
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test matrix lint sanitize bench bench-ops clean
+.PHONY: demo test matrix lint sanitize bench bench-ops gpu-check gpu-bench clean
 .DEFAULT_GOAL := test
 
 demo: $(READY)  ## train, convert, prove, compile, time; DATA=folder for real images, ARGS for `mbu demo --help`
@@ -38,6 +38,14 @@ bench: $(BENCH_READY)  ## packed networks against every other way to run them; A
 
 bench-ops: $(READY)  ## single one-bit convolutions, kernel by kernel, shapes from text files
 	$(BIN)/python ops/bench/bench_conv2d.py $(ARGS)
+
+gpu-check: $(READY)  ## what the card runs, tested; fails where a kernel is wrong
+	$(BIN)/mbu doctor
+	$(BIN)/python -m pytest -q tests/ops/cuda tests/test_gpu.py $(ARGS)
+
+gpu-bench: $(READY)  ## layers and networks on the card, beside the predictions of docs/roofline.md
+	$(BIN)/python -m pip install -q nvidia-ml-py
+	$(BIN)/python -m lightning_mbu.bench.gpu --results docs/results $(ARGS)
 
 # torch first: the library is built against the headers of the torch that is installed.
 $(READY): $(SOURCES)

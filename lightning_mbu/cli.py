@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -89,6 +88,7 @@ def _parser() -> argparse.ArgumentParser:
 
     doctor = command("doctor", _doctor, "Show what this machine can run.")
     doctor.add_argument("--json", action="store_true", help="print the findings as JSON")
+    doctor.add_argument("--library", action="store_true", help="list the compiled CUDA kernels instead")
     return parser
 
 
@@ -162,31 +162,12 @@ def _ablation(options: argparse.Namespace, console: Console) -> int:
 
 
 def _doctor(options: argparse.Namespace, console: Console) -> int:
-    import torch
-    from rich.table import Table
+    from .doctor import show_doctor, show_library
 
-    from mbu_ops.backends import cpu_kernels
-
-    from .timing import conditions
-
-    facts = conditions(torch.device("cpu"), torch.get_num_threads())
-    kernels = [vars(kernel) for kernel in cpu_kernels()]
-    if options.json:
-        print(json.dumps({"conditions": facts, "kernels": kernels}))
+    if options.library:
+        show_library(console, options.json)
         return 0
-    for name, value in facts.items():
-        console.print(f"{name}: {value}", highlight=False)
-    table = Table(title="CPU kernels (MBU_CPU_KERNEL=name forces one)", title_justify="left")
-    for heading in ("name", "instruction set", "weights", "available", "chosen"):
-        table.add_column(heading)
-    for kernel in kernels:
-        table.add_row(
-            *(kernel[k] for k in ("name", "isa", "layout")),
-            *("yes" if kernel[k] else "no" for k in ("available", "selected")),
-        )
-    console.print(table)
-    console.print("No CUDA kernels in this version: packed models run on the CPU.")
-    return 0
+    return 0 if show_doctor(console, options.json) else 1
 
 
 if __name__ == "__main__":

@@ -15,13 +15,29 @@ def test_plan_as_table_and_as_json(capsys):
     assert {layer.kind for layer in plan.quantized} == {"masked"}
 
 
-def test_doctor_names_the_kernels(capsys):
+def test_doctor_tests_the_kernels_and_says_why_there_is_no_gpu(capsys, monkeypatch):
+    monkeypatch.setenv("MBU_CUDA_DRIVER", "/nowhere/libcuda.so")
     assert main(["doctor", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert "scalar" in {kernel["name"] for kernel in found["kernels"]}
-    assert sum(kernel["selected"] for kernel in found["kernels"]) == 1
+    kernels = {kernel["name"]: kernel for kernel in found["cpu_kernels"]}
+    assert kernels["scalar"]["self_test"] is True
+    assert all(
+        kernel["self_test"] is kernel["available"] or not kernel["available"] for kernel in kernels.values()
+    )
+    assert sum(kernel["selected"] for kernel in kernels.values()) == 1
+    assert found["gpus"] == [] and "could not be opened" in found["driver"]["why"]
     assert main(["doctor"]) == 0
-    assert "No CUDA kernels" in capsys.readouterr().out
+    assert "No GPU is used: the NVIDIA driver could not be opened" in capsys.readouterr().out
+
+
+def test_doctor_lists_the_library(capsys):
+    assert main(["doctor", "--library", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert {"pack_pixels__sm75", "conv2d_64x64_bits_v4__sm80_xor"} <= {
+        kernel["name"] for kernel in found["kernels"]
+    }
+    assert main(["doctor", "--library"]) == 0
+    assert "max_pool2d_v4__sm75" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("arguments, words", [

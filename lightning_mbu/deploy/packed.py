@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -24,7 +25,7 @@ class PackedLayer:
         segments: input channels of each concatenated part; every part starts at a new word.
         fused: its output leaves as bits, thresholds folded in.
         planes: buffer with the neutral weight, int32 `[2, OC, KH, KW, Cw]`; the saved file holds this.
-        tiles: buffer with the weight in the layout of the CPU kernel in use when it was made.
+        tiles: buffer with the weight in the layout of the kernel in use (CPU) or of the device (GPU) when it was made.
         groups: as in `nn.Conv2d`.
     """
 
@@ -85,9 +86,10 @@ class PackedModel(nn.Module, PackedHubMixin):
         if not isinstance(x, Tensor) or x.dtype != torch.float32:
             found = x.dtype if isinstance(x, Tensor) else type(x).__name__
             raise TypeError(f"the input is {found}; a packed model takes a float32 tensor. Use x.float().")
-        if x.device.type != "cpu":
+        device = self.device
+        if x.device != device:
             raise ValueError(
-                f"the input is on {x.device}; packed models run on the CPU in this version. Use x.cpu()."
+                f"the input is on {x.device} and the model on {device}. Use x.to({str(device)!r})."
             )
         channels, multiple = self.input_spec.channels, self.input_spec.multiple
         if x.dim() != 4 or x.shape[1] != channels:
@@ -99,6 +101,19 @@ class PackedModel(nn.Module, PackedHubMixin):
                 f"the input is {height}x{width}; height and width must be multiples of {multiple}. "
                 f"Pad the images to {padded[0]}x{padded[1]}."
             )
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are, and inputs must be."""
+        return next((buffer.device for buffer in self.buffers()), torch.device("cpu"))
+
+    def _apply(self, fn: Callable[..., Tensor], recurse: bool = True) -> PackedModel:
+        before = self.device
+        super()._apply(fn, recurse)
+        if self.device != before and self.device.type != "meta":
+            # Each device reads a layout of its own; on a GPU this also loads the kernels.
+            self.tile_weights()
+        return self
 
     def weight(self, layer: PackedLayer) -> Tensor:
         """The weight of `layer`, int8 `[OC, C / groups, KH, KW]`, values in {-1, 0, +1}."""

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from . import _library as _library
 from . import backends as backends
+from . import cuda as cuda
 from . import fakes as fakes
+from . import fallback as fallback
 from . import functional as functional
 from . import packages as packages
 from . import packing as packing

@@ -116,3 +116,10 @@ def release_memory() -> None:
     not need goes back by itself.
     """
     _library_functions().mbu_release_memory()
+
+
+def doctor() -> dict[str, object]:
+    """What this machine can run, tested; see :func:`mbu_ops.doctor.doctor`."""
+    from .doctor import doctor as examine  # it uses this module
+
+    return examine()

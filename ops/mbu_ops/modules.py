@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -56,6 +56,13 @@ class PackedConv2d(nn.Module):
         self.register_buffer("threshold", threshold)
         self.register_buffer("scale", scale)
         self.register_buffer("bias", bias)
+
+    def _apply(self, fn: Callable[..., Tensor], recurse: bool = True) -> PackedConv2d:
+        before = self.tiles.device
+        super()._apply(fn, recurse)
+        if self.tiles.device != before and self.tiles.device.type != "meta":
+            self.tiles = torch.ops.mbu.tile_weight(self.planes)  # each device reads a layout of its own
+        return self
 
     def forward(self, x: Tensor) -> Tensor:
         """Float `[N, in_channels, H, W]` -> float32 `[N, OC, H', W']`."""

@@ -166,7 +166,7 @@ def stream(
     y = _channels_last((y.relu() if relu else y).to(dtype))
     rows = () if threshold is None else threshold
     planes = [pack(y, row) for row in rows]
-    empty = torch.empty((y.shape[0], *y.shape[2:], 0), dtype=torch.int32)
+    empty = y.new_empty((y.shape[0], *y.shape[2:], 0), dtype=torch.int32)
     return y, torch.cat(planes, -1) if planes else empty
 
 

@@ -1,27 +1,351 @@
-// The CUDA keys: registered so that a tensor on a GPU meets a sentence and not a missing-kernel error.
+// The operations on CUDA tensors: on the kernels of csrc/cuda where they have a route to the card, else on
+// torch's own operations.
+#include <algorithm>
+#include <array>
+
+#include "cuda/choose.h"
+#include "cuda/plan_flat.h"
 #include "torch/check.h"
+#include "torch/context.h"
+#include "torch/fallback.h"
+#include "torch/images.h"
 #include "torch/ops.h"
+#include "torch/place.h"
+#include "torch/shapes.h"
+
+#ifndef MBU_LIBRARY  // tests register the same code elsewhere
+#define MBU_LIBRARY mbu
+#define MBU_DEVICE CUDA
+#endif
 
 namespace mbu {
 namespace {
 
-#define MBU_OP(result, name, arguments)                                            \
-  result name##_cuda arguments {                                                   \
-    fail("mbu::" #name                                                             \
-         " has no CUDA kernels in this version; move the packed model to the CPU " \
-         "(model.cpu())");                                                         \
+using torch::headeronly::MemoryFormat;
+using torch::headeronly::ScalarType;
+
+bool is_here(const Tensor& tensor) {
+  return on_gpu(tensor) && device_of(tensor) == current_device();
+}
+PlaceNames here() {
+  return {"the GPU of this call", "to(bits.device)"};
+}
+
+const torch::stable::Device kPlace = gpu();
+
+Tensor empty_int(std::initializer_list<int64_t> sizes) {
+  return torch::stable::empty(sizes, ScalarType::Int, std::nullopt, kPlace);
+}
+
+// [N, C, H, W] in channels_last memory.
+Tensor empty_nhwc(std::initializer_list<int64_t> sizes, ScalarType type) {
+  return torch::stable::empty(sizes, type, std::nullopt, kPlace, std::nullopt, MemoryFormat::ChannelsLast);
+}
+
+// A device with the kernels that it runs.
+struct Reader {
+  int device;
+  const cuda::Family* family;
+};
+
+const Reader& reader() {
+  thread_local Reader found;
+  const char* why;
+  found.device = current_device();
+  found.family = cuda::family_of(found.device, &why);
+  if (!found.family) throw NoKernel{why};
+  return found;
+}
+
+void start(cuda::Kernel kernel, cuda::Grid grid, const void* params) {
+  const int device = current_device();
+  const cuda::Route& route = cuda::route(device, kernel);
+  if (!route.function) throw NoKernel{route.text};
+  cuda::launch(device, kernel, grid, params, current_stream(device));
+}
+
+// An error of the layer, which no kernel takes.
+void require_kernel(bool possible, const char* why) {
+  if (!possible) throw NoKernel{why};
+}
+
+// The layout shows in a weight's size, so that it can be checked without reading device memory: sizes are
+// multiples of 8, and the layout's number is added.
+int64_t stored_words(const cuda::DeviceWeight& weight) {
+  return weight.size() + 1 + static_cast<int64_t>(weight.layout);
+}
+
+Tensor tile_planes(const Tensor& planes, int64_t out_channels, Extent kernel, int64_t channel_words) {
+  const cuda::DeviceWeight weight{reader().family->layout, out_channels, kernel.h * kernel.w, channel_words};
+  Tensor source = torch::stable::empty({planes.numel()}, ScalarType::Int);
+  torch::stable::copy_(source, torch::stable::reshape(planes, {planes.numel()}));
+  Tensor made = torch::stable::empty({stored_words(weight)}, ScalarType::Int);
+  cuda::lay_out_weight(static_cast<const Word*>(source.const_data_ptr()), weight,
+                       made.mutable_data_ptr<int32_t>());
+  Tensor out = torch::stable::empty({stored_words(weight)}, ScalarType::Int, std::nullopt, kPlace);
+  torch::stable::copy_(out, made);
+  return out;
+}
+
+// A weight in device memory: its numbers cannot be read here, its size can.
+TiledWeight tiled_weight(const char* op, const Tensor& weight, int64_t out_channels, Extent kernel,
+                         int64_t words, const Reader& reader) {
+  check_here(op, "weight", weight);
+  const cuda::DeviceWeight wanted{reader.family->layout, out_channels, kernel.h * kernel.w, words};
+  MBU_CHECK(
+      weight.scalar_type() == ScalarType::Int && weight.dim() == 1 && weight.is_contiguous() &&
+          weight.numel() == stored_words(wanted),
+      op, ": weight has ", weight.numel(), " words; a weight of ", out_channels, " output channels, kernel [",
+      kernel.h, ", ", kernel.w, "] and ", words, " channel words has ", stored_words(wanted),
+      " in the layout of this GPU (", reader.family->name,
+      "); tile the planes again on this device (mbu_ops.functional.tile_weight, PackedModel.tile_weights)");
+  return {static_cast<const int32_t*>(weight.const_data_ptr())};
+}
+
+// The power of two up to 4 that an image's address and strides are multiples of, in words.
+int64_t alignment(const PackedImage& image) {
+  const auto address = static_cast<int64_t>(reinterpret_cast<uintptr_t>(image.data) / sizeof(Word));
+  for (int64_t words : {4, 2})
+    if ((address | image.stride_n | image.stride_h | image.stride_w) % words == 0) return words;
+  return 1;
+}
+
+cuda::FloatKind kind_of(FloatType type) {
+  return type == FloatType::f32   ? cuda::FloatKind::f32
+         : type == FloatType::f16 ? cuda::FloatKind::f16
+                                  : cuda::FloatKind::bf16;
+}
+
+void run(const PackParams& p) {
+  cuda::PackParams c{};
+  c.input = p.input;
+  c.kind = kind_of(p.type);
+  c.channels = static_cast<int32_t>(p.channels);
+  c.stride_n = p.stride_n;
+  c.stride_c = p.stride_c;
+  c.stride_h = p.stride_h;
+  c.stride_w = p.stride_w;
+  c.threshold = p.threshold;
+  c.flip = p.flip;
+  c.output = p.output;
+  if (p.batch * p.channels * p.height * p.width == 0) return;
+  const uint32_t blocks = cuda::plan_pack({p.batch, p.height, p.width}, c);
+  require_kernel(blocks, "more than 2^31 words");
+  start(p.stride_c == 1 ? cuda::Kernel::pack_channels__sm75 : cuda::Kernel::pack_pixels__sm75, {blocks, 1, 1},
+        &c);
+}
+
+void run(const UnpackParams& p) {
+  cuda::UnpackParams c{};
+  c.input = p.input.data;
+  c.stride_n = p.input.stride_n;
+  c.stride_h = p.input.stride_h;
+  c.stride_w = p.input.stride_w;
+  c.output = p.output;
+  c.channels = static_cast<int32_t>(p.channels);
+  if (p.input.batch * p.input.height * p.input.width * p.channels == 0) return;
+  const uint32_t blocks = cuda::plan_unpack({p.input.batch, p.input.height, p.input.width}, c);
+  require_kernel(blocks, "more than 2^31 values");
+  start(cuda::Kernel::unpack__sm75, {blocks, 1, 1}, &c);
+}
+
+void run(const MaxPool2dParams& p) {
+  cuda::MaxPool2dParams c{};
+  c.input = p.input.data;
+  c.stride_n = p.input.stride_n;
+  c.stride_h = p.input.stride_h;
+  c.stride_w = p.input.stride_w;
+  c.output = p.bits;
+  c.height = static_cast<int32_t>(p.input.height);
+  c.width = static_cast<int32_t>(p.input.width);
+  c.kernel_h = static_cast<int32_t>(p.kernel.h);
+  c.kernel_w = static_cast<int32_t>(p.kernel.w);
+  c.stride_y = static_cast<int32_t>(p.stride.h);
+  c.stride_x = static_cast<int32_t>(p.stride.w);
+  c.padding_h = static_cast<int32_t>(p.padding.h);
+  c.padding_w = static_cast<int32_t>(p.padding.w);
+  c.dilation_h = static_cast<int32_t>(p.dilation.h);
+  c.dilation_w = static_cast<int32_t>(p.dilation.w);
+  if (p.input.batch * p.output.h * p.output.w * p.input.words == 0) return;
+  const bool wide = p.input.words % 4 == 0 && alignment(p.input) == 4;
+  const uint32_t blocks =
+      cuda::plan_max_pool2d({p.input.batch, p.output.h, p.output.w}, p.input.words, wide ? 4 : 1, c);
+  require_kernel(blocks, "more than 2^31 words");
+  start(wide ? cuda::Kernel::max_pool2d_v4__sm75 : cuda::Kernel::max_pool2d_v1__sm75, {blocks, 1, 1}, &c);
+}
+
+// The float result: the stream's, or dot products as they are.
+void fill_stream(const Conv2dParams& p, cuda::Conv2dParams& c) {
+  cuda::StreamParams& s = c.stream;
+  s.kind = cuda::FloatKind::f32;
+  s.pool = 1;
+  s.upsample = cuda::divide_by(1);
+  s.output = p.sums;
+  if (!p.stream) return;
+  const Stream& from = *p.stream;
+  require_kernel(from.residuals <= cuda::kMaxResidual, "more tensors in the residual than kernels take");
+  s.kind = from.narrow ? cuda::FloatKind::bf16 : cuda::FloatKind::f32;
+  s.output = from.narrow ? static_cast<void*>(from.narrow) : from.output;
+  s.steps = static_cast<int32_t>(from.steps);
+  s.affine = from.affine;
+  s.threshold = from.threshold;
+  s.residuals = static_cast<int32_t>(from.residuals);
+  s.residual_channels = static_cast<int32_t>(from.residual_channels);
+  for (int64_t i = 0; i < from.residuals; ++i) {
+    const StreamSource& r = from.residual[i];
+    s.residual[i] = {r.data,     kind_of(r.type), static_cast<int32_t>(r.channels), r.stride_n, r.stride_c,
+                     r.stride_h, r.stride_w};
   }
-#pragma GCC diagnostic push
-#pragma GCC diagnostic ignored "-Wunused-parameter"
+  s.pool = static_cast<int32_t>(from.pool);
+  s.upsample = cuda::divide_by(from.upsample);
+  s.relu = from.relu;
+  c.planes = static_cast<int32_t>(from.planes);
+  c.bits = from.bits;
+}
+
+// logits = head * y + head_bias by torch, from the stream y.
+void project(const Stream& stream, Tensor y) {
+  const torch::stable::Device device = y.device();
+  const int64_t n = y.size(0), channels = y.size(1), height = y.size(2), width = y.size(3),
+                k = stream.classes;
+  const auto view = [&](const float* data, std::initializer_list<int64_t> sizes,
+                        std::initializer_list<int64_t> strides) {
+    return torch::stable::from_blob(const_cast<float*>(data), sizes, strides, device, ScalarType::Float);
+  };
+  std::optional<Tensor> bias;
+  if (stream.head_bias) bias = view(stream.head_bias, {k}, {1});
+  const Tensor pixels = view(y.const_data_ptr<float>(), {n * height * width, channels}, {channels, 1});
+  std::array<StableIValue, 3> stack{
+      torch::stable::detail::from(pixels),
+      torch::stable::detail::from(view(stream.head, {k, channels}, {channels, 1})),
+      torch::stable::detail::from(bias)};
+  STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::linear", "", stack.data(), TORCH_ABI_VERSION));
+  Tensor logits = view(stream.logits, {n * height * width, k}, {k, 1});
+  torch::stable::copy_(logits, torch::stable::detail::to<Tensor>(stack[0]));
+}
+
+// The images that a convolution joins, at most two, each enlarged by a whole factor.
+std::vector<PackedImage> sources_of(const Conv2dParams& p, cuda::Layer& layer) {
+  std::vector<PackedImage> sources{p.input};
+  if (p.parts > 0) sources.assign(p.part, p.part + p.parts);
+  require_kernel(sources.size() <= 2, "more than two joined inputs");
+  for (size_t i = 0; i < sources.size(); ++i) {
+    const PackedImage& part = sources[i];
+    const int64_t factor = part.height ? p.input.height / part.height : 1;
+    require_kernel(
+        factor >= 1 && part.height * factor == p.input.height && part.width * factor == p.input.width,
+        "a joined input that is enlarged by no whole number");
+    layer.words[i] = part.words;
+    layer.upsample[i] = factor;
+  }
+  return sources;
+}
+
+void run(const Conv2dParams& p, const Reader& reader) {
+  if (p.stream && p.stream->head) {
+    Tensor y =
+        torch::stable::empty({p.input.batch, p.out_channels, p.output.h, p.output.w}, ScalarType::Float,
+                             std::nullopt, kPlace, std::nullopt, MemoryFormat::ChannelsLast);
+    Stream stream = *p.stream;
+    stream.head = nullptr;
+    stream.output = y.mutable_data_ptr<float>();
+    Conv2dParams before = p;
+    before.stream = &stream;
+    run(before, reader);
+    return project(*p.stream, y);
+  }
+  if (p.input.batch * p.output.h * p.output.w * p.out_channels == 0) return;
+  cuda::Layer layer{p.input.batch,  p.input.height, p.input.width, {0, 0},     {1, 1},
+                    p.kernel.h,     p.kernel.w,     p.stride.h,    p.stride.w, p.padding.h,
+                    p.padding.w,    p.dilation.h,   p.dilation.w,  p.output.h, p.output.w,
+                    p.out_channels, p.transposed,   p.zero_padding};
+  const std::vector<PackedImage> sources = sources_of(p, layer);
+  cuda::Conv2dParams c{};
+  if (const char* why = cuda::plan_conv2d(layer, reader.family->layout, p.weight.data, c))
+    throw NoKernel{why};
+  int64_t aligned = 4;
+  for (size_t i = 0; i < sources.size(); ++i) {
+    c.source[i].data = sources[i].data;
+    c.source[i].stride_n = sources[i].stride_n;
+    c.source[i].stride_h = sources[i].stride_h;
+    c.source[i].stride_w = sources[i].stride_w;
+    aligned = std::min(aligned, alignment(sources[i]));
+  }
+  const bool to_bits = p.bits != nullptr;
+  if (to_bits) {
+    c.bits = p.bits;
+    c.planes = static_cast<int32_t>(p.planes);
+    c.threshold = p.threshold;
+    c.flip = p.flip;
+  } else {
+    fill_stream(p, c);
+  }
+  const int64_t pixels = int64_t{c.batch} * c.rows[0].outputs * c.columns[0].outputs;
+  const cuda::Kernel kernel = cuda::choose_conv2d(
+      *reader.family, pixels, p.out_channels, int64_t{c.phases_h} * c.phases_w, !to_bits,
+      cuda::vector_words(layer, aligned), cuda::device_info(reader.device).multiprocessors);
+  const cuda::KernelInfo& info = cuda::kKernels[static_cast<int>(kernel)];
+  const cuda::Grid grid = cuda::conv2d_grid(c, info.pixels, info.channels);
+  constexpr uint32_t kLargestGrid = 65535;  // in y and z
+  require_kernel(grid.y <= kLargestGrid && grid.z <= kLargestGrid, "more blocks than a launch has");
+  start(kernel, grid, &c);
+}
+
+// The first convolution: torch's, whose sums are rounded in another order than the CPU kernel's.
+Tensor stem_threshold_here(const Tensor&, const Tensor&, const Tensor&, const Tensor&, Pair, Pair, Pair) {
+  throw NoKernel{"the first convolution has no kernel on GPUs"};
+}
+FloatAndBits stem_stream_here(const Tensor&, const Tensor&, const Tensor&, std::optional<Tensor>, Pair, Pair,
+                              Pair, bool) {
+  throw NoKernel{"the first convolution has no kernel on GPUs"};
+}
+
+#include "torch/operations.inc"
+
+int first_device(const Tensor& tensor) {
+  return device_of(tensor);
+}
+[[maybe_unused]] int first_device(const std::vector<Tensor>& tensors) {
+  return tensors.empty() ? current_device() : device_of(tensors[0]);
+}
+
+// An operation on the device of its first argument, by a kernel or by torch.
+template <class Result, class First, class... Arguments>
+Result on_device(const char* name, Result (*function)(First, Arguments...), std::type_identity_t<First> first,
+                 std::type_identity_t<Arguments>... arguments) {
+  const std::shared_ptr<void> current = make_current(first_device(first));
+  try {
+    return function(first, arguments...);
+  } catch (const NoKernel& none) {
+    return fall_back<Result>(name, none.why, first, arguments...);
+  }
+}
+
+template <auto function>
+struct Name;
+#define MBU_OP(result, name, arguments)         \
+  template <>                                   \
+  struct Name<&name##_here> {                   \
+    static constexpr const char* value = #name; \
+  };
 MBU_OPS(MBU_OP)
-#pragma GCC diagnostic pop
 #undef MBU_OP
+
+template <auto function, class Signature>
+struct OnDevice;
+template <auto function, class Result, class... Arguments>
+struct OnDevice<function, Result (*)(Arguments...)> {
+  static Result call(Arguments... arguments) {
+    return on_device(Name<function>::value, function, arguments...);
+  }
+};
 
 }  // namespace
 }  // namespace mbu
 
-STABLE_TORCH_LIBRARY_IMPL(mbu, CUDA, m) {
-#define MBU_OP(result, name, arguments) m.impl(#name, TORCH_BOX(&mbu::name##_cuda));
+STABLE_TORCH_LIBRARY_IMPL(MBU_LIBRARY, MBU_DEVICE, m) {
+#define MBU_OP(result, name, arguments) \
+  m.impl(#name, TORCH_BOX((&mbu::OnDevice<&mbu::name##_here, decltype(&mbu::name##_here)>::call)));
   MBU_OPS(MBU_OP)
 #undef MBU_OP
 }

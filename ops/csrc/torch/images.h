@@ -8,6 +8,7 @@
 #include "torch/shapes.h"
 
 namespace mbu {
+namespace {  // the place differs between the files that include this one
 
 inline const Word* words(const Tensor& tensor) {
   return static_cast<const Word*>(tensor.const_data_ptr());
@@ -56,4 +57,5 @@ inline Joined join(const char* op, const Images& bits, Pair size) {
   return joined;
 }
 
+}  // namespace
 }  // namespace mbu

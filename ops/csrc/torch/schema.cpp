@@ -1,7 +1,11 @@
 // Every operation of torch.ops.mbu on one screen. What they compute is written in mbu_ops/functional.py.
 #include "torch/ops.h"
 
-STABLE_TORCH_LIBRARY(mbu, m) {
+#ifndef MBU_LIBRARY  // tests register the same operations elsewhere
+#define MBU_LIBRARY mbu
+#endif
+
+STABLE_TORCH_LIBRARY(MBU_LIBRARY, m) {
   m.def("pack(Tensor x, Tensor? threshold=None, Tensor? flip=None) -> Tensor");
   m.def("unpack(Tensor bits, int channels) -> Tensor");
   m.def("tile_weight(Tensor planes) -> Tensor");

@@ -8,18 +8,20 @@
 #include "mbu/params.h"
 #include "torch/check.h"
 #include "torch/ops.h"
+#include "torch/place.h"
 
 namespace mbu {
+namespace {  // the place differs between the files that include this one
 
 using torch::headeronly::ScalarType;
 
-inline void check_cpu(const char* op, const char* name, const Tensor& tensor) {
-  MBU_CHECK(tensor.is_cpu(), op, ": ", name,
-            " is not on the CPU; every tensor of a call must be on one device ", "(", name, ".cpu())");
+inline void check_here(const char* op, const char* name, const Tensor& tensor) {
+  MBU_CHECK(is_here(tensor), op, ": ", name, " is not on ", here().device,
+            "; every tensor of a call must be on one device (", name, ".", here().move, ")");
 }
 
 inline void check_bits(const char* op, const Tensor& bits) {
-  check_cpu(op, "bits", bits);
+  check_here(op, "bits", bits);
   MBU_CHECK(bits.scalar_type() == ScalarType::Int, op, ": bits is ",
             torch::headeronly::toString(bits.scalar_type()),
             "; packed activations are int32 (see mbu_ops.functional.pack)");
@@ -85,7 +87,7 @@ inline int64_t pool_size(const char* axis, int64_t input, int64_t kernel, int64_
 
 inline void check_planes(const Tensor& planes) {
   const char* op = "tile_weight";
-  check_cpu(op, "planes", planes);
+  check_here(op, "planes", planes);
   MBU_CHECK(planes.scalar_type() == ScalarType::Int, op, ": planes is ",
             torch::headeronly::toString(planes.scalar_type()),
             "; weight planes are int32 (see mbu_ops.packing.pack_weight)");
@@ -105,7 +107,7 @@ inline void check_planes(const Tensor& planes) {
 
 inline TiledWeight tiled_weight(const char* op, const Tensor& weight, int64_t out_channels, Extent kernel,
                                 int64_t words, const CpuKernel& reader) {
-  check_cpu(op, "weight", weight);
+  check_here(op, "weight", weight);
   MBU_CHECK(weight.scalar_type() == ScalarType::Int && weight.dim() == 1 && weight.is_contiguous(), op,
             ": weight is ", torch::headeronly::toString(weight.scalar_type()), " with ", weight.dim(),
             " dimensions; pass the contiguous 1-d result of mbu_ops.functional.tile_weight");
@@ -138,7 +140,7 @@ inline TiledWeight tiled_weight(const char* op, const Tensor& weight, int64_t ou
 // A small parameter tensor, checked and made contiguous (a copy only where it is not).
 inline Tensor dense(const char* op, const char* name, const Tensor& tensor, ScalarType type,
                     std::initializer_list<int64_t> shape, const char* meaning) {
-  check_cpu(op, name, tensor);
+  check_here(op, name, tensor);
   MBU_CHECK(tensor.scalar_type() == type, op, ": ", name, " is ",
             torch::headeronly::toString(tensor.scalar_type()), "; it must be ",
             type == ScalarType::Int ? "int32" : "float32");
@@ -157,7 +159,7 @@ inline Tensor dense(const char* op, const char* name, const Tensor& tensor, Scal
 // One part of a residual, which must have the output's size once pooled or upsampled.
 inline StreamSource read_residual(const char* op, const Conv2dParams& p, const Tensor& part, int64_t pool,
                                   int64_t upsample) {
-  check_cpu(op, "residual", part);
+  check_here(op, "residual", part);
   const bool narrow = part.scalar_type() == ScalarType::BFloat16;
   MBU_CHECK((narrow || part.scalar_type() == ScalarType::Float) && part.dim() == 4, op, ": residual is ",
             torch::headeronly::toString(part.scalar_type()), " with ", part.dim(),
@@ -177,4 +179,5 @@ inline StreamSource read_residual(const char* op, const Conv2dParams& p, const T
           narrow ? FloatType::bf16 : FloatType::f32};
 }
 
+}  // namespace
 }  // namespace mbu

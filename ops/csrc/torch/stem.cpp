@@ -10,11 +10,18 @@ namespace {
 
 using torch::headeronly::ScalarType;
 
+bool is_here(const Tensor& tensor) {
+  return tensor.is_cpu();
+}
+PlaceNames here() {
+  return {"the CPU", "cpu()"};
+}
+
 // Everything but what follows the convolution.
 StemParams stem_layer(const char* op, const Tensor& x, const Tensor& weight, int64_t out_channels,
                       Pair stride, Pair padding, Pair dilation) {
-  check_cpu(op, "x", x);
-  check_cpu(op, "weight", weight);
+  check_here(op, "x", x);
+  check_here(op, "weight", weight);
   MBU_CHECK(x.scalar_type() == ScalarType::Float && x.dim() == 4, op, ": x is ",
             torch::headeronly::toString(x.scalar_type()), " with ", x.dim(),
             " dimensions; it must be float32 [N, C, H, W]");
@@ -58,8 +65,8 @@ Tensor bits_of(const char* op, const StemParams& p) {
 
 }  // namespace
 
-Tensor stem_threshold_cpu(const Tensor& x, const Tensor& weight, const Tensor& threshold, const Tensor& flip,
-                          Pair stride, Pair padding, Pair dilation) {
+Tensor stem_threshold_here(const Tensor& x, const Tensor& weight, const Tensor& threshold, const Tensor& flip,
+                           Pair stride, Pair padding, Pair dilation) {
   const char* op = "stem_threshold";
   MBU_CHECK(threshold.dim() == 2, op, ": threshold has ", threshold.dim(),
             " dimensions; it must be [T, OC], one row per output plane (threshold[None])");
@@ -78,9 +85,9 @@ Tensor stem_threshold_cpu(const Tensor& x, const Tensor& weight, const Tensor& t
   return out;
 }
 
-FloatAndBits stem_stream_cpu(const Tensor& x, const Tensor& weight, const Tensor& affine,
-                             std::optional<Tensor> threshold, Pair stride, Pair padding, Pair dilation,
-                             bool relu) {
+FloatAndBits stem_stream_here(const Tensor& x, const Tensor& weight, const Tensor& affine,
+                              std::optional<Tensor> threshold, Pair stride, Pair padding, Pair dilation,
+                              bool relu) {
   const char* op = "stem_stream";
   MBU_CHECK(affine.dim() == 3, op, ": affine has ", affine.dim(),
             " dimensions; it must be [steps, 2, OC]: factors and offsets");

@@ -1,0 +1,98 @@
+"""`mbu doctor` on a terminal: what this machine runs, and what the library carries."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+
+def _yes(value: bool | None) -> str:
+    return "-" if value is None else "yes" if value else "no"
+
+
+def _table(title: str, *headings: str) -> Table:
+    table = Table(title=title, title_justify="left")
+    for heading in headings:
+        table.add_column(heading)
+    return table
+
+
+def show_doctor(console: Console, as_json: bool) -> bool:
+    """Prints the findings of `mbu_ops.doctor`; returns whether every self-test passed."""
+    import torch
+
+    from mbu_ops.doctor import doctor
+
+    from .timing import conditions
+
+    findings: dict[str, Any] = {
+        "conditions": conditions(torch.device("cpu"), torch.get_num_threads()),
+        **doctor(),
+    }
+    tested = [kernel["self_test"] for kernel in (*findings["cpu_kernels"], *findings["gpus"])]
+    if as_json:
+        print(json.dumps(findings))
+        return False not in tested
+    for name, value in findings["conditions"].items():
+        console.print(f"{name}: {value}", highlight=False)
+    table = _table(
+        "CPU kernels (MBU_CPU_KERNEL=name forces one)",
+        "name", "instruction set", "weights", "available", "chosen", "bit-exact",
+    )  # fmt: skip
+    for kernel in findings["cpu_kernels"]:
+        flags = (_yes(kernel[k]) for k in ("available", "selected", "self_test"))
+        table.add_row(kernel["name"], kernel["isa"], kernel["layout"], *flags)
+    console.print(table)
+    _show_gpus(console, findings)
+    for sentence in findings["advice"]:
+        console.print(f"- {sentence}", highlight=False)
+    return False not in tested
+
+
+def _show_gpus(console: Console, findings: dict[str, Any]) -> None:
+    images, driver = findings["images"], findings["driver"]
+    carried = ", ".join(f"{target} ({count})" for target, count in images.items()) or "none, sources alone"
+    console.print(f"Compiled CUDA kernels in the library: {carried}", highlight=False)
+    if not driver["version"]:
+        console.print(f"No GPU is used: {driver['why']}", highlight=False)
+        return
+    major, minor = divmod(driver["version"] // 10, 100)
+    console.print(f"NVIDIA driver for CUDA {major}.{minor}, {driver['devices']} device(s)", highlight=False)
+    table = _table(
+        "GPUs", "device", "capability", "convolutions", "kernels with a route", "without", "bit-exact"
+    )
+    for gpu in findings["gpus"]:
+        capability = f"{gpu['capability'] // 10}.{gpu['capability'] % 10}"
+        families = ", ".join(gpu["families"]) or "float operations of torch"
+        table.add_row(
+            f"{gpu['index']}: {gpu['name']}", capability, families, str(len(gpu["routes"])),
+            str(len(gpu["refusals"])), _yes(gpu["self_test"]),
+        )  # fmt: skip
+    console.print(table)
+
+
+def show_library(console: Console, as_json: bool) -> None:
+    """Prints every CUDA kernel of the library with the targets that it is compiled for."""
+    from mbu_ops.cuda import cuda_images, cuda_kernels
+
+    images = cuda_images()
+    kernels = [
+        {
+            "name": kernel.name,
+            "compiled": [image.target for image in images if image.stem == kernel.stem],
+            "shared_bytes": kernel.shared_bytes,
+        }
+        for kernel in cuda_kernels()
+    ]
+    if as_json:
+        print(json.dumps({"kernels": kernels, "bytes": sum(image.size for image in images)}))
+        return
+    table = _table("CUDA kernels in the library", "name", "compiled for", "shared memory, bytes")
+    for kernel in kernels:
+        compiled = " ".join(kernel["compiled"]) or "source alone (NVRTC)"
+        table.add_row(kernel["name"], compiled, str(kernel["shared_bytes"]))
+    console.print(table)
+    console.print(f"{len(images)} images, {sum(image.size for image in images)} bytes", highlight=False)

@@ -1,0 +1,115 @@
+"""What this machine can run, tested: kernels of the processor and of every GPU, and the reason for each that it cannot."""
+
+from __future__ import annotations
+
+import platform
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import cuda, reference
+from .backends import cpu_kernels, library_path, use_cpu_kernel
+from .packing import pack_bits, pack_weight
+
+# in channels, out channels, kernel, stride, padding: a whole word, tails, a wide layer, one pixel
+_LAYERS = ((32, 32, 3, 1, 1), (70, 40, 3, 2, 1), (256, 96, 3, 1, 1), (5, 7, 1, 1, 0))
+
+
+def self_test(device: str = "cpu") -> bool:
+    """Whether random layers on `device` equal the reference bit for bit, by whatever runs them there."""
+    generator = torch.Generator().manual_seed(0)
+
+    def layer(channels: int, out_channels: int, kernel: int, stride: int, padding: int) -> bool:
+        bits = pack_bits(torch.rand(2, 9, 11, channels, generator=generator) < 0.5)
+        weight = torch.randint(-1, 2, (out_channels, channels, kernel, kernel), generator=generator)
+        planes = pack_weight(weight)
+        threshold = torch.randint(-9, 9, (1, out_channels), generator=generator, dtype=torch.int32)
+        flip = pack_bits(torch.rand(1, out_channels, generator=generator) < 0.5)
+        tiles = torch.ops.mbu.tile_weight(planes.to(device))
+        geometry = [stride] * 2, [padding] * 2, [1, 1]
+
+        def there(*tensors: Tensor) -> list[Tensor]:
+            return [tensor.to(device) for tensor in tensors]
+
+        dots = torch.ops.mbu.conv2d(there(bits), tiles, out_channels, [kernel] * 2, *geometry)
+        found = torch.ops.mbu.conv2d_threshold(
+            there(bits), tiles, *there(threshold, flip), out_channels, [kernel] * 2, *geometry
+        )
+        expected = reference.conv2d_threshold(bits, planes, threshold, flip, stride, padding)
+        return torch.equal(dots.cpu(), reference.conv2d(bits, planes, stride, padding)) and torch.equal(
+            found.cpu(), expected
+        )
+
+    return all(layer(*sizes) for sizes in _LAYERS)
+
+
+def _cpu() -> list[dict[str, Any]]:
+    kernels = []
+    for kernel in cpu_kernels():
+        tested = None
+        if kernel.available:
+            with use_cpu_kernel(kernel.name):
+                tested = self_test()
+        kernels.append({**vars(kernel), "self_test": tested})
+    return kernels
+
+
+def _gpus() -> list[dict[str, Any]]:
+    usable = torch.cuda.is_available()
+    devices = []
+    for device in cuda.cuda_devices():
+        families = sorted({name.rpartition("__")[2] for name in device.routes if name.startswith("conv2d")})
+        tested = self_test(f"cuda:{device.index}") if usable else None
+        devices.append({**vars(device), "families": families, "self_test": tested})
+    return devices
+
+
+def _advice(findings: dict[str, Any]) -> list[str]:
+    advice = []
+    if not findings["images"]:
+        advice.append(
+            "The library carries no compiled CUDA kernels: install nvcc and build again, or rely on the NVRTC of torch."
+        )
+    if findings["driver"]["version"] and not findings["torch_cuda"]:
+        advice.append(
+            "There is an NVIDIA driver, but this torch is built for the CPU alone: install its CUDA build."
+        )
+    for gpu in findings["gpus"]:
+        if not gpu["families"]:
+            reasons = sorted(set(gpu["refusals"].values()))
+            advice.append(
+                f"{gpu['name']} runs packed layers as float operations of torch: {'; '.join(reasons)}"
+            )
+    selected = next(kernel for kernel in findings["cpu_kernels"] if kernel["selected"])
+    if selected["name"] == "scalar":
+        advice.append(
+            "Only the portable CPU kernel runs here: expect packed models to be slow on this processor."
+        )
+    return advice
+
+
+def doctor() -> dict[str, Any]:
+    """The findings, of plain types (JSON).
+
+    Returns:
+        `torch`, `torch_cuda`, `library`, `processor`; `cpu_kernels` (see `backends.CpuKernel`) and `gpus` (see
+        `cuda.CudaDevice`), each with `self_test`: bit-exact, or None where it could not run; `images` of the library
+        as target -> number; `driver` with its `version` (0: none), `devices` and `why`; `kernel_cache`; `advice`,
+        one sentence for each thing that makes this machine slower than it could be.
+    """
+    version, count, why = cuda.driver()
+    targets = [image.target for image in cuda.cuda_images()]
+    findings: dict[str, Any] = {
+        "torch": torch.__version__,
+        "torch_cuda": torch.version.cuda,
+        "library": str(library_path()),
+        "processor": platform.processor() or platform.machine(),
+        "cpu_kernels": _cpu(),
+        "images": {target: targets.count(target) for target in sorted(set(targets))},
+        "driver": {"version": version, "devices": count, "why": why},
+        "gpus": _gpus(),
+        "kernel_cache": cuda.cache_folder(),
+    }
+    findings["advice"] = _advice(findings)
+    return findings

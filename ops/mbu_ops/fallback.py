@@ -1,0 +1,195 @@
+"""What `torch.ops.mbu` does on a GPU that no kernel of the library runs on: the same numbers by torch's own operations.
+
+The library calls `torch.ops.mbu_fallback.*`, which have the arguments of `torch.ops.mbu.*`. Dot products are integers
+up to 2**24, summed in float64: whatever algorithm a convolution uses, the result rounds to that integer in float32.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from . import _library, reference
+from .packing import WORD_BITS, words_of
+
+# A weight's layout is its size modulo 8 (csrc/torch/cuda.cpp): DeviceLayout + 1, or 0 for planes as they are.
+_PLANES, _XOR_POPC, _AND_POPC, _INT8 = range(4)
+_warned: set[str] = set()
+
+
+def _warn(device: torch.device) -> None:
+    if str(device) in _warned:
+        return
+    _warned.add(str(device))
+    warnings.warn(
+        f"mbu_ops: packed layers on {device} run as float operations of torch: right, but slow. No kernel of this "
+        "library runs them there; `mbu doctor` lists the reason for each.",
+        RuntimeWarning,
+        stacklevel=2,
+    )
+
+
+def store_planes(planes: Tensor) -> Tensor:
+    """Planes as a weight: flat, filled up to a multiple of 8 words."""
+    flat = planes.reshape(-1)
+    return torch.cat([flat, flat.new_zeros(-flat.numel() % 8)])
+
+
+def load_planes(weight: Tensor, out_channels: int, kernel_size: list[int], words: int) -> Tensor:
+    """The planes of a weight in any layout for GPUs (csrc/cuda/weight.h), int32 `[2, OC, KH, KW, Cw]`.
+
+    Raises:
+        RuntimeError: its size fits no layout.
+    """
+    taps, padded = kernel_size[0] * kernel_size[1], words_of(out_channels) * WORD_BITS
+    layout = weight.numel() % 8
+    shape = (2, out_channels, *kernel_size, words)
+    row = -(-taps * words // 8) * 8
+    start = (2 * taps + 1) * padded
+    sizes = {
+        _PLANES: -(-2 * out_channels * taps * words // 8) * 8,
+        _XOR_POPC: start + 2 * padded * row + _XOR_POPC,
+        _AND_POPC: start + 2 * padded * row + _AND_POPC,
+        _INT8: start + taps * words * padded * 8 + _INT8,
+    }
+    if weight.dim() != 1 or weight.numel() != sizes.get(layout):
+        raise RuntimeError(
+            f"weight has shape {tuple(weight.shape)}, which is no layout of {out_channels} output channels, kernel "
+            f"{kernel_size} and {words} channel words; tile the planes again on this device (PackedModel.tile_weights)"
+        )
+    if layout == _PLANES:
+        return weight[: 2 * out_channels * taps * words].view(shape)
+    if layout == _INT8:
+        values = weight[start:-layout].view(torch.int8).view(taps * words, padded // 8, 8, 4, 2, 4)
+        # [k, group, channel, lane t, register r, byte i] is input 2 t + r + 8 i.
+        inputs = values.permute(1, 2, 0, 5, 3, 4).reshape(padded, taps * words, WORD_BITS)[:out_channels]
+        shifts = torch.arange(WORD_BITS, device=weight.device)
+        sign, mask = (((inputs == 1) << shifts).sum(-1), ((inputs != 0) << shifts).sum(-1))
+        # Bit 31 of an int64 sum becomes the sign of the int32 word.
+        return torch.stack([sign, mask]).to(torch.int32).view(shape)
+    first, second = weight[start:-layout].view(2, padded, row)[:, :out_channels, : taps * words]
+    pos, neg = (~second, first) if layout == _XOR_POPC else (first, second)
+    return torch.stack([pos, pos | neg]).reshape(shape)
+
+
+def _tile_weight(planes: Tensor) -> Tensor:
+    _warn(planes.device)
+    return store_planes(planes)
+
+
+def _pack(x: Tensor, threshold: Tensor | None = None, flip: Tensor | None = None) -> Tensor:
+    _warn(x.device)
+    return reference.pack(x, threshold, flip)
+
+
+def _unpack(bits: Tensor, channels: int) -> Tensor:
+    _warn(bits.device)
+    return reference.unpack(bits, channels)
+
+
+def _input(bits, weight, out_channels, kernel_size, size) -> tuple[Tensor, Tensor]:
+    """The joined activations and the planes of a convolution."""
+    _warn(weight.device)
+    joined = reference.join(bits, size)
+    return joined, load_planes(weight, out_channels, kernel_size, joined.shape[3])
+
+
+def _conv2d(bits, weight, out_channels, kernel_size, stride, padding, dilation, pad_value=0, size=()):
+    joined, planes = _input(bits, weight, out_channels, kernel_size, size)
+    return reference.conv2d(joined, planes, stride, padding, dilation, pad_value)
+
+
+def _conv2d_threshold(
+    bits, weight, threshold, flip, out_channels, kernel_size, stride, padding, dilation, pad_value=0, size=()
+):
+    joined, planes = _input(bits, weight, out_channels, kernel_size, size)
+    return reference.conv2d_threshold(joined, planes, threshold, flip, stride, padding, dilation, pad_value)
+
+
+def _conv_transpose2d(
+    bits, weight, out_channels, kernel_size, stride, padding, output_padding, dilation, size=()
+):
+    joined, planes = _input(bits, weight, out_channels, kernel_size, size)
+    return reference.conv_transpose2d(joined, planes, stride, padding, output_padding, dilation)
+
+
+def _conv_transpose2d_threshold(
+    bits, weight, threshold, flip, out_channels, kernel_size, stride, padding, output_padding, dilation, size=()
+):  # fmt: skip
+    joined, planes = _input(bits, weight, out_channels, kernel_size, size)
+    return reference.conv_transpose2d_threshold(
+        joined, planes, threshold, flip, stride, padding, output_padding, dilation
+    )
+
+
+def _conv2d_stream(
+    bits, weight, affine, residual, threshold, out_channels, kernel_size, stride, padding, dilation,
+    pad_value=0, pool=1, upsample=1, relu=False, size=(), head=None, head_bias=None, dtype=None,
+):  # fmt: skip
+    dots = _conv2d(bits, weight, out_channels, kernel_size, stride, padding, dilation, pad_value, size)
+    y, words = reference.stream(
+        dots, affine, residual, threshold, pool, upsample, relu, dtype or torch.float32
+    )
+    return (y if head is None else _head(y, head, head_bias)), words
+
+
+def _head(y: Tensor, head: Tensor, bias: Tensor | None) -> Tensor:
+    logits = F.linear(y.permute(0, 2, 3, 1), head, bias)
+    return logits.permute(0, 3, 1, 2)
+
+
+def _conv_transpose2d_stream(
+    bits, weight, affine, residual, threshold, out_channels, kernel_size, stride, padding, output_padding, dilation,
+    pool=1, upsample=1, relu=False, size=(), dtype=None,
+):  # fmt: skip
+    dots = _conv_transpose2d(
+        bits, weight, out_channels, kernel_size, stride, padding, output_padding, dilation, size
+    )
+    return reference.stream(dots, affine, residual, threshold, pool, upsample, relu, dtype or torch.float32)
+
+
+def _stem(x: Tensor, weight: Tensor, channels: int, stride, padding, dilation) -> Tensor:
+    """The first convolution in float32; its weight is `[OCw, KH, KW, C, 32]`."""
+    plain = weight.permute(0, 4, 3, 1, 2).flatten(0, 1)[:channels]
+    return F.conv2d(x, plain, None, stride, padding, dilation)
+
+
+def _stem_threshold(x, weight, threshold, flip, stride, padding, dilation):
+    sums = _stem(x, weight, threshold.shape[1], stride, padding, dilation)
+    return torch.cat([reference.pack(sums, row, f) for row, f in zip(threshold, flip, strict=True)], -1)
+
+
+def _stem_stream(x, weight, affine, threshold, stride, padding, dilation, relu=False):
+    sums = _stem(x, weight, affine.shape[2], stride, padding, dilation)
+    return reference.stream(sums, affine, (), threshold, relu=relu)
+
+
+def _max_pool2d(bits, kernel_size, stride, padding, dilation, ceil_mode):
+    _warn(bits.device)
+    return reference.max_pool2d(bits, kernel_size, stride, padding, dilation, ceil_mode)
+
+
+FALLBACKS: dict[str, Callable[..., Tensor | tuple[Tensor, Tensor]]] = {
+    "pack": _pack,
+    "unpack": _unpack,
+    "tile_weight": _tile_weight,
+    "conv2d": _conv2d,
+    "conv2d_threshold": _conv2d_threshold,
+    "conv_transpose2d": _conv_transpose2d,
+    "conv_transpose2d_threshold": _conv_transpose2d_threshold,
+    "conv2d_stream": _conv2d_stream,
+    "conv_transpose2d_stream": _conv_transpose2d_stream,
+    "stem_threshold": _stem_threshold,
+    "stem_stream": _stem_stream,
+    "max_pool2d": _max_pool2d,
+}
+
+if _library.AVAILABLE:
+    for _name, _function in FALLBACKS.items():
+        _schema = str(getattr(torch.ops.mbu, _name).default._schema).replace("mbu::", "mbu_fallback::", 1)
+        torch.library.define(_schema.partition("(")[0], "(" + _schema.partition("(")[2])
+        torch.library.impl(_schema.partition("(")[0], "CompositeExplicitAutograd", _function)

@@ -1,0 +1,194 @@
+"""Every operation as on a GPU: checked, planned, launched through the driver, run by the emulator, equal to the reference."""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+import torch
+from torch import Tensor
+
+from mbu_ops import fallback, reference
+from mbu_ops.packing import pack_bits, pack_weight, words_of
+
+from .conftest import CARDS, Gpu
+
+OPS = torch.ops.mbu_emulated
+
+
+@pytest.fixture(autouse=True)
+def _silent_fallback(gpu: Gpu) -> None:
+    """The warning of the fallback has its own test."""
+    fallback._warned.add("cpu")
+
+
+def random_bits(n: int, height: int, width: int, channels: int) -> Tensor:
+    return pack_bits(torch.rand(n, height, width, channels) < 0.5)
+
+
+def random_planes(out_channels: int, channels: int, kernel: int) -> Tensor:
+    return pack_weight(torch.randint(-1, 2, (out_channels, channels, kernel, kernel)))
+
+
+def launched(gpu: Gpu) -> list[str]:
+    """The kernels of the last calls; none on the card that has none."""
+    names = [line.split()[1] for line in gpu.log() if line.startswith("launch")]
+    assert not names if gpu.family == "none" else names, gpu.emulation_error()
+    return names
+
+
+# channels, out_channels, kernel, stride, padding, dilation, pad_value, height, width
+LAYERS = [
+    (32, 32, 3, 1, 1, 1, 0, 5, 7),
+    (70, 40, 3, 2, 1, 1, -1, 8, 6),
+    (128, 33, 3, 1, 2, 2, 0, 6, 6),
+    (5, 7, 1, 1, 0, 1, 0, 3, 4),
+]
+
+
+@pytest.mark.parametrize("layer", LAYERS, ids=str)
+def test_convolution(gpu: Gpu, layer: tuple[int, ...]) -> None:
+    channels, out_channels, kernel, stride, padding, dilation, pad_value, height, width = layer
+    bits, planes = random_bits(2, height, width, channels), random_planes(out_channels, channels, kernel)
+    weight = OPS.tile_weight(planes)
+    geometry = [stride] * 2, [padding] * 2, [dilation] * 2, pad_value
+    found = OPS.conv2d([bits], weight, out_channels, [kernel] * 2, *geometry)
+    expected = reference.conv2d(bits, planes, *geometry)
+    assert torch.equal(found, expected)
+    assert found.is_contiguous(memory_format=torch.channels_last)
+    names = launched(gpu)
+    assert all(gpu.family in name and "_stream_" in name for name in names)
+
+    threshold = torch.randint(-9, 9, (2, out_channels), dtype=torch.int32)
+    flip = pack_bits(torch.rand(2, out_channels) < 0.5)
+    found = OPS.conv2d_threshold([bits], weight, threshold, flip, out_channels, [kernel] * 2, *geometry)
+    assert torch.equal(found, reference.conv2d_threshold(bits, planes, threshold, flip, *geometry))
+    vector = next(n for n in (4, 2, 1) if words_of(channels) % n == 0)
+    assert all(f"_bits_v{vector}__{gpu.family}" in name for name in launched(gpu))
+
+
+def test_transposed_convolution(gpu: Gpu) -> None:
+    bits, planes = random_bits(1, 4, 3, 64), random_planes(20, 64, 2)
+    weight, geometry = OPS.tile_weight(planes), ([2, 2], [0, 0], [0, 0], [1, 1])
+    found = OPS.conv_transpose2d([bits], weight, 20, [2, 2], *geometry)
+    assert torch.equal(found, reference.conv_transpose2d(bits, planes, *geometry))
+    assert len(launched(gpu)) == (gpu.family != "none")  # all four phases in one launch
+    threshold, flip = torch.zeros(1, 20, dtype=torch.int32), torch.zeros(1, 1, dtype=torch.int32)
+    found = OPS.conv_transpose2d_threshold([bits], weight, threshold, flip, 20, [2, 2], *geometry)
+    expected = reference.conv_transpose2d_threshold(bits, planes, threshold, flip, *geometry)
+    assert torch.equal(found, expected)
+
+
+def test_float_stream(gpu: Gpu) -> None:
+    bits, planes = random_bits(1, 6, 4, 40), random_planes(16, 40, 3)
+    weight = OPS.tile_weight(planes)
+    # Steps that round nowhere: the reference takes its multiply-adds in float64.
+    affine = torch.tensor([0.5, 0.25])[:, None, None].expand(2, 2, 16).contiguous()
+    residual = [torch.randn(1, 4, 3, 2), torch.randn(1, 4, 3, 2).to(memory_format=torch.channels_last)]
+    threshold = torch.randn(1, 16)
+    layer = 16, [3, 3], [1, 1], [1, 1], [1, 1], 0
+    found = OPS.conv2d_stream([bits], weight, affine, residual, threshold, *layer, 1, 2, True)
+    dots = reference.conv2d(bits, planes, 1, 1)
+    expected = reference.stream(dots, affine, residual, threshold, 1, 2, True)
+    assert torch.equal(found[0], expected[0])
+    assert torch.equal(found[1], expected[1])
+    launched(gpu)
+
+
+def test_a_stream_with_a_head(gpu: Gpu) -> None:
+    bits, planes = random_bits(1, 4, 4, 32), random_planes(8, 32, 1)
+    affine, head, bias = torch.full((1, 2, 8), 0.5), torch.randn(3, 8), torch.randn(3)
+    layer = 8, [1, 1], [1, 1], [0, 0], [1, 1], 0, 1, 1, True, []
+    logits, words = OPS.conv2d_stream([bits], OPS.tile_weight(planes), affine, [], None, *layer, head, bias)
+    y, _ = reference.stream(reference.conv2d(bits, planes), affine, [], None, relu=True)
+    torch.testing.assert_close(logits, torch.nn.functional.conv2d(y, head[:, :, None, None], bias))
+    assert words.shape == (1, 4, 4, 0)
+    launched(gpu)
+
+
+@pytest.mark.parametrize(
+    "sizes", [[(6, 8), (3, 4)], [(6, 8), (6, 8)], [(2, 3), (6, 8)], [(6, 8), (6, 8), (3, 4)]]
+)
+def test_joined_inputs(gpu: Gpu, sizes: list[tuple[int, int]]) -> None:
+    """Two inputs, each enlarged by a whole factor, are read in place; others are joined by torch."""
+    parts = [random_bits(1, *size, 32 * (i + 1)) for i, size in enumerate(sizes)]
+    joined = reference.join(parts, (6, 8))
+    planes = random_planes(9, joined.shape[3] * 32, 3)
+    layer = 9, [3, 3], [1, 1], [1, 1], [1, 1], 0
+    found = OPS.conv2d(parts, OPS.tile_weight(planes), *layer, [6, 8])
+    assert torch.equal(found, reference.conv2d(joined, planes, 1, 1))
+    by_kernel = gpu.family != "none" and len(sizes) == 2 and sizes[0] != (2, 3)
+    assert bool([line for line in gpu.log() if line.startswith("launch")]) == by_kernel
+
+
+def test_the_first_convolution_is_torchs(gpu: Gpu) -> None:
+    x, weight = torch.randn(1, 3, 6, 6), torch.randn(1, 3, 3, 3, 32)
+    affine = torch.ones(1, 2, 20)
+    y, _ = OPS.stem_stream(x, weight, affine, None, [1, 1], [1, 1], [1, 1], False)
+    plain = weight.permute(0, 4, 3, 1, 2).flatten(0, 1)[:20]
+    torch.testing.assert_close(y, torch.nn.functional.conv2d(x, plain, padding=1) + 1)
+    threshold, flip = torch.zeros(1, 20), torch.zeros(1, 1, dtype=torch.int32)
+    bits = OPS.stem_threshold(x, weight, threshold, flip, [1, 1], [1, 1], [1, 1])
+    assert torch.equal(bits, reference.pack(y, torch.ones(20)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_pack_and_unpack(gpu: Gpu, dtype: torch.dtype, memory_format: torch.memory_format) -> None:
+    x = torch.randn(2, 37, 3, 5).to(dtype).contiguous(memory_format=memory_format)
+    threshold, flip = torch.randn(37), pack_bits(torch.rand(37) < 0.5)
+    bits = OPS.pack(x, threshold, flip)
+    assert torch.equal(bits, reference.pack(x, threshold, flip))
+    assert torch.equal(OPS.unpack(bits, 37), reference.unpack(bits, 37))
+    names = launched(gpu)
+    if names:
+        assert names[0].startswith("pack_channels" if memory_format == torch.channels_last else "pack_pixels")
+
+
+@pytest.mark.parametrize("channels", [32, 128, 100])
+def test_max_pool(gpu: Gpu, channels: int) -> None:
+    bits = random_bits(2, 7, 6, channels)
+    found = OPS.max_pool2d(bits, [3, 3], [2, 2], [1, 1], [1, 1], True)
+    assert torch.equal(found, reference.max_pool2d(bits, 3, 2, 1, 1, True))
+    # A slice of the words is read in place.
+    part = random_bits(1, 4, 4, channels + 32)[..., 1:]
+    assert torch.equal(
+        OPS.max_pool2d(part, [2, 2], [2, 2], [0, 0], [1, 1], False), reference.max_pool2d(part, 2)
+    )
+    launched(gpu)
+
+
+def test_a_weight_of_another_card_is_refused(gpu: Gpu) -> None:
+    bits, planes = random_bits(1, 3, 3, 32), random_planes(8, 32, 1)
+    own = OPS.tile_weight(planes)
+    with pytest.raises(RuntimeError, match="tile the planes again on this device"):
+        OPS.conv2d([bits], torch.cat([own, own.new_zeros(8)]), 8, [1, 1], [1, 1], [0, 0], [1, 1], 0)
+    with pytest.raises(RuntimeError, match="tile the planes again on this device"):
+        other = torch.cat([own, own.new_zeros(1)])
+        OPS.conv2d([bits], other, 8, [1, 1], [1, 1], [0, 0], [1, 1], 0)
+
+
+def test_a_layer_that_no_kernel_takes_runs_as_float_operations(gpu: Gpu) -> None:
+    """A transposed stride of 9 has more phases than a launch."""
+    bits, planes = random_bits(1, 2, 2, 40), random_planes(12, 40, 9)
+    weight = OPS.tile_weight(planes)
+    found = OPS.conv_transpose2d([bits], weight, 12, [9, 9], [9, 9], [0, 0], [0, 0], [1, 1])
+    assert torch.equal(found, reference.conv_transpose2d(bits, planes, 9))
+    assert not [line for line in gpu.log() if line.startswith("launch")]
+
+
+def test_a_card_without_kernels_warns_once(gpu: Gpu) -> None:
+    fallback._warned.clear()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        bits = OPS.pack(torch.randn(1, 3, 2, 2), None, None)
+        OPS.unpack(bits, 3)
+    assert len(caught) == (gpu.family == "none")
+    assert all("run as float operations of torch" in str(warning.message) for warning in caught)
+
+
+def test_work_goes_to_the_current_stream_of_the_device(gpu: Gpu) -> None:
+    OPS.pack(torch.randn(1, 3, 2, 2), None, None)
+    index = list(CARDS).index(gpu.family)
+    line = f"launch pack_pixels__sm75 on {index} stream 0x5150 grid 1x1x1 threads 256 shared 0"
+    assert (line in gpu.log()) == (gpu.family != "none")

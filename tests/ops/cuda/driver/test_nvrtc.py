@@ -1,0 +1,81 @@
+"""The second route: NVRTC compiles the sources that the library carries, and keeps the result on disk."""
+
+from __future__ import annotations
+
+import ctypes.util
+import os
+import stat
+from pathlib import Path
+
+import pytest
+import torch
+
+from mbu_ops.cuda import cuda_kernels, serving_target
+
+from .conftest import FEW_STEMS, RTX_3090, Run
+
+
+def find_nvrtc() -> str | None:
+    """The one that torch brings."""
+    folder = Path(torch.__file__).parents[1] / "nvidia"
+    found = sorted(folder.glob("*/lib/libnvrtc.so.1?")) if folder.is_dir() else []
+    return str(found[0]) if found else ctypes.util.find_library("nvrtc")
+
+
+NVRTC = find_nvrtc()
+pytestmark = pytest.mark.skipif(NVRTC is None, reason="this torch brings no NVRTC")
+
+
+def compiled(target: str) -> str:
+    """What NVRTC makes in the place of a target, for the card of these tests."""
+    return "NVRTC " + ("sm_86" if target.startswith("compute_") else target)
+
+
+SERVED = {k.name: compiled(str(serving_target(k, 86))) for k in cuda_kernels() if k.stem in FEW_STEMS}
+CACHED = {name: f"{text}, cached" for name, text in SERVED.items()}
+
+
+def routes(run: Run, folder: Path) -> dict[str, str]:
+    (found,) = run(RTX_3090, ["routes", 0], MBU_NVRTC=str(NVRTC), MBU_CACHE_DIR=str(folder))
+    assert all(found[name][0] for name in SERVED), found
+    return {name: found[name][1] for name in SERVED}
+
+
+def test_a_library_built_without_nvcc_compiles_and_then_remembers(run_sources: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "cache"
+    assert SERVED
+    assert routes(run_sources, folder) == SERVED
+    assert routes(run_sources, folder) == CACHED
+    assert stat.S_IMODE((folder / "kernels").stat().st_mode) == 0o700
+    files = list((folder / "kernels").iterdir())
+    assert files
+    assert all(file.suffix == ".cubin" for file in files)
+
+    # A damaged file is compiled again and replaced.
+    files[0].write_bytes(files[0].read_bytes()[:-1])
+    assert routes(run_sources, folder) != CACHED
+    assert routes(run_sources, folder) == CACHED
+
+
+def test_a_folder_that_others_may_write_is_not_used(run_sources: Run, tmp_path: Path) -> None:
+    kernels = tmp_path / "kernels"
+    kernels.mkdir(mode=0o777)
+    os.chmod(kernels, 0o777)
+    for _ in range(2):
+        assert routes(run_sources, tmp_path) == SERVED
+    assert not list(kernels.iterdir())
+
+    link = tmp_path / "other" / "kernels"
+    link.parent.mkdir()
+    (tmp_path / "target").mkdir(mode=0o700)
+    link.symlink_to(tmp_path / "target")
+    assert routes(run_sources, link.parent) == SERVED
+    assert not list((tmp_path / "target").iterdir())
+
+
+def test_a_driver_that_refuses_the_images_gets_what_nvrtc_compiled(run_few: Run, tmp_path: Path) -> None:
+    """As where the library's toolkit is newer than the driver: its images are refused, NVRTC's are not."""
+    (found,) = run_few(
+        RTX_3090, ["routes", 0], MBU_NVRTC=str(NVRTC), MBU_CACHE_DIR=str(tmp_path), FAKE_REFUSE="library=300"
+    )
+    assert {name: found[name][1] for name in SERVED} == SERVED

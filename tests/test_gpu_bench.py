@@ -1,0 +1,64 @@
+"""The GPU benchmark's steps on the CPU, and the model that it compares with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from lightning_mbu.bench import gpu
+from mbu_ops.roofline import CARDS, Convolution, choose, predict, read_layers, table, tiles_of
+
+ROOT = Path(__file__).resolve().parents[1]
+WIDE = Convolution("wide", 256, 256, 512 * 512, 1, 9, 512 * 512)
+
+
+def test_every_step_runs_dry(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert gpu.main(["--dry", "--results", str(tmp_path), "--repeats", "2"]) == 0
+    text = (tmp_path / "gpu.md").read_text()
+    assert text in capsys.readouterr().out
+    assert "none of these numbers is a result" in text
+    for name in ("| toy |", "| toy up |", "| one-bit |", "| bf16 |"):
+        assert name in text
+
+
+def test_a_wrong_bit_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    flipped = gpu.reference.conv2d_threshold
+    monkeypatch.setattr(gpu.reference, "conv2d_threshold", lambda *a: flipped(*a) ^ 1)
+    with pytest.raises(RuntimeError, match="differs from the reference"):
+        gpu.layer_call(Convolution("x", 32, 32, 16, 1, 9, 16), (4, 4), torch.device("cpu"))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_it_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert gpu.main(["--results", str(tmp_path)]) == 1
+    assert "needs an NVIDIA GPU" in capsys.readouterr().err
+
+
+def test_bounds_follow_from_counts() -> None:
+    """A layer of whole tiles is bound by its products: 2 planes x 2 operations x multiply-adds at the peak."""
+    for card in CARDS:
+        p = predict(WIDE, card)
+        if card.b1 is None:
+            assert p.us is None
+            continue
+        ideal = 4 * WIDE.macs / card.b1 / 1e6
+        assert p.arithmetic_us == pytest.approx(ideal / p.useful)
+        assert 0.9 < p.useful <= 1
+        assert p.us == max(p.arithmetic_us, p.memory_us)
+    # Three channels still cost a word of K.
+    thin = predict(Convolution("thin", 3, 256, 512 * 512, 1, 9, 512 * 512), CARDS[0])
+    assert thin.useful == pytest.approx(3 * 9 / 512, rel=0.02)
+
+
+def test_small_layers_take_small_tiles() -> None:
+    names = [tile.name for tile in tiles_of("sm80_xor")]
+    assert names == ["128x64", "64x64", "32x32"]
+    assert choose(WIDE, CARDS[0])[0].name == "128x64"
+    assert choose(Convolution("tiny", 64, 64, 64, 1, 9, 64), CARDS[0])[0].name == "32x32"
+
+
+def test_the_page_of_predictions_is_what_the_model_says() -> None:
+    layers = read_layers(ROOT / "ops/bench/shapes/mbunet_256.txt", 1)
+    assert (ROOT / "docs/roofline.md").read_text().endswith(table(layers))
