@@ -51,13 +51,14 @@ class Scores:
             table.add_row(*row)
         return table
 
-    def rows(self) -> list[tuple[str, str, str, str]]:
+    def rows(self) -> list[tuple[str, ...]]:
         """One row of text per class: name, IoU, Dice, share of the labelled pixels."""
         total = max(int(self.pixels.sum()), 1)
-        return [
-            (name, *("-" if isnan(v) else f"{v:.1%}" for v in (float(i), float(d))), f"{int(p) / total:.1%}")
-            for name, i, d, p in zip(self.names, self.iou, self.dice, self.pixels, strict=True)
+        shown = [
+            ["-" if isnan(v) else f"{v:.1%}" for v in values.tolist()] for values in (self.iou, self.dice)
         ]
+        shares = [f"{int(count) / total:.1%}" for count in self.pixels]
+        return list(zip(self.names, *shown, shares, strict=True))
 
     def __str__(self) -> str:
         return as_text(self, 100)
