@@ -20,9 +20,8 @@ demo: $(READY)  ## train, convert, prove, compile, time; DATA=folder for real im
 test: $(READY)  ## everything but lint; ARGS for pytest
 	$(BIN)/python -m pytest -q $(ARGS)
 
-matrix: $(READY)  ## every smp architecture and encoder, all the way; writes docs/models.md; ARGS for pytest, -k for a part
+matrix: $(READY)  ## every smp architecture and encoder, all the way, into docs/results/models.json; ARGS for pytest, -k for a part
 	MBU_MATRIX=all MBU_MATRIX_RESULTS=docs/results/models.json $(BIN)/python -m pytest -q tests/matrix $(ARGS)
-	$(BIN)/python docs/models.py
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -1,7 +1,7 @@
 """Every smp architecture and encoder, all the way: plan, train, convert, verify, save, load, compile.
 
 `make test` takes the pairs marked quick in pairs.txt, `make matrix` (MBU_MATRIX=all) every one, and notes what it
-finds in docs/results/models.json (MBU_MATRIX_RESULTS), from which docs/models.md is written.
+finds in docs/results/models.json (MBU_MATRIX_RESULTS).
 """
 
 import json
