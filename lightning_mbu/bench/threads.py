@@ -30,7 +30,7 @@ def measure_threads(packed: nn.Module, example: Tensor, threads: int, repeats: i
         Plain types, one entry per state of the machine: `state`, `threads`, `one_ms`, `many_ms` (medians) and
         `speedup`, the median over rounds of one thread's time against several'.
     """
-    states = [("idle", None)]
+    states: list[tuple[str, int | None]] = [("idle", None)]
     if hasattr(os, "sched_getaffinity"):
         core = max(os.sched_getaffinity(0))
         states.append((f"core {core} taken by another process", core))

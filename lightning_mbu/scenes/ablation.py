@@ -107,7 +107,7 @@ def _train(
     data = _data(settings, seed)
     model = BiSegUNet(classes=data.labels.classes, width=settings.width, **difference)
     module = LitScenes(model, settings.dataset, lr=settings.lr)
-    callbacks = (
+    callbacks: list[L.Callback] = (
         [MBUQuantize("bisegunet", input_size=settings.size, min_channels=4)] if settings.quantize else []
     )
     trainer = L.Trainer(

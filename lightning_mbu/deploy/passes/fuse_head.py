@@ -39,9 +39,9 @@ def _is_head(module: GraphModule, node: Node, source: Node | None) -> bool:
 
 
 def _fuse(module: GraphModule, stream: Node, head: Node) -> None:
-    value, bias_node = head.args[0], head.args[2] if len(head.args) > 2 else None
+    value, weight_node, *rest = head.args
     assert isinstance(value, Node)
-    weight, bias = constant(module, head.args[1]), constant(module, bias_node)
+    weight, bias = constant(module, weight_node), constant(module, rest[0] if rest else None)
     assert weight is not None
     with module.graph.inserting_before(stream):
         options = {"head": constant_node(module, weight.detach().flatten(1), "head")}

@@ -24,8 +24,10 @@ def narrow_streams(module: GraphModule) -> bool:
             continue
         value = next(user for user in node.users if user.args[1] == 0)
         rounded = only_user(value)
-        widened = only_user(rounded) if _converts(rounded, torch.bfloat16) else None
-        if rounded is None or widened is None or not _converts(widened, torch.float32):
+        if rounded is None or not _converts(rounded, torch.bfloat16):
+            continue
+        widened = only_user(rounded)
+        if widened is None or not _converts(widened, torch.float32):
             continue
         _store_narrow(node, value)
         rounded.replace_all_uses_with(value)
@@ -67,8 +69,8 @@ def round_streams(module: GraphModule) -> bool:
     return changed
 
 
-def _converts(node: Node | None, dtype: torch.dtype) -> bool:
-    return is_call(node, aten.to.dtype) and node is not None and node.args[1] == dtype
+def _converts(node: Node, dtype: torch.dtype) -> bool:
+    return is_call(node, aten.to.dtype) and node.args[1] is dtype
 
 
 def _store_narrow(stream: Node, value: Node) -> None:

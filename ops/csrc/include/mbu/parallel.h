@@ -10,7 +10,8 @@ int num_threads();
 using RangeFunction = void (*)(int64_t begin, int64_t end, void* context);
 void parallel_range(int64_t count, int64_t grain, RangeFunction function, void* context);
 
-// Calls body(i) for every i in [0, count); in pieces of at least `grain` consecutive calls, which threads take as they come.
+// Calls body(i) for every i in [0, count); in pieces of at least `grain` consecutive calls, which threads
+// take as they come.
 template <class Body>
 void parallel_for(int64_t count, int64_t grain, const Body& body) {
   if (count <= 0) return;
