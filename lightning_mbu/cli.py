@@ -79,6 +79,12 @@ def _parser() -> argparse.ArgumentParser:
             "ablation", _ablation, "Train the variants of a table of the BiSegUNet paper, and compare them."
         )
     )
+    export = command(
+        "export", _export, "Compile a packed model into a .pt2 package that runs without Python."
+    )
+    export.add_argument("model", help="file written by save, or folder written by save_pretrained")
+    export.add_argument("output", help="file to write, ending in .pt2")
+    export.add_argument("--size", type=int, default=256, help="height and width of the example input, pixels")
 
     doctor = command("doctor", _doctor, "Show what this machine can run.")
     doctor.add_argument("--json", action="store_true", help="print the findings as JSON")
@@ -125,6 +131,22 @@ def _bench(options: argparse.Namespace, console: Console) -> int:
     from .bench import command
 
     return command.run(options, console)
+
+
+def _export(options: argparse.Namespace, console: Console) -> int:
+    import torch
+
+    from .deploy import PackedModel, export, load
+
+    packed = (
+        PackedModel.from_pretrained(options.model) if os.path.isdir(options.model) else load(options.model)
+    )
+    example = torch.zeros(1, packed.input_spec.channels, options.size, options.size)
+    path = export(packed, example, options.output)
+    console.print(
+        f"{path}: {path.stat().st_size / 1e6:.2f} MB, for this processor; docs/export.md says how to run it."
+    )
+    return 0
 
 
 def _report(options: argparse.Namespace, console: Console) -> int:

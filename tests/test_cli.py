@@ -44,6 +44,7 @@ def test_doctor_lists_the_library(capsys):
     (["plan", "nonsense"], "names no model"), (["plan", "no.such.module:f"], "No module named"),
     (["plan", "smp:Nope/resnet34"], "Nope"), (["plan", "lightning_mbu.models:MBUNet", "--channels", "4"], "does not run on an example"),
     (["plan", "lightning_mbu.models:MBUNet", "--masked", "2"], "between 0 and 1"),
+    (["export", "no-such.mbu", "net.pt2"], "there is no file no-such.mbu"),
     (["demo", "--size", "100"], "must be a multiple of 16"), (["demo", "--data", "no-such-folder"], "no-such-folder"),
 ])  # fmt: skip
 def test_a_users_mistake_gets_one_line(arguments, words, capsys):
@@ -59,6 +60,7 @@ def test_a_users_mistake_gets_one_line(arguments, words, capsys):
         ["demo", "--help"],
         ["plan", "--help"],
         ["bench", "--help"],
+        ["export", "--help"],
         ["doctor", "--help"],
     ],
 )

@@ -1,4 +1,4 @@
-"""export: a trained network as an ONNX file, for programs without torch."""
+"""export: a network as one file for a program without Python (`.pt2`), or without torch (`.onnx`)."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from ..prepare import quantized_layers
+from .convert import convert
 from .packed import PackedModel
 from .portable import portable
 
@@ -22,30 +23,39 @@ _LARGEST = 2**14  # pixels
 
 
 def export(model: nn.Module, example_input: Tensor, path: str | Path) -> Path:
-    """Writes a trained network as ONNX: one-bit layers as float convolutions of ones, same result, float speed.
+    """Writes a network to `path`; its ending decides how.
+
+    `.pt2`: compiled by AOTInductor for this processor, batch, height and width free; calls `torch.ops.mbu`. Load it with
+    `mbu_ops.load_package`, or from C++ (docs/export.md).
+    `.onnx`: the portable fallback, one-bit layers as float convolutions of ones: same result, float speed.
 
     Args:
-        model: trained with `MBUQuantize` or made by `prepare`, all gates at 1.
+        model: result of `convert` or `load`; or the trained model, which ONNX needs.
         example_input: float32 `[N, C, H, W]`, height and width at least 64 pixels.
-        path: file name, ending in `.onnx`; an existing file is replaced.
+        path: file name; an existing file is replaced.
 
     Returns:
         The path.
 
     Raises:
-        ValueError: another ending, a packed model, or a model that cannot be exported.
-        TypeError: `model` has no masked-binary layers.
-        ImportError: without the packages `onnx` and `onnxscript`.
+        ValueError: another ending, a packed model for ONNX, or a model that cannot be exported.
+        TypeError: `model` is neither packed nor trained with masked-binary layers.
+        ImportError: ONNX export without the packages `onnx` and `onnxscript`.
     """
     path = Path(path)
-    if path.suffix != ".onnx":
-        raise ValueError(f"{path.name!r} must end in .onnx.")
+    if path.suffix not in (".pt2", ".onnx"):
+        raise ValueError(f"{path.name!r} must end in .pt2 (AOTInductor) or .onnx.")
     if not isinstance(model, PackedModel) and not any(quantized_layers(model)):
         raise TypeError(
-            f"export takes a trained model with masked-binary layers; this {type(model).__name__} has none. "
-            "Train it with MBUQuantize, or call prepare(model, plan), first."
+            f"export takes a packed model, or a trained one with masked-binary layers; this {type(model).__name__} "
+            "has none. Call convert(model, x) first."
         )
-    _export_onnx(model, example_input, path)
+    if path.suffix == ".onnx":
+        _export_onnx(model, example_input, path)
+    else:
+        packed = model if isinstance(model, PackedModel) else convert(model, example_input)
+        program = _program(packed.graph_module, example_input, packed.input_spec.multiple)
+        torch._inductor.aoti_compile_and_package(program, package_path=str(path))
     return path
 
 

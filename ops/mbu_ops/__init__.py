@@ -11,8 +11,10 @@ from . import cuda as cuda
 from . import fakes as fakes
 from . import fallback as fallback
 from . import functional as functional
+from . import packages as packages
 from . import packing as packing
 from . import reference as reference
+from .packages import load_package as load_package
 from .packing import pack_bits as pack_bits
 from .packing import pack_weight as pack_weight
 from .packing import unpack_bits as unpack_bits

@@ -62,8 +62,8 @@ def _tile_weight(planes: Tensor) -> Tensor:
     return planes.new_empty(torch.library.get_ctx().new_dynamic_size())
 
 
-def _input_size(bits: Sequence[Tensor], size: Sequence[int]) -> Sequence[int]:
-    return size if len(size) else bits[0].shape[1:3]
+def _input_size(bits: Sequence[Tensor], size: Sequence[int] | None) -> Sequence[int]:
+    return size if size else bits[0].shape[1:3]
 
 
 def _conv_shape(
@@ -90,22 +90,22 @@ def _transposed_shape(
     ]
 
 
-def _conv2d(bits, weight, out_channels, kernel_size, stride, padding, dilation, pad_value=0, size=()):
+def _conv2d(bits, weight, out_channels, kernel_size, stride, padding, dilation, pad_value=0, size=None):
     return _sums(
         bits[0], out_channels, *_conv_shape(_input_size(bits, size), kernel_size, stride, padding, dilation)
     )
 
 
 def _conv2d_threshold(
-    bits, weight, threshold, flip, out_channels, kernel_size, stride, padding, dilation, pad_value=0, size=()
-):
+    bits, weight, threshold, flip, out_channels, kernel_size, stride, padding, dilation, pad_value=0, size=None
+):  # fmt: skip
     words = threshold.shape[0] * words_of(out_channels)
     height, width = _conv_shape(_input_size(bits, size), kernel_size, stride, padding, dilation)
     return _words(bits[0], height, width, words)
 
 
 def _conv_transpose2d(
-    bits, weight, out_channels, kernel_size, stride, padding, output_padding, dilation, size=()
+    bits, weight, out_channels, kernel_size, stride, padding, output_padding, dilation, size=None
 ):
     shape = _transposed_shape(_input_size(bits, size), kernel_size, stride, padding, output_padding, dilation)
     return _sums(bits[0], out_channels, *shape)
@@ -122,7 +122,7 @@ def _conv_transpose2d_threshold(
     padding,
     output_padding,
     dilation,
-    size=(),
+    size=None,
 ):
     words = threshold.shape[0] * words_of(out_channels)
     height, width = _transposed_shape(
@@ -133,7 +133,7 @@ def _conv_transpose2d_threshold(
 
 def _conv2d_stream(
     bits, weight, affine, residual, threshold, out_channels, kernel_size, stride, padding, dilation,
-    pad_value=0, pool=1, upsample=1, relu=False, size=(), head=None, head_bias=None, dtype=None,
+    pad_value=0, pool=1, upsample=1, relu=False, size=None, head=None, head_bias=None, dtype=None,
 ):  # fmt: skip
     height, width = _conv_shape(_input_size(bits, size), kernel_size, stride, padding, dilation)
     floats, words = _stream(bits[0], threshold, out_channels, height, width, dtype)
@@ -142,7 +142,7 @@ def _conv2d_stream(
 
 def _conv_transpose2d_stream(
     bits, weight, affine, residual, threshold, out_channels, kernel_size, stride, padding, output_padding, dilation,
-    pool=1, upsample=1, relu=False, size=(), dtype=None,
+    pool=1, upsample=1, relu=False, size=None, dtype=None,
 ):  # fmt: skip
     height, width = _transposed_shape(
         _input_size(bits, size), kernel_size, stride, padding, output_padding, dilation

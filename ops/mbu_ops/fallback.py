@@ -98,27 +98,27 @@ def _input(bits, weight, out_channels, kernel_size, size) -> tuple[Tensor, Tenso
     return joined, load_planes(weight, out_channels, kernel_size, joined.shape[3])
 
 
-def _conv2d(bits, weight, out_channels, kernel_size, stride, padding, dilation, pad_value=0, size=()):
+def _conv2d(bits, weight, out_channels, kernel_size, stride, padding, dilation, pad_value=0, size=None):
     joined, planes = _input(bits, weight, out_channels, kernel_size, size)
     return reference.conv2d(joined, planes, stride, padding, dilation, pad_value)
 
 
 def _conv2d_threshold(
-    bits, weight, threshold, flip, out_channels, kernel_size, stride, padding, dilation, pad_value=0, size=()
-):
+    bits, weight, threshold, flip, out_channels, kernel_size, stride, padding, dilation, pad_value=0, size=None
+):  # fmt: skip
     joined, planes = _input(bits, weight, out_channels, kernel_size, size)
     return reference.conv2d_threshold(joined, planes, threshold, flip, stride, padding, dilation, pad_value)
 
 
 def _conv_transpose2d(
-    bits, weight, out_channels, kernel_size, stride, padding, output_padding, dilation, size=()
+    bits, weight, out_channels, kernel_size, stride, padding, output_padding, dilation, size=None
 ):
     joined, planes = _input(bits, weight, out_channels, kernel_size, size)
     return reference.conv_transpose2d(joined, planes, stride, padding, output_padding, dilation)
 
 
 def _conv_transpose2d_threshold(
-    bits, weight, threshold, flip, out_channels, kernel_size, stride, padding, output_padding, dilation, size=()
+    bits, weight, threshold, flip, out_channels, kernel_size, stride, padding, output_padding, dilation, size=None
 ):  # fmt: skip
     joined, planes = _input(bits, weight, out_channels, kernel_size, size)
     return reference.conv_transpose2d_threshold(
@@ -128,7 +128,7 @@ def _conv_transpose2d_threshold(
 
 def _conv2d_stream(
     bits, weight, affine, residual, threshold, out_channels, kernel_size, stride, padding, dilation,
-    pad_value=0, pool=1, upsample=1, relu=False, size=(), head=None, head_bias=None, dtype=None,
+    pad_value=0, pool=1, upsample=1, relu=False, size=None, head=None, head_bias=None, dtype=None,
 ):  # fmt: skip
     dots = _conv2d(bits, weight, out_channels, kernel_size, stride, padding, dilation, pad_value, size)
     y, words = reference.stream(
@@ -144,7 +144,7 @@ def _head(y: Tensor, head: Tensor, bias: Tensor | None) -> Tensor:
 
 def _conv_transpose2d_stream(
     bits, weight, affine, residual, threshold, out_channels, kernel_size, stride, padding, output_padding, dilation,
-    pool=1, upsample=1, relu=False, size=(), dtype=None,
+    pool=1, upsample=1, relu=False, size=None, dtype=None,
 ):  # fmt: skip
     dots = _conv_transpose2d(
         bits, weight, out_channels, kernel_size, stride, padding, output_padding, dilation, size

@@ -44,7 +44,7 @@ def _threshold(dots: Tensor, threshold: Tensor, flip: Tensor) -> Tensor:
     return torch.cat(planes, dim=-1)
 
 
-def join(bits: Sequence[Tensor], size: Sequence[int] = ()) -> Tensor:
+def join(bits: Sequence[Tensor], size: Sequence[int] | None = None) -> Tensor:
     """The one input that the parts of a convolution's input stand for: ``bits`` in front of any function here."""
     if size:
         bits = [
@@ -139,7 +139,7 @@ def conv_transpose2d_threshold(
 def stream(
     dots: Tensor,
     affine: Tensor,
-    residual: Sequence[Tensor],
+    residual: Sequence[Tensor] | None,
     threshold: Tensor | None,
     pool: int = 1,
     upsample: int = 1,

@@ -1,11 +1,20 @@
-"""Exported networks in ONNX Runtime."""
+"""Exported networks: in this process, in a program without Python, in ONNX Runtime."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
 from lightning_mbu import convert, export, make_plan, prepare
+from mbu_ops import load_package
+from mbu_ops.backends import library_path
 
+ROOT = Path(__file__).parents[2]
+TORCH = Path(torch.__file__).parent
 SIZES = [(1, 64, 64), (3, 96, 160)]
 
 
@@ -45,6 +54,50 @@ def packed(trained):
     return convert(trained, torch.zeros(1, 3, 64, 64))
 
 
+@pytest.fixture(scope="module")
+def package(packed, tmp_path_factory) -> Path:
+    return export(packed, torch.zeros(1, 3, 64, 64), tmp_path_factory.mktemp("export") / "net.pt2")
+
+
+def test_a_package_takes_any_batch_and_size(packed, package):
+    network = load_package(package)
+    for batch, height, width in SIZES:
+        images = torch.randn(batch, 3, height, width)
+        assert torch.allclose(network(images), packed(images), atol=1e-5)
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
+def test_a_program_without_python_computes_the_same(packed, package, tmp_path):
+    program = tmp_path / "run_package"
+    build = [
+        "g++", "-std=c++20", "-O0", str(ROOT / "ops/examples/run_package.cpp"), "-o", str(program),
+        f"-I{TORCH}/include", f"-I{TORCH}/include/torch/csrc/api/include", f"-L{TORCH}/lib",
+        f"-Wl,-rpath,{TORCH}/lib", "-Wl,--no-as-needed", "-ltorch", "-ltorch_cpu", "-lc10", "-ldl",
+    ]  # fmt: skip
+    subprocess.run(build, check=True, capture_output=True)
+    images = torch.randn(2, 3, 96, 64)
+    images.numpy().tofile(tmp_path / "input.f32")
+    shape = [str(n) for n in images.shape]
+    files = [program, package, library_path(), tmp_path / "input.f32"]
+    run = [*map(str, files), *shape, str(tmp_path / "out")]
+    done = subprocess.run(run, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = torch.from_file(str(tmp_path / "out"), size=2 * 2 * 96 * 64).view(2, 2, 96, 64)
+    assert torch.allclose(found, packed(images), atol=1e-5)
+    run[2] = str(tmp_path / "no.so")
+    failed = subprocess.run(run, check=False, capture_output=True, text=True)
+    assert failed.returncode == 1 and "the operations cannot be loaded" in failed.stderr
+
+
+def test_a_package_without_the_operations_says_what_is_missing(package):
+    code = f"import torch; torch._inductor.aoti_load_package({str(package)!r})(torch.zeros(1, 3, 64, 64))"
+    command = [sys.executable, "-c", code]
+    failed = subprocess.run(command, check=False, capture_output=True, text=True, cwd=package.parent)
+    assert failed.returncode and "mbu::" in failed.stderr
+    with pytest.raises(FileNotFoundError, match="there is no file"):
+        load_package(package.parent / "other.pt2")
+
+
 def test_onnx_computes_the_same(trained, tmp_path):
     runtime = pytest.importorskip("onnxruntime", reason="the bench extra is not installed")
     pytest.importorskip("onnxscript", reason="the onnx extra is not installed")
@@ -59,9 +112,11 @@ def test_onnx_computes_the_same(trained, tmp_path):
 
 def test_mistakes_say_the_way_out(trained, packed, tmp_path):
     images = torch.zeros(1, 3, 64, 64)
-    with pytest.raises(ValueError, match="must end in .onnx"):
+    with pytest.raises(ValueError, match=r"must end in .pt2 .* or .onnx"):
         export(packed, images, tmp_path / "net.bin")
-    with pytest.raises(TypeError, match="Sequential has none. Train it"):
-        export(nn.Sequential(nn.Conv2d(3, 3, 1)), images, tmp_path / "net.onnx")
+    with pytest.raises(TypeError, match="Sequential has none. Call convert"):
+        export(nn.Sequential(nn.Conv2d(3, 3, 1)), images, tmp_path / "net.pt2")
     with pytest.raises(ValueError, match="Export the trained model"):
         export(packed, images, tmp_path / "net.onnx")
+    with pytest.raises(ValueError, match="at least 64x64"):
+        export(packed, torch.zeros(1, 3, 31, 31), tmp_path / "net.pt2")

@@ -27,7 +27,7 @@ struct Joined {
 };
 
 // Joins `bits` along the channels, each brought to `size` by nearest.
-inline Joined join(const char* op, const Images& bits, Pair size) {
+inline Joined join(const char* op, const Images& bits, MaybePair size) {
   MBU_CHECK(!bits.empty(), op, ": bits is an empty list; give at least one packed tensor");
   Joined joined;
   int64_t words = 0;
@@ -37,8 +37,9 @@ inline Joined join(const char* op, const Images& bits, Pair size) {
   }
   PackedImage& all = joined.image = joined.parts[0];
   all.words = words;
-  if (size.size() > 0) {
-    const Extent wanted = pair(op, "size", size, 1);
+  const bool resizes = size && size->size() > 0;
+  if (resizes) {
+    const Extent wanted = pair(op, "size", *size, 1);
     all.height = wanted.h;
     all.width = wanted.w;
   }
@@ -47,8 +48,8 @@ inline Joined join(const char* op, const Images& bits, Pair size) {
     const bool same = part.height == all.height && part.width == all.width;
     MBU_CHECK(part.batch == all.batch, op, ": bits has parts of ", all.batch, " and ", part.batch,
               " images; they must agree");
-    MBU_CHECK(same || size.size() > 0, op, ": bits has parts of ", all.height, "x", all.width, " and ",
-              part.height, "x", part.width, " pixels; give the size that all are brought to (size=[H, W])");
+    MBU_CHECK(same || resizes, op, ": bits has parts of ", all.height, "x", all.width, " and ", part.height,
+              "x", part.width, " pixels; give the size that all are brought to (size=[H, W])");
     MBU_CHECK(same || (part.height > 0 && part.width > 0), op, ": a part of bits has ", part.height, "x",
               part.width, " pixels, which no size can be made of; it needs at least one");
     plain = plain && same;

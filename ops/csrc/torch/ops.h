@@ -14,6 +14,9 @@ using torch::headeronly::IntHeaderOnlyArrayRef;
 using torch::stable::Tensor;
 using Pair = IntHeaderOnlyArrayRef;
 using Images = std::vector<Tensor>;
+// Optional because a compiled package hands an empty list over as None (torch 2.14, oss_proxy_executor.cpp).
+using MaybePair = std::optional<Pair>;
+using MaybeImages = std::optional<Images>;
 using FloatAndBits = std::tuple<Tensor, Tensor>;
 
 // MBU_OP(result, name, arguments): the list that schema.cpp, cpu.cpp and cuda.cpp share.
@@ -23,29 +26,29 @@ using FloatAndBits = std::tuple<Tensor, Tensor>;
   MBU_OP(Tensor, tile_weight, (const Tensor& planes))                                                        \
   MBU_OP(Tensor, conv2d,                                                                                     \
          (Images bits, const Tensor& weight, int64_t out_channels, Pair kernel_size, Pair stride,            \
-          Pair padding, Pair dilation, int64_t pad_value, Pair size))                                        \
+          Pair padding, Pair dilation, int64_t pad_value, MaybePair size))                                   \
   MBU_OP(                                                                                                    \
       Tensor, conv2d_threshold,                                                                              \
       (Images bits, const Tensor& weight, const Tensor& threshold, const Tensor& flip, int64_t out_channels, \
-       Pair kernel_size, Pair stride, Pair padding, Pair dilation, int64_t pad_value, Pair size))            \
+       Pair kernel_size, Pair stride, Pair padding, Pair dilation, int64_t pad_value, MaybePair size))       \
   MBU_OP(Tensor, conv_transpose2d,                                                                           \
          (Images bits, const Tensor& weight, int64_t out_channels, Pair kernel_size, Pair stride,            \
-          Pair padding, Pair output_padding, Pair dilation, Pair size))                                      \
+          Pair padding, Pair output_padding, Pair dilation, MaybePair size))                                 \
   MBU_OP(                                                                                                    \
       Tensor, conv_transpose2d_threshold,                                                                    \
       (Images bits, const Tensor& weight, const Tensor& threshold, const Tensor& flip, int64_t out_channels, \
-       Pair kernel_size, Pair stride, Pair padding, Pair output_padding, Pair dilation, Pair size))          \
+       Pair kernel_size, Pair stride, Pair padding, Pair output_padding, Pair dilation, MaybePair size))     \
   MBU_OP(FloatAndBits, conv2d_stream,                                                                        \
-         (Images bits, const Tensor& weight, const Tensor& affine, std::vector<Tensor> residual,             \
+         (Images bits, const Tensor& weight, const Tensor& affine, MaybeImages residual,                     \
           std::optional<Tensor> threshold, int64_t out_channels, Pair kernel_size, Pair stride,              \
           Pair padding, Pair dilation, int64_t pad_value, int64_t pool, int64_t upsample, bool relu,         \
-          Pair size, std::optional<Tensor> head, std::optional<Tensor> head_bias,                            \
+          MaybePair size, std::optional<Tensor> head, std::optional<Tensor> head_bias,                       \
           std::optional<torch::headeronly::ScalarType> dtype))                                               \
   MBU_OP(FloatAndBits, conv_transpose2d_stream,                                                              \
-         (Images bits, const Tensor& weight, const Tensor& affine, std::vector<Tensor> residual,             \
+         (Images bits, const Tensor& weight, const Tensor& affine, MaybeImages residual,                     \
           std::optional<Tensor> threshold, int64_t out_channels, Pair kernel_size, Pair stride,              \
           Pair padding, Pair output_padding, Pair dilation, int64_t pool, int64_t upsample, bool relu,       \
-          Pair size, std::optional<torch::headeronly::ScalarType> dtype))                                    \
+          MaybePair size, std::optional<torch::headeronly::ScalarType> dtype))                               \
   MBU_OP(Tensor, stem_threshold,                                                                             \
          (const Tensor& x, const Tensor& weight, const Tensor& threshold, const Tensor& flip, Pair stride,   \
           Pair padding, Pair dilation))                                                                      \

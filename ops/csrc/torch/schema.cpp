@@ -11,28 +11,28 @@ STABLE_TORCH_LIBRARY(MBU_LIBRARY, m) {
   m.def("tile_weight(Tensor planes) -> Tensor");
   m.def(
       "conv2d(Tensor[] bits, Tensor weight, int out_channels, int[2] kernel_size, int[2] stride, "
-      "int[2] padding, int[2] dilation, int pad_value=0, SymInt[] size=[]) -> Tensor");
+      "int[2] padding, int[2] dilation, int pad_value=0, SymInt[]? size=None) -> Tensor");
   m.def(
       "conv2d_threshold(Tensor[] bits, Tensor weight, Tensor threshold, Tensor flip, int out_channels, "
-      "int[2] kernel_size, int[2] stride, int[2] padding, int[2] dilation, int pad_value=0, SymInt[] "
-      "size=[]) -> Tensor");
+      "int[2] kernel_size, int[2] stride, int[2] padding, int[2] dilation, int pad_value=0, SymInt[]? "
+      "size=None) -> Tensor");
   m.def(
       "conv_transpose2d(Tensor[] bits, Tensor weight, int out_channels, int[2] kernel_size, int[2] stride, "
-      "int[2] padding, int[2] output_padding, int[2] dilation, SymInt[] size=[]) -> Tensor");
+      "int[2] padding, int[2] output_padding, int[2] dilation, SymInt[]? size=None) -> Tensor");
   m.def(
       "conv_transpose2d_threshold(Tensor[] bits, Tensor weight, Tensor threshold, Tensor flip, "
       "int out_channels, int[2] kernel_size, int[2] stride, int[2] padding, int[2] output_padding, "
-      "int[2] dilation, SymInt[] size=[]) -> Tensor");
+      "int[2] dilation, SymInt[]? size=None) -> Tensor");
   m.def(
-      "conv2d_stream(Tensor[] bits, Tensor weight, Tensor affine, Tensor[] residual, Tensor? threshold, "
+      "conv2d_stream(Tensor[] bits, Tensor weight, Tensor affine, Tensor[]? residual, Tensor? threshold, "
       "int out_channels, int[2] kernel_size, int[2] stride, int[2] padding, int[2] dilation, "
-      "int pad_value=0, int pool=1, int upsample=1, bool relu=False, SymInt[] size=[], Tensor? head=None, "
+      "int pad_value=0, int pool=1, int upsample=1, bool relu=False, SymInt[]? size=None, Tensor? head=None, "
       "Tensor? head_bias=None, ScalarType? dtype=None) -> (Tensor, Tensor)");
   m.def(
-      "conv_transpose2d_stream(Tensor[] bits, Tensor weight, Tensor affine, Tensor[] residual, "
+      "conv_transpose2d_stream(Tensor[] bits, Tensor weight, Tensor affine, Tensor[]? residual, "
       "Tensor? threshold, int out_channels, int[2] kernel_size, int[2] stride, int[2] padding, "
-      "int[2] output_padding, int[2] dilation, int pool=1, int upsample=1, bool relu=False, SymInt[] "
-      "size=[], ScalarType? dtype=None) "
+      "int[2] output_padding, int[2] dilation, int pool=1, int upsample=1, bool relu=False, SymInt[]? "
+      "size=None, ScalarType? dtype=None) "
       "-> (Tensor, Tensor)");
   m.def(
       "stem_threshold(Tensor x, Tensor weight, Tensor threshold, Tensor flip, int[2] stride, "
