@@ -25,8 +25,8 @@ _LARGEST = 2**14  # pixels
 def export(model: nn.Module, example_input: Tensor, path: str | Path) -> Path:
     """Writes a network to `path`; its ending decides how.
 
-    `.pt2`: compiled by AOTInductor for this processor, batch, height and width free; calls `torch.ops.mbu`. Load it with
-    `mbu_ops.load_package`, or from C++ (docs/export.md).
+    `.pt2`: compiled by AOTInductor for this processor, batch, height and width free; calls `torch.ops.mbu`. Load it
+    with `mbu_ops.load_package`, or from C++ (docs/export.md).
     `.onnx`: the portable fallback, one-bit layers as float convolutions of ones: same result, float speed.
 
     Args:
@@ -38,7 +38,7 @@ def export(model: nn.Module, example_input: Tensor, path: str | Path) -> Path:
         The path.
 
     Raises:
-        ValueError: another ending, a packed model for ONNX, or a model that cannot be exported.
+        ValueError: another ending, a packed model for ONNX or on a GPU, or a model that cannot be exported.
         TypeError: `model` is neither packed nor trained with masked-binary layers.
         ImportError: ONNX export without the packages `onnx` and `onnxscript`.
     """
@@ -47,16 +47,51 @@ def export(model: nn.Module, example_input: Tensor, path: str | Path) -> Path:
         raise ValueError(f"{path.name!r} must end in .pt2 (AOTInductor) or .onnx.")
     if not isinstance(model, PackedModel) and not any(quantized_layers(model)):
         raise TypeError(
-            f"export takes a packed model, or a trained one with masked-binary layers; this {type(model).__name__} "
-            "has none. Call convert(model, x) first."
+            f"export takes a packed model, or a trained one with masked-binary layers; this "
+            f"{type(model).__name__} has none. Call convert(model, x) first."
         )
     if path.suffix == ".onnx":
         _export_onnx(model, example_input, path)
     else:
         packed = model if isinstance(model, PackedModel) else convert(model, example_input)
-        program = _program(packed.graph_module, example_input, packed.input_spec.multiple)
-        torch._inductor.aoti_compile_and_package(program, package_path=str(path))
+        _export_package(packed, example_input, path)
     return path
+
+
+def _export_package(packed: PackedModel, example_input: Tensor, path: Path) -> None:
+    if packed.device.type != "cpu":
+        raise ValueError(
+            f"a .pt2 package runs on the CPU and the model is on {packed.device}. Use model.cpu()."
+        )
+    program = _program(packed.graph_module, example_input, packed.input_spec.multiple)
+    torch._inductor.aoti_compile_and_package(
+        program,
+        package_path=str(path),
+        inductor_configs={"aot_inductor.metadata": _accepted(program, example_input)},
+    )
+
+
+def _accepted(program: ExportedProgram, example_input: Tensor) -> dict[str, str]:
+    """The sizes that `program` takes, for the package to carry, since compiled code does not check them.
+
+    Returns:
+        `mbu_channels`; `mbu_height` and `mbu_width` as "smallest largest multiple", pixels.
+    """
+    placeholder = next(
+        node for node in program.graph.nodes if node.name == program.graph_signature.user_inputs[0]
+    )
+    facts = {"mbu_channels": str(example_input.shape[1])}
+    for name, size in zip(("height", "width"), placeholder.meta["val"].shape[2:], strict=True):
+        smallest = largest = size
+        multiple = 1
+        if isinstance(size, torch.SymInt):
+            pixels: Any = size.node.expr
+            (symbol,) = pixels.free_symbols
+            limits = program.range_constraints[symbol]
+            multiple = int(pixels.coeff(symbol))
+            smallest, largest = multiple * int(limits.lower), multiple * int(limits.upper)
+        facts[f"mbu_{name}"] = f"{smallest} {largest} {multiple}"
+    return facts
 
 
 def _sizes(multiple: int) -> Iterator[dict[int, Any]]:

@@ -66,6 +66,21 @@ def test_a_package_takes_any_batch_and_size(packed, package):
         assert torch.allclose(network(images), packed(images), atol=1e-5)
 
 
+def test_a_package_refuses_what_it_was_not_compiled_for(package):
+    network = load_package(package)
+    assert network.channels == 3 and network.sizes == ((64, 16384, 2),) * 2
+    for shape, words in [
+        ((1, 3, 66, 65), "the width is 65 pixels; this package takes 64 to 16384 in multiples of 2"),
+        ((1, 3, 62, 64), "the height is 62 pixels"),
+        ((1, 4, 64, 64), r"takes \[N, 3, H, W\]"),
+        ((3, 64, 64), r"takes \[N, 3, H, W\]"),
+    ]:
+        with pytest.raises(ValueError, match=words):
+            network(torch.zeros(shape))
+    with pytest.raises(TypeError, match="Use x.float()"):
+        network(torch.zeros(1, 3, 64, 64).double())
+
+
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
 def test_a_program_without_python_computes_the_same(packed, package, tmp_path):
     program = tmp_path / "run_package"
@@ -84,6 +99,9 @@ def test_a_program_without_python_computes_the_same(packed, package, tmp_path):
     assert done.returncode == 0, done.stderr
     found = torch.from_file(str(tmp_path / "out"), size=2 * 2 * 96 * 64).view(2, 2, 96, 64)
     assert torch.allclose(found, packed(images), atol=1e-5)
+    run[-2] = "63"
+    failed = subprocess.run(run, check=False, capture_output=True, text=True)
+    assert failed.returncode == 1 and "the width is 63 pixels" in failed.stderr
     run[2] = str(tmp_path / "no.so")
     failed = subprocess.run(run, check=False, capture_output=True, text=True)
     assert failed.returncode == 1 and "the operations cannot be loaded" in failed.stderr
