@@ -25,8 +25,8 @@ _LARGEST = 2**14  # pixels
 def export(model: nn.Module, example_input: Tensor, path: str | Path) -> Path:
     """Writes a network to `path`; its ending decides how.
 
-    `.pt2`: compiled by AOTInductor for this processor, batch, height and width free; calls `torch.ops.mbu`. Load it
-    with `mbu_ops.load_package`, or from C++ (docs/export.md).
+    `.pt2`: compiled by AOTInductor for this processor, calling `torch.ops.mbu`; batch, height and width free.
+    Load it with `mbu_ops.load_package`, or from C++ (docs/export.md).
     `.onnx`: the portable fallback, one-bit layers as float convolutions of ones: same result, float speed.
 
     Args:
@@ -77,11 +77,10 @@ def _accepted(program: ExportedProgram, example_input: Tensor) -> dict[str, str]
     Returns:
         `mbu_channels`; `mbu_height` and `mbu_width` as "smallest largest multiple", pixels.
     """
-    placeholder = next(
-        node for node in program.graph.nodes if node.name == program.graph_signature.user_inputs[0]
-    )
+    (name,) = program.graph_signature.user_inputs
+    images: Tensor = next(node for node in program.graph.nodes if node.name == name).meta["val"]
     facts = {"mbu_channels": str(example_input.shape[1])}
-    for name, size in zip(("height", "width"), placeholder.meta["val"].shape[2:], strict=True):
+    for axis, size in zip(("height", "width"), images.shape[2:], strict=True):
         smallest = largest = size
         multiple = 1
         if isinstance(size, torch.SymInt):
@@ -90,7 +89,7 @@ def _accepted(program: ExportedProgram, example_input: Tensor) -> dict[str, str]
             limits = program.range_constraints[symbol]
             multiple = int(pixels.coeff(symbol))
             smallest, largest = multiple * int(limits.lower), multiple * int(limits.upper)
-        facts[f"mbu_{name}"] = f"{smallest} {largest} {multiple}"
+        facts[f"mbu_{axis}"] = f"{smallest} {largest} {multiple}"
     return facts
 
 
@@ -113,7 +112,11 @@ def _program(module: nn.Module, example_input: Tensor, multiple: int) -> Exporte
     example = example_input.detach().cpu()[:1].repeat(2, 1, 1, 1).contiguous()
     problem: Exception | None = None
     for free in _sizes(multiple):
-        if any(example.shape[axis] % multiple or example.shape[axis] < _SMALLEST for axis in free if axis):
+        if any(
+            n % multiple or (axis in free and n < _SMALLEST)
+            for axis, n in enumerate(example.shape)
+            if axis > 1
+        ):
             continue
         try:
             with torch.no_grad():

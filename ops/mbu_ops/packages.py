@@ -1,4 +1,4 @@
-"""Packages that AOTInductor has compiled (``lightning_mbu.export``): loading needs torch and these operations."""
+"""Packages compiled by AOTInductor (``lightning_mbu.export``): to load one takes torch and this package alone."""
 
 from __future__ import annotations
 

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_mbu import convert, export, make_plan, prepare
+from lightning_mbu import convert, export, make_plan, prepare, save
+from lightning_mbu.cli import main
 from mbu_ops import load_package
 from mbu_ops.backends import library_path
 
@@ -56,7 +57,10 @@ def packed(trained):
 
 @pytest.fixture(scope="module")
 def package(packed, tmp_path_factory) -> Path:
-    return export(packed, torch.zeros(1, 3, 64, 64), tmp_path_factory.mktemp("export") / "net.pt2")
+    folder = tmp_path_factory.mktemp("export")
+    save(packed, folder / "net.mbu")
+    assert main(["export", str(folder / "net.mbu"), str(folder / "net.pt2"), "--size", "64"]) == 0
+    return folder / "net.pt2"
 
 
 def test_a_package_takes_any_batch_and_size(packed, package):
@@ -136,5 +140,5 @@ def test_mistakes_say_the_way_out(trained, packed, tmp_path):
         export(nn.Sequential(nn.Conv2d(3, 3, 1)), images, tmp_path / "net.pt2")
     with pytest.raises(ValueError, match="Export the trained model"):
         export(packed, images, tmp_path / "net.onnx")
-    with pytest.raises(ValueError, match="at least 64x64"):
+    with pytest.raises(ValueError, match="at least 64x64 whose size is a multiple of 2"):
         export(packed, torch.zeros(1, 3, 31, 31), tmp_path / "net.pt2")

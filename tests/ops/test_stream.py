@@ -71,6 +71,22 @@ def test_any_stream_equals_the_reference(kernel: str, data: st.DataObject) -> No
     assert found[0].is_contiguous(memory_format=torch.channels_last) and found[0].dtype == dtype
 
 
+def test_lists_may_be_left_out_as_none() -> None:
+    """A compiled package hands an empty list over as None."""
+    torch.manual_seed(0)
+    bits, weight = pack_bits(torch.rand(1, 5, 7, 33) < 0.5), torch.randint(-1, 2, (40, 33, 3, 3))
+    tiled, affine = F.tile_weight(pack_weight(weight)), torch.randn(1, 2, 40)
+    layer = (40, [3, 3], [1, 1], [1, 1])
+    op, transposed = torch.ops.mbu.conv2d_stream, torch.ops.mbu.conv_transpose2d_stream
+    for absent in (None, []):
+        found = op([bits], tiled, affine, absent, None, *layer, [1, 1], size=absent)
+        again = transposed([bits], tiled, affine, absent, None, *layer, [0, 0], [1, 1], size=absent)
+        expected = R.stream(R.conv2d(bits, pack_weight(weight), padding=1), affine, absent, None)
+        assert torch.equal(found[0], expected[0])
+        dots = R.conv_transpose2d(bits, pack_weight(weight), padding=1)
+        assert torch.equal(again[0], R.stream(dots, affine, absent, None)[0])
+
+
 def test_rounds_like_scale_batch_norm_and_addition_of_torch(kernel: str) -> None:
     bits, weight = (
         pack_bits(torch.rand(2, 16, 24, 64) < 0.5),
