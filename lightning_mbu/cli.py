@@ -13,6 +13,7 @@ from rich.console import Console
 
 from .bench.command import DESCRIPTION as BENCH_DESCRIPTION
 from .bench.command import add_options as add_bench_options
+from .commands import options as packing
 from .explore import command as explore
 from .model_names import find_model
 from .scene_options import add_ablation_options, add_report_options
@@ -47,10 +48,13 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
 
-    def command(name: str, run: Callable[[Any, Console], int], text: str) -> argparse.ArgumentParser:
+    def command(
+        name: str, run: Callable[[Any, Console], int], text: str, example: str = ""
+    ) -> argparse.ArgumentParser:
         added = commands.add_parser(
-            name, help=text, description=text, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-        )
+            name, help=text, description=text, formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+            epilog=f"Example: {example}" if example else None,
+        )  # fmt: skip
         added.set_defaults(run=run)
         return added
 
@@ -66,6 +70,10 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_argument("--masked", default="0.667", help="share of the blocks to mask, 'all' or 'none'")
     plan.add_argument("--order", default="forward", help="forward, reverse, cost or all")
     plan.add_argument("--json", action="store_true", help="print the plan as JSON")
+
+    packing.add_convert_options(command("convert", _convert, packing.CONVERT, packing.CONVERT_EXAMPLE))
+    packing.add_verify_options(command("verify", _verify, packing.VERIFY, packing.VERIFY_EXAMPLE))
+    packing.add_predict_options(command("predict", _predict, packing.PREDICT, packing.PREDICT_EXAMPLE))
 
     add_bench_options(command("bench", _bench, BENCH_DESCRIPTION))
     explore.add_study_options(command("study", explore.study, explore.STUDY))
@@ -119,6 +127,24 @@ def _plan(options: argparse.Namespace, console: Console) -> int:
     else:
         console.print(plan)
     return 0
+
+
+def _convert(options: argparse.Namespace, console: Console) -> int:
+    from .commands.packing import run_convert
+
+    return run_convert(options, console)
+
+
+def _verify(options: argparse.Namespace, console: Console) -> int:
+    from .commands.packing import run_verify
+
+    return run_verify(options, console)
+
+
+def _predict(options: argparse.Namespace, console: Console) -> int:
+    from .commands import predict
+
+    return predict.run(options, console)
 
 
 def _bench(options: argparse.Namespace, console: Console) -> int:
