@@ -114,7 +114,7 @@ def test_predict_at_another_size_answers_in_the_images_own(place, tmp_path, caps
     assert main([*arguments, "--size", "64", "64", "--threads", "1"]) == 0
     assert np.asarray(Image.open(tmp_path / "one.png")).shape == (40, 33)
     assert [path.name for path in tmp_path.iterdir()] == ["one.png"]
-    assert "1 masks in" in capsys.readouterr().out
+    assert "masks of 1 images in" in capsys.readouterr().out
 
 
 def test_the_same_standardisation_as_in_training(place):

@@ -71,7 +71,7 @@ def run(options: Any, console: Console) -> int:
         print(json.dumps({"output": str(options.output), "images": done}))
     else:
         kinds = "masks and overlays" if options.overlays else "masks"
-        console.print(f"{len(done)} {kinds} in {options.output}", highlight=False)
+        console.print(f"{kinds} of {len(done)} images in {options.output}", highlight=False)
     return 0
 
 
