@@ -13,8 +13,8 @@ from rich.console import Console
 
 from .bench.command import DESCRIPTION as BENCH_DESCRIPTION
 from .bench.command import add_options as add_bench_options
+from .commands import options as packing
 from .explore import command as explore
-from .model_names import find_model
 from .scene_options import add_ablation_options, add_report_options
 
 # Threads that spin while they wait slow everything down on a machine that does something else as well.
@@ -47,10 +47,13 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
 
-    def command(name: str, run: Callable[[Any, Console], int], text: str) -> argparse.ArgumentParser:
+    def command(
+        name: str, run: Callable[[Any, Console], int], text: str, example: str = ""
+    ) -> argparse.ArgumentParser:
         added = commands.add_parser(
-            name, help=text, description=text, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-        )
+            name, help=text, description=text, formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+            epilog=f"Example: {example}" if example else None,
+        )  # fmt: skip
         added.set_defaults(run=run)
         return added
 
@@ -59,13 +62,24 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_demo_options(demo)
 
-    plan = command("plan", _plan, "Show which layers of a model would become one-bit, and why.")
+    plan = command(
+        "plan", _plan, "Show which layers of a model would become one-bit, and whether it is worth it, here.",
+        "mbu plan smp:Unet/resnet34 --size 512",
+    )  # fmt: skip
     plan.add_argument("model", help="module:function, or smp:Architecture/encoder")
     plan.add_argument("--size", type=int, default=256, help="height and width of the input, pixels")
     plan.add_argument("--channels", type=int, default=3, help="channels of the input")
     plan.add_argument("--masked", default="0.667", help="share of the blocks to mask, 'all' or 'none'")
     plan.add_argument("--order", default="forward", help="forward, reverse, cost or all")
+    plan.add_argument("--threads", type=int, default=1, help="processor threads of the prediction")
+    plan.add_argument(
+        "--verdict", action=argparse.BooleanOptionalAction, default=True, help="predict size and speed"
+    )
     plan.add_argument("--json", action="store_true", help="print the plan as JSON")
+
+    packing.add_convert_options(command("convert", _convert, packing.CONVERT, packing.CONVERT_EXAMPLE))
+    packing.add_verify_options(command("verify", _verify, packing.VERIFY, packing.VERIFY_EXAMPLE))
+    packing.add_predict_options(command("predict", _predict, packing.PREDICT, packing.PREDICT_EXAMPLE))
 
     add_bench_options(command("bench", _bench, BENCH_DESCRIPTION))
     explore.add_study_options(command("study", explore.study, explore.STUDY))
@@ -113,18 +127,27 @@ def _demo(options: argparse.Namespace, console: Console) -> int:
 
 
 def _plan(options: argparse.Namespace, console: Console) -> int:
-    import torch
+    from .commands.plan import run
 
-    from .plan import make_plan
+    return run(options, console)
 
-    masked = options.masked if options.masked in ("all", "none") else float(options.masked)
-    example = torch.empty(1, options.channels, options.size, options.size)
-    plan = make_plan(find_model(options.model), example, masked=masked, order=options.order)
-    if options.json:
-        print(plan.to_json())
-    else:
-        console.print(plan)
-    return 0
+
+def _convert(options: argparse.Namespace, console: Console) -> int:
+    from .commands.packing import run_convert
+
+    return run_convert(options, console)
+
+
+def _verify(options: argparse.Namespace, console: Console) -> int:
+    from .commands.packing import run_verify
+
+    return run_verify(options, console)
+
+
+def _predict(options: argparse.Namespace, console: Console) -> int:
+    from .commands import predict
+
+    return predict.run(options, console)
 
 
 def _bench(options: argparse.Namespace, console: Console) -> int:

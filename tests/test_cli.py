@@ -3,7 +3,8 @@ import json
 import pytest
 
 from lightning_mbu import Plan
-from lightning_mbu.cli import find_model, main
+from lightning_mbu.cli import main
+from lightning_mbu.model_names import find_model
 from lightning_mbu.models import MBUNet
 
 

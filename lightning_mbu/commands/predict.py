@@ -1,0 +1,119 @@
+"""mbu predict: images in, masks and overlays out, one at a time."""
+
+from __future__ import annotations
+
+import colorsys
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from .images import ImageFile, find_images, normalise, read_image, segment
+from .trained import read_packed
+
+_GOLDEN = 0.618034  # steps of the hue by the golden ratio keep any number of classes apart
+
+
+def palette(classes: int) -> np.ndarray:
+    """A colour for each class, uint8 `[classes, 3]`."""
+    colours = [colorsys.hsv_to_rgb((0.95 + k * _GOLDEN) % 1, 0.75, 0.95) for k in range(classes)]
+    return (np.array(colours) * 255).round().astype(np.uint8)
+
+
+def overlay(image: np.ndarray, mask: np.ndarray, one_class: bool) -> np.ndarray:
+    """Half the image, half the colour of its class; the background of a single class stays as it is.
+
+    Args:
+        image: uint8 `[H, W, 1 or 3]`.
+        mask: uint8 `[H, W]` of class indices.
+        one_class: 1 is the class and 0 none.
+
+    Returns:
+        uint8 `[H, W, 3]`.
+    """
+    image = np.broadcast_to(image, (*mask.shape, 3))
+    colours = palette(256)[mask - 1 if one_class else mask]
+    mixed = ((image.astype(np.uint16) + colours) // 2).astype(np.uint8)
+    return np.where(mask[..., None] == 0, image, mixed) if one_class else mixed
+
+
+def run(options: Any, console: Console) -> int:
+    """`mbu predict`; Ctrl-C leaves the masks that are written already."""
+    if not 0 < options.threshold < 1:
+        raise ValueError(f"--threshold {options.threshold} must be a probability between 0 and 1.")
+    if options.threads is not None and options.threads < 1:
+        raise ValueError(f"--threads {options.threads} must be at least 1.")
+    files = find_images(options.images, options.limit)
+    _check_targets(files, options.output)
+    network = read_packed(options.packed)
+    before = torch.get_num_threads()
+    done: list[dict[str, Any]] = []
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    try:
+        if options.threads:
+            torch.set_num_threads(options.threads)
+        with torch.inference_mode(), Progress(*columns, console=console, transient=True) as progress:
+            for file in progress.track(files, description="segmenting"):
+                done.append(_predict(file, network, options))
+    except KeyboardInterrupt:
+        console.print(
+            f"Stopped after {len(done)} of {len(files)} images; their masks are in {options.output}."
+        )
+        return 130
+    finally:
+        torch.set_num_threads(before)
+    if options.json:
+        print(json.dumps({"output": str(options.output), "images": done}))
+    else:
+        kinds = "masks and overlays" if options.overlays else "masks"
+        console.print(f"{kinds} of {len(done)} images in {options.output}", highlight=False)
+    return 0
+
+
+def _check_targets(files: list[ImageFile], output: Path) -> None:
+    """Raises ValueError where a mask or an overlay would replace one of the images."""
+    images = {file.path.resolve() for file in files}
+    for file in files:
+        for ending in (".png", "_overlay.jpg"):
+            target = Path(f"{output / file.name}{ending}")
+            if target.resolve() in images:
+                raise ValueError(f"{target} would replace an image of yours. Choose another --output.")
+
+
+def _predict(file: ImageFile, network: Any, options: Any) -> dict[str, Any]:
+    image = read_image(file.path, network.input_spec.channels)
+    classes: list[int] = []
+
+    def counted(x: torch.Tensor) -> torch.Tensor:
+        logits = network(x)
+        classes.append(logits.shape[1] if isinstance(logits, torch.Tensor) else 0)
+        return logits
+
+    mask = segment(
+        counted,
+        normalise(image, options.normalise),
+        options.size,
+        network.input_spec.multiple,
+        options.threshold,
+    )
+    one_class = classes[0] == 1
+    target: Path = options.output / file.name
+    target.parent.mkdir(parents=True, exist_ok=True)
+    written = {"image": str(file.path), "mask": f"{target}.png"}
+    # One class in black and white, so that any viewer shows it; more as indices with a palette for viewers.
+    if one_class:
+        Image.fromarray(mask * 255).save(written["mask"])
+    else:
+        indexed = Image.fromarray(mask)
+        indexed.putpalette(palette(256).tobytes())
+        indexed.save(written["mask"])
+    if options.overlays:
+        written["overlay"] = f"{target}_overlay.jpg"
+        Image.fromarray(overlay(image, mask, one_class)).save(written["overlay"], quality=92)
+    shares = np.bincount(mask.ravel(), minlength=2 if one_class else classes[0]) / mask.size
+    return {**written, "shares": shares.round(6).tolist()}
