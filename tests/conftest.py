@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
@@ -16,3 +19,11 @@ settings.load_profile("project")
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _compiler_forgets() -> Iterator[None]:
+    """torch.compile gives up on a function after eight variants of it, which a folder of tests exceeds."""
+    yield
+    if "torch._dynamo" in sys.modules:
+        torch.compiler.reset()

@@ -158,7 +158,7 @@ def test_layers_of_a_network(monkeypatch):
 
 def test_standard_set_and_grid():
     jobs = suite.standard_jobs(Job("compare", ""))
-    assert [job.kind for job in jobs].count("compare") == 6
+    assert [job.kind for job in jobs].count("compare") == 5 and jobs[2].kind == "threads"
     assert {job.size for job in jobs if job.kind == "memory"} == {256, 1024}
     grid = suite.grid_jobs(Job("compare", ""), ["a", "b"], [64, 128], [1, 2], layers=True, memory=True)
     assert [[job.kind for job in grid].count(kind) for kind in ("compare", "layers", "memory")] == [8, 4, 8]
@@ -173,7 +173,7 @@ def test_results_tables_page_and_figure():
 
     results = suite.run_jobs(suite.standard_jobs(Job("compare", "")), QUIET, run)
     assert results == json.loads(json.dumps(results))
-    assert set(results) == {"schema", "command", "conditions", "compare", "layers", "memory"}
+    assert set(results) == {"schema", "command", "conditions", "compare", "threads", "layers", "memory"}
     for kind in ("compare", "layers", "memory"):
         for entry in results[kind]:
             assert Job(**entry["job"]).title == entry["title"]

@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 WIDE = Convolution("wide", 256, 256, 512 * 512, 1, 9, 512 * 512)
 
 
+@pytest.mark.filterwarnings("ignore:only .* of the multiply-adds become one-bit:UserWarning")  # a toy network
 def test_every_step_runs_dry(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert gpu.main(["--dry", "--results", str(tmp_path), "--repeats", "2"]) == 0
     text = (tmp_path / "gpu.md").read_text()
