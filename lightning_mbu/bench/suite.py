@@ -30,7 +30,7 @@ _CANDIDATES = (memory.PACKED, memory.FLOAT)
 
 
 def standard_jobs(base: Job) -> list[Job]:
-    """What `make bench` measures in ten minutes: MBUNet at two sizes, with a second thread and with shortcuts, two
+    """What `make bench` measures: MBUNet at two sizes, with a second thread and with shortcuts, two
     other U-Nets, its layers and its memory.
 
     Args:
