@@ -1,5 +1,8 @@
 """What a study found, as table, CSV, JSON and plot."""
 
+# The extra `bench` installs matplotlib.
+# pyright: reportMissingImports=false
+
 from __future__ import annotations
 
 import csv
