@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from . import _library
+from .arguments import IntPair, pair
 from .packing import WORD_BITS, words_of
 
 
@@ -41,9 +42,9 @@ def stem_threshold(
     weight: Tensor,
     threshold: Tensor,
     flip: Tensor,
-    stride: int | list[int] = 1,
-    padding: int | list[int] = 0,
-    dilation: int | list[int] = 1,
+    stride: IntPair = 1,
+    padding: IntPair = 0,
+    dilation: IntPair = 1,
 ) -> Tensor:
     """Float convolution followed by thresholds: ``bit = (conv(x) >= threshold) ^ flip``, packed.
 
@@ -65,7 +66,7 @@ def stem_threshold(
     """
     _library.require()
     return torch.ops.mbu.stem_threshold(
-        x, weight, threshold, flip, _pair(stride), _pair(padding), _pair(dilation)
+        x, weight, threshold, flip, pair(stride), pair(padding), pair(dilation)
     )
 
 
@@ -74,9 +75,9 @@ def stem_stream(
     weight: Tensor,
     affine: Tensor,
     threshold: Tensor | None,
-    stride: int | list[int] = 1,
-    padding: int | list[int] = 0,
-    dilation: int | list[int] = 1,
+    stride: IntPair = 1,
+    padding: IntPair = 0,
+    dilation: IntPair = 1,
     relu: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Float convolution whose result starts a float stream: ``y = conv(x)``; for every step
@@ -92,9 +93,5 @@ def stem_stream(
     """
     _library.require()
     return torch.ops.mbu.stem_stream(
-        x, weight, affine, threshold, _pair(stride), _pair(padding), _pair(dilation), relu
+        x, weight, affine, threshold, pair(stride), pair(padding), pair(dilation), relu
     )
-
-
-def _pair(value: int | list[int]) -> list[int]:
-    return [value, value] if isinstance(value, int) else list(value)
