@@ -302,43 +302,7 @@ FloatAndBits stem_stream_here(const Tensor&, const Tensor&, const Tensor&, std::
 
 #include "torch/operations.inc"
 
-int first_device(const Tensor& tensor) {
-  return device_of(tensor);
-}
-[[maybe_unused]] int first_device(const std::vector<Tensor>& tensors) {
-  return tensors.empty() ? current_device() : device_of(tensors[0]);
-}
-
-// An operation on the device of its first argument, by a kernel or by torch.
-template <class Result, class First, class... Arguments>
-Result on_device(const char* name, Result (*function)(First, Arguments...), std::type_identity_t<First> first,
-                 std::type_identity_t<Arguments>... arguments) {
-  const std::shared_ptr<void> current = make_current(first_device(first));
-  try {
-    return function(first, arguments...);
-  } catch (const NoKernel& none) {
-    return fall_back<Result>(name, none.why, first, arguments...);
-  }
-}
-
-template <auto function>
-struct Name;
-#define MBU_OP(result, name, arguments)         \
-  template <>                                   \
-  struct Name<&name##_here> {                   \
-    static constexpr const char* value = #name; \
-  };
-MBU_OPS(MBU_OP)
-#undef MBU_OP
-
-template <auto function, class Signature>
-struct OnDevice;
-template <auto function, class Result, class... Arguments>
-struct OnDevice<function, Result (*)(Arguments...)> {
-  static Result call(Arguments... arguments) {
-    return on_device(Name<function>::value, function, arguments...);
-  }
-};
+#include "torch/on_device.inc"
 
 }  // namespace
 }  // namespace mbu
