@@ -23,8 +23,8 @@ from .comparison import PACKED, PACKED_COMPILED, Comparison
 from .folding import fold_transposed
 from .timing import conditions, instruction_sets, time_interleaved
 
-# Instructions that make bfloat16 faster than float32. AVX-512's own are not among them: without AMX tiles a U-Net
-# took 1.7 times as long in bfloat16 as in float32, in torch.compile and in OpenVINO (Xeon, one thread).
+# Instructions that make bfloat16 faster than float32. AVX-512's own are not among them: without AMX tiles U-Nets were
+# slower in bfloat16, in torch.compile and in OpenVINO alike. `bfloat16=True` times it nevertheless.
 FAST_BFLOAT16 = {"amx_bf16", "bf16"}
 SLOW_BFLOAT16 = "this processor has no instructions that make it faster than float32"
 FLOAT, COMPILED, BFLOAT16 = "float eager", "float compiled", "bfloat16 compiled"

@@ -48,6 +48,12 @@ def constant_node(module: GraphModule, tensor: Tensor, name: str) -> Node:
     return module.graph.get_attr(add_constant(module, tensor.contiguous(), name))
 
 
+def pair(value: object) -> list[int]:
+    """A number, a list of one or of two, as ATen takes them -> `[height, width]`; an empty list stays empty."""
+    values = list(value) if isinstance(value, list | tuple) else [value]
+    return values * 2 if len(values) == 1 else values  # type: ignore[return-value]
+
+
 def channels_of(node: Node) -> int:
     """Channels of the float tensor `[N, C, H, W]` that `node` yields."""
     return int(node.meta["val"].shape[1])

@@ -18,10 +18,10 @@ from torch.fx import GraphModule, Node
 from mbu_ops.packing import pack_bits
 from mbu_ops.stem import tile_stem_weight
 
-from ..graph import aten, channels_of, constant, constant_node, finish, is_call, is_plain_pack, mbu
+from ..graph import aten, channels_of, constant, constant_node, finish, is_call, is_plain_pack, mbu, pair
 from ..thresholds import float_thresholds
 from .fold_thresholds import bit_function, pack_readers, replace_readers
-from .fuse_streams import affine_step, only_user
+from .fuse_streams import affine_steps, behind_relu
 
 # With more channels than these a float convolution gains nothing from fusing, and ATen's kernel is as good.
 _MOST_CHANNELS = 16
@@ -46,16 +46,11 @@ def _fuse(module: GraphModule, convolution: Node) -> bool:
         return False
     if weight.shape[1] > _MOST_CHANNELS or weight.dtype != torch.float32:
         return False
-    geometry = [_pair(value) for value in (stride, padding, dilation)]
+    geometry = [pair(value) for value in (stride, padding, dilation)]
     weight, bias = weight.detach(), None if bias is None else bias.detach()
     return _to_bits(module, convolution, weight, bias, geometry) or _to_stream(
         module, convolution, weight, bias, geometry
     )
-
-
-def _pair(value: object) -> list[int]:
-    values = list(value) if isinstance(value, list | tuple) else [value]
-    return values * 2 if len(values) == 1 else values  # type: ignore[return-value]
 
 
 def _to_bits(
@@ -89,16 +84,10 @@ def _to_stream(
     module: GraphModule, convolution: Node, weight: Tensor, bias: Tensor | None, geometry: list[list[int]]
 ) -> bool:
     channels = channels_of(convolution)
-    last, steps = convolution, [] if bias is None else [torch.stack([torch.ones(channels), bias])]
-    while (user := only_user(last)) is not None and (
-        step := affine_step(module, last, user, channels)
-    ) is not None:
-        steps.append(step)
-        last = user
-    user = only_user(last)
-    relu = user is not None and is_call(user, aten.relu.default)
-    if relu:
-        last = user or last
+    last, steps = affine_steps(module, convolution, channels)
+    if bias is not None:
+        steps.insert(0, torch.stack([torch.ones(channels), bias]))
+    last, relu = behind_relu(last)
     if last is convolution and not any(is_plain_pack(user) for user in convolution.users):
         return False
     affine = torch.stack(steps) if steps else torch.empty(0, 2, channels)

@@ -52,21 +52,12 @@ def fuse_streams(module: GraphModule) -> bool:
 
 def _fuse(module: GraphModule, convolution: Node) -> bool:
     channels = channels_of(convolution)
-    last, steps = convolution, []
-    while (user := only_user(last)) is not None:
-        step = affine_step(module, last, user, channels)
-        if step is None:
-            break
-        steps.append(step)
-        last = user
+    last, steps = affine_steps(module, convolution, channels)
     shortcut = _shortcut(only_user(last), last)
     parts, pool, upsample = ([], 1, 1) if shortcut is None else _read_shortcut(shortcut, channels)
     if shortcut is not None:
         last = only_user(last) or last
-    user = only_user(last)
-    relu = user is not None and is_call(user, aten.relu.default)
-    if relu:
-        last = user or last
+    last, relu = behind_relu(last)
     if last is convolution:
         return False
 
@@ -97,7 +88,25 @@ def only_user(node: Node) -> Node | None:
     return next(iter(node.users)) if len(node.users) == 1 else None
 
 
-def affine_step(module: GraphModule, source: Node, node: Node, channels: int) -> Tensor | None:
+def affine_steps(module: GraphModule, source: Node, channels: int) -> tuple[Node, list[Tensor]]:
+    """The last of the per-channel affine operations behind `source` that nothing else reads, and all their steps."""
+    last, steps = source, []
+    while (user := only_user(last)) is not None:
+        step = _affine_step(module, last, user, channels)
+        if step is None:
+            break
+        steps.append(step)
+        last = user
+    return last, steps
+
+
+def behind_relu(node: Node) -> tuple[Node, bool]:
+    """The ReLU behind `node` if it is its only reader, else `node`; and whether it was one."""
+    user = only_user(node)
+    return (user, True) if user is not None and is_call(user, aten.relu.default) else (node, False)
+
+
+def _affine_step(module: GraphModule, source: Node, node: Node, channels: int) -> Tensor | None:
     """float32 `[2, C]`: factor and offset with which `node` is fma(source, factor, offset), to the last bit."""
     if is_call(node, aten.batch_norm.default):
         scale, bias, mean, variance, training, _, epsilon, _ = node.args[1:]

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
-from ..graph import aten, channels_of, finish, is_call, is_plain_pack, mbu, new_pack, threshold_of
+from ..graph import aten, channels_of, finish, is_call, is_plain_pack, mbu, new_pack, pair, threshold_of
 
 _MAX_POOL = aten.max_pool2d.default
 _NEAREST = (aten.upsample_nearest2d.vec, aten.upsample_nearest2d.default)
@@ -70,18 +70,13 @@ def _through_max_pool(module: GraphModule, pool: Node, threshold: Tensor) -> Nod
     source, kernel, *rest = pool.args
     assert isinstance(source, Node)
     stride, padding, dilation, ceil_mode = [*rest, *([], [0, 0], [1, 1], False)[len(rest) :]]
-    kernel, padding, dilation = (_pair(value) for value in (kernel, padding, dilation))
+    kernel, padding, dilation = (pair(value) for value in (kernel, padding, dilation))
     bits = new_pack(module, source, threshold)
     pooled = module.graph.call_function(
-        mbu.max_pool2d.default, (bits, kernel, _pair(stride) or kernel, padding, dilation, ceil_mode)
+        mbu.max_pool2d.default, (bits, kernel, pair(stride) or kernel, padding, dilation, ceil_mode)
     )
     pooled.meta["segments"] = bits.meta["segments"]
     return pooled
-
-
-def _pair(value: object) -> list[int]:
-    values = list(value) if isinstance(value, list | tuple) else [value]
-    return values * 2 if len(values) == 1 else values  # type: ignore[return-value]
 
 
 def _through_concat(module: GraphModule, concat: Node, threshold: Tensor) -> Node | None:

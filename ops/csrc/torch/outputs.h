@@ -1,6 +1,5 @@
 // Memory of results. Large results of earlier calls leave their memory to later ones: the system would take
-// it back and clear it page by page every time, which at 512x512 costs a residual network a tenth of its
-// time.
+// it back and clear it page by page every time.
 #pragma once
 #include <cstdint>
 #include <initializer_list>
