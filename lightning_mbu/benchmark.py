@@ -21,7 +21,7 @@ from torch._inductor import config as inductor
 
 from .comparison import PACKED, PACKED_COMPILED, Comparison
 from .folding import fold_transposed
-from .timing import conditions, instruction_sets, time_interleaved
+from .timing import TIMING, conditions, instruction_sets, time_interleaved
 
 # Instructions that make bfloat16 faster than float32. AVX-512's own are not among them: without AMX tiles U-Nets were
 # slower in bfloat16, in torch.compile and in OpenVINO alike. `bfloat16=True` times it nevertheless.
@@ -115,8 +115,9 @@ def compare(
             run.add_rival(rival, float_model, expected, threads)
         report(PACKED_COMPILED)
         run.add_packed(packed)
-        report("timing")
-        timings = run.time(repeats, min_time_s, budget_s)
+        report(TIMING)
+        # Every candidate has run before: one call more settles the number of calls of a round.
+        timings = time_interleaved(run.calls, repeats, 1, min_time_s, budget_s, synchronise)
     rounds = len(next(iter(timings.values())).samples)
     facts = conditions(device, threads)
     facts |= {"input": " x ".join(map(str, example_input.shape)), "repeats": f"{rounds}, interleaved"}
@@ -212,15 +213,6 @@ class _Candidates:
         self._keep_fastest(PACKED, eager_calls)
         self._keep_fastest(PACKED_COMPILED, compiled_calls)
 
-    def time(self, repeats: int, min_time_s: float, budget_s: float | None):
-        """Times of all candidates, in as many rounds as the budget allows."""
-        if budget_s is not None:
-            once = time_interleaved(self.calls, 1, 1, 0, self.synchronise)
-            round_ms = sum(max(timing.min, 1e3 * min_time_s) for timing in once.values())
-            repeats = min(repeats, max(3, int(1e3 * budget_s / round_ms)))
-        # Every candidate has run before: one call more settles the number of calls of a round.
-        return time_interleaved(self.calls, repeats, 1, min_time_s, self.synchronise)
-
     def _freeze(self, name: str, function: Callable[[Tensor], Tensor], value: Tensor):
         """Compiled with freezing; None where no compiler works."""
         call = torch.compile(function)
@@ -238,7 +230,7 @@ class _Candidates:
 
     def _keep_fastest(self, name: str, tried: dict[str, Callable[[], Any]]) -> None:
         if tried:
-            quick = time_interleaved(tried, 2, 1, 0, self.synchronise)
+            quick = time_interleaved(tried, 1, 1, min_time_s=0.1, synchronise=self.synchronise)
             self.formats[name] = min(quick, key=lambda label: quick[label].min)
             self.calls[name] = tried[self.formats[name]]
             self.not_run.pop(name, None)

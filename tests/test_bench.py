@@ -48,11 +48,11 @@ def comparison(**times: float) -> Comparison:
     )  # fmt: skip
 
 
-def compared(job: Job, report=None) -> dict:
+def compared(job: Job, report=None, turns=None) -> dict:
     return comparison(float_eager=9.0, float_compiled=6.0, packed_eager=2.0, packed_compiled=1.5).to_dict()
 
 
-def measured(job: Job, report) -> dict:
+def measured(job: Job, report, turns) -> dict:
     report("a step")
     if job.kind == "memory":
         peak = None if job.candidate == "packed compiled" else 5_000_000
@@ -166,10 +166,10 @@ def test_standard_set_and_grid():
 
 
 def test_results_tables_page_and_figure():
-    def run(job, report):
+    def run(job, report, turns):
         if job.model == "unet-classic":
             raise JobFailed("MemoryError: no")
-        return measured(job, report)
+        return measured(job, report, turns)
 
     results = suite.run_jobs(suite.standard_jobs(Job("compare", "")), QUIET, run)
     assert results == json.loads(json.dumps(results))
@@ -193,7 +193,7 @@ def test_results_tables_page_and_figure():
 
 
 def test_nothing_measured_is_an_error():
-    def run(job, report):
+    def run(job, report, turns):
         raise JobFailed("ImportError: no such model")
 
     with pytest.raises(ValueError, match="nothing could be measured.*no such model"):
@@ -238,7 +238,7 @@ def test_command_writes_all_files_or_none(tmp_path, monkeypatch):
     assert command.run(options(TINY, "--layers", "--memory", "--json", str(tmp_path / "r.json")), QUIET) == 0
     assert json.loads((tmp_path / "r.json").read_text())["schema"] == suite.SCHEMA
 
-    def refusing(job, report):
+    def refusing(job, report, turns):
         raise ValueError("'packed compiled' differs from the eager network")
 
     monkeypatch.setattr("lightning_mbu.bench.suite.run_jobs.__defaults__", (refusing,))
