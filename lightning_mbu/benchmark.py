@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch._inductor import config as inductor
 
-from .comparison import PACKED, PACKED_COMPILED, Comparison
+from .comparison import COMPILED, PACKED, PACKED_COMPILED, Comparison
 from .folding import fold_transposed
 from .timing import TIMING, conditions, instruction_sets, time_interleaved
 
@@ -27,7 +27,7 @@ from .timing import TIMING, conditions, instruction_sets, time_interleaved
 # slower in bfloat16, in torch.compile and in OpenVINO alike. `bfloat16=True` times it nevertheless.
 FAST_BFLOAT16 = {"amx_bf16", "bf16"}
 SLOW_BFLOAT16 = "this processor has no instructions that make it faster than float32"
-FLOAT, COMPILED, BFLOAT16 = "float eager", "float compiled", "bfloat16 compiled"
+FLOAT, BFLOAT16 = "float eager", "bfloat16 compiled"
 # Largest difference from float32, as a share of the largest output. Eight bits of mantissa lose 1/256 in
 # every layer, and an untrained network forgives nothing: this catches another function, not rounding.
 BFLOAT16_TOLERANCE = 0.5

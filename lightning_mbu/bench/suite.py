@@ -22,7 +22,7 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 
-from ..timing import conditions
+from ..timing import conditions, instruction_sets
 from . import memory
 from .child import Job, JobFailed, run_job
 from .turns import Turns
@@ -34,13 +34,14 @@ _CANDIDATES = (memory.PACKED, memory.FLOAT)
 
 
 def standard_jobs(base: Job) -> list[Job]:
-    """What `make bench` measures: MBUNet at two sizes, with a second thread and with shortcuts, two
-    other U-Nets, its layers and its memory.
+    """What `make bench` measures: MBUNet at two sizes, with a second thread and with shortcuts, two other U-Nets,
+    two of these held to AVX2 where the processor has more, its layers and its memory.
 
     Args:
         base: settings that all jobs share.
     """
     first = replace(base, model="mbunet")
+    older = ("mbunet", "unet-classic") if base.isa == "native" and "avx512f" in instruction_sets() else ()
     return [
         first,
         replace(first, size=512),
@@ -48,6 +49,7 @@ def standard_jobs(base: Job) -> list[Job]:
         replace(base, model="mbunet-shortcuts"),
         replace(base, model="unet-classic"),
         replace(base, model="unet-resnet34", size=512),
+        *(replace(base, model=model, isa="avx2") for model in older),
         layers_job(first),
         *memory_jobs(first, (256, 1024)),
     ]

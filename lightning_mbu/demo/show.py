@@ -13,8 +13,7 @@ from rich.table import Table
 from torch import nn
 
 from ..atomic import write_atomically
-from ..benchmark import COMPILED
-from ..comparison import PACKED_COMPILED
+from ..comparison import COMPILED, PACKED_COMPILED
 from ..deploy import save
 from ..report import Curve, PhaseBand, PictureRow, ReportTable, write_report
 from ..schedule import Phases

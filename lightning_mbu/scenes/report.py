@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from ..atomic import write_atomically
-from ..benchmark import COMPILED, compare
-from ..comparison import Comparison
+from ..benchmark import compare
+from ..comparison import COMPILED, Comparison
 from ..deploy.packed import PackedModel
 from ..operations import Operations, count_operations
 from ..report import ReportTable, write_report
