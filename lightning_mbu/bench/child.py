@@ -75,9 +75,8 @@ def run_job(
     turns = turns or Turns()
     environment = dict(os.environ) | variables(job.isa, job.kernel)
     # Compilers stay in the job's own process group, so that they stop with it.
-    environment |= {
-        "OMP_NUM_THREADS": str(job.threads), "OMP_WAIT_POLICY": "PASSIVE", "TORCHINDUCTOR_COMPILE_THREADS": "1"
-    }  # fmt: skip
+    environment |= {"OMP_NUM_THREADS": str(job.threads), "TORCHINDUCTOR_COMPILE_THREADS": "1"}
+    environment.pop("OMP_WAIT_POLICY", None)  # threads as torch has them where nobody sets anything
     command = [sys.executable, "-m", "lightning_mbu.bench.worker"]
     with tempfile.TemporaryFile("w+") as errors, ExitStack() as held:
         # A session of its own: Ctrl-C reaches this process, which then ends the whole group.
