@@ -7,9 +7,10 @@ from lightning.pytorch.loggers import CSVLogger
 from torch import nn
 
 from lightning_mbu import MBUQuantize, Plan, make_plan
+from lightning_mbu.absorbed import AbsorbedActivation
 from lightning_mbu.layers import QuantizedConvolution
 from lightning_mbu.models import MBUNet
-from lightning_mbu.prepare import AbsorbedActivation, quantized_layers
+from lightning_mbu.prepare import quantized_layers
 
 
 class GateLog(Callback):
