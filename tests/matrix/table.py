@@ -24,11 +24,12 @@ bit by bit with the trained network at the size below, run at a second size, sav
 """
 
 
-def models_page(rows: dict[str, dict[str, Any]]) -> str:
+def models_page(rows: dict[str, dict[str, Any]], cases: list[str]) -> str:
     """The page as Markdown.
 
     Args:
         rows: name of a case -> what `test_matrix` has noted.
+        cases: names of all; those without a row are listed below the table.
     """
     pairs = [name.partition(" ")[0].split("/") for name in rows]
     head = HEAD.format(
@@ -39,7 +40,9 @@ def models_page(rows: dict[str, dict[str, Any]]) -> str:
         wrong=sum(row["wrong"] for row in rows.values()),
         rounded=sum(row["rounded"] for row in rows.values()),
     )
-    return head + "".join(_line(name, row) for name, row in rows.items())
+    page = head + "".join(_line(name, row) for name, row in rows.items())
+    waiting = ", ".join(name for name in cases if name not in rows)
+    return page + (f"\nNot run yet: {waiting}.\n" if waiting else "")
 
 
 def _line(name: str, row: dict[str, Any]) -> str:

@@ -5,9 +5,12 @@ import copy
 import pytest
 import segmentation_models_pytorch as smp
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.strategies import SingleDeviceStrategy
 from torch import nn
 
-from lightning_mbu import Plan, convert, make_plan, prepare, verify
+from lightning_mbu import MBUQuantize, Plan, convert, make_plan, prepare, verify
 from lightning_mbu.prepare import quantized_layers
 
 
@@ -28,7 +31,11 @@ class Residual(nn.Module):
 class Network(nn.Module):
     def __init__(self, *blocks: nn.Module):
         super().__init__()
-        self.stem, self.blocks, self.head = nn.Conv2d(3, 16, 3), nn.Sequential(*blocks), nn.Conv2d(16, 1, 1)
+        self.stem, self.blocks, self.head = (
+            nn.Conv2d(3, 16, 3, padding=1),
+            nn.Sequential(*blocks),
+            nn.Conv2d(16, 1, 1),
+        )
 
     def forward(self, x):
         return self.head(self.blocks(self.stem(x)))
@@ -145,6 +152,46 @@ def test_compiled_training_is_one_graph_over_all_phases(images):
         for (name, one), two in zip(eager.named_parameters(), twin.parameters(), strict=True):
             assert torch.allclose(one.grad, two.grad, atol=1e-6), (gate, name)
     assert len(graphs) == 1
+
+
+class Replacing(SingleDeviceStrategy):
+    """Puts new batch norms in the place of all, before and after the run, as `sync_batchnorm=True` does."""
+
+    def replace(self):
+        for module in list(self.model.modules()):
+            for name, child in list(module.named_children()):
+                if isinstance(child, nn.BatchNorm2d):
+                    new = nn.BatchNorm2d(child.num_features)
+                    new.weight, new.bias = child.weight, child.bias
+                    setattr(module, name, new)
+
+    def setup(self, trainer):
+        self.replace()
+        super().setup(trainer)
+
+    def teardown(self):
+        self.replace()
+        super().teardown()
+
+
+def test_batch_norms_that_the_strategy_replaces(tiny, trainer):
+    tiny.model = Network(Residual())
+    seen = []
+
+    def look(module, args):
+        seen.append(args[0].min())
+
+    class Look(Callback):
+        def on_train_start(self, trainer, pl_module):
+            pl_module.model.blocks[0].conv2.register_forward_pre_hook(look)
+
+    options = {"accelerator": "auto", "max_steps": 1, "limit_val_batches": 0}
+    trainer(MBUQuantize(), Look(), strategy=Replacing(device="cpu"), **options).fit(tiny)
+    tiny.model(torch.randn(2, 3, 16, 16))
+    assert len(seen) == 2 and max(seen) < 0, "in training and behind it, what the ReLU would cut off is seen"
+    tiny.model = Network(Residual())
+    with pytest.raises(MisconfigurationException, match="or sync_batchnorm=True"):
+        trainer(MBUQuantize(shift=True), strategy=Replacing(device="cpu"), **options).fit(tiny)
 
 
 def test_a_resnet_learns_no_threshold_behind_a_batch_norm():
