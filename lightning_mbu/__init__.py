@@ -15,6 +15,7 @@ from .deploy import export as export
 from .deploy import load as load
 from .deploy import save as save
 from .deploy import verify as verify
+from .float_start import init_from as init_from
 from .plan import Plan as Plan
 from .plan import make_plan as make_plan
 from .prepare import prepare as prepare
