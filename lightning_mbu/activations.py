@@ -55,7 +55,7 @@ def read_activations(traced: Trace, model: nn.Module, quantized: set[str]) -> Ac
     layer_inputs = {
         op.index: _sources(traced, op.inputs[0])
         for op in traced.operations
-        if op.name == "convolution" and op.module in quantized
+        if op.name in ("convolution", "mm", "addmm") and op.module in quantized
     }
     bypassed = _bypassable(traced, model, readers, set(layer_inputs))
     while True:
