@@ -46,11 +46,13 @@ gpu-bench: $(READY)  ## layers and networks on the card, beside the predictions 
 	$(BIN)/python -m pip install -q nvidia-ml-py
 	$(BIN)/python -m lightning_mbu.bench.gpu --results docs/results $(ARGS)
 
-# torch first: the library is built against the headers of the torch that is installed.
+# torch first: the library is built against the headers of the torch that is installed. CUTLASS, whose products a build
+# with nvcc carries, without what its other parts need.
 $(READY): $(SOURCES)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "lightning-mbu needs Python 3.11 or newer; give one with make PYTHON=...")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q -c constraints.txt torch torchvision
+	$(BIN)/python -m pip install -q -c constraints.txt --no-deps nvidia-cutlass
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]'
 	@touch $@
 

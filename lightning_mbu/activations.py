@@ -63,7 +63,7 @@ def read_activations(traced: Trace, model: nn.Module, quantized: set[str]) -> Ac
     layer_inputs = {
         op.index: _sources(traced, op.inputs[0])
         for op in traced.operations
-        if op.name == "convolution" and op.module in quantized
+        if op.name in ("convolution", "mm", "addmm") and op.module in quantized
     }
     # Layer -> what it reads; one that runs twice has one binarizer for both.
     everything: dict[str, frozenset[int]] = {}

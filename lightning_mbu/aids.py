@@ -125,7 +125,7 @@ def fit_to_float(layer: QuantizedConvolution, reduce: Callable[[Tensor], Tensor]
 
     def calibrate(module: nn.Module, args: tuple[Tensor]) -> None:
         with torch.no_grad():
-            x = args[0].detach().float()
+            x = layer.as_images(args[0].detach().float())
             mean, square = reduce(torch.stack([x.mean((0, 2, 3)), x.square().mean((0, 2, 3))]))
             layer.spread_thresholds(mean, (square - mean.square()).clamp_min(0).sqrt())
         handle.remove()

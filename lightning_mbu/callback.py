@@ -154,7 +154,7 @@ class MBUQuantize(companions.PlanKeeper):
         return make_plan(
             network, example, masked=self.masked, order=self.order, min_channels=self.min_channels,
             exclude=self.exclude, thresholds=self.recipe.thresholds, planes=self.recipe.planes,
-            shortcuts=self.recipe.shortcuts, shift=self.recipe.shift,
+            shortcuts=self.recipe.shortcuts, shift=self.recipe.shift, linear=self.recipe.linear,
         )  # fmt: skip
 
     def _load_plan(self) -> Plan:

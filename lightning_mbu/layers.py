@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .plain import own_forward
+from .plain import adopt, own_forward
 from .quantizers import ABSORBABLE, ESTIMATORS, binarize_activation
 from .residual import BridgedBatchNorm2d
 from .weight_quantizers import INTEGER_KINDS, WeightQuantizer, weight_quantizer
@@ -181,6 +181,9 @@ class QuantizedConvolution(nn.Module):
         """The weight at gate 1: values in {-1, 0, +1}, shape of `latent_weight()`."""
         return self.weight_quantizer(self.latent_weight())
 
+    def as_images(self, x: Tensor) -> Tensor:
+        return x  # `[N, C, H, W]`; other layers bring their input into this shape
+
     def binarize(self, x: Tensor) -> Tensor:
         """The layer's input as the convolution sees it, `[N, planes * C, H, W]`."""
         planes = []
@@ -289,12 +292,7 @@ def quantize_layer(
         kind, mask_rule=mask_rule, sparsity=sparsity, mask_blocks=mask_blocks, block_density=block_density,
         output_axis=kind_of.output_axis,
     )  # fmt: skip
-    new = kind_of.__new__(kind_of)
-    # The float layer's own state, shared: same parameter objects under the same names, hooks included.
-    new.__dict__.update(layer.__dict__)
-    new.__dict__.update(
-        {name: dict(layer.__dict__[name]) for name in ("_parameters", "_buffers", "_modules")}
-    )
+    new = adopt(layer, kind_of)
     scale = "none" if quantizer.kind in INTEGER_KINDS else scale  # integers carry their own step
     new._quantize(quantizer, scale, threshold, estimator, absorbs, planes)
     return new.train(layer.training)

@@ -1,6 +1,8 @@
-"""Which subclasses of the convolutions are convolutions: judged by what they compute, not by their names."""
+"""Which subclasses of the convolutions are convolutions, judged by what they compute; and layers that take their place."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import nn
@@ -25,3 +27,13 @@ def own_forward(layer: nn.Conv2d | nn.ConvTranspose2d) -> str:
         if mine.shape != plains.shape or not torch.equal(mine, plains):
             return type(layer).__name__
     return ""
+
+
+def adopt(layer: nn.Module, kind_of: Any) -> Any:
+    """A `kind_of` with the state of `layer`: same parameter objects under the same names, hooks included."""
+    new = kind_of.__new__(kind_of)
+    new.__dict__.update(layer.__dict__)
+    new.__dict__.update(
+        {name: dict(layer.__dict__[name]) for name in ("_parameters", "_buffers", "_modules")}
+    )
+    return new

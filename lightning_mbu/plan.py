@@ -6,19 +6,19 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 
-import torch
 from rich.table import Table
 from torch import Tensor, nn
 
 from .activations import read_activations
 from .compiled import inside_compiled
 from .cost import cost_scores, layer_cost, warn_if_low
-from .plain import own_forward
+from .eligibility import why_float
+from .linear import linear_calls
 from .residual import add_bridges
 from .roles import assign_roles, block_of
 from .schedule import ORDERS, conversion_positions
 from .tables import as_text
-from .trace import Operation, trace
+from .trace import trace
 
 PLAN_VERSION = 1
 
@@ -155,6 +155,7 @@ def make_plan(
     shift: bool = False,
     min_channels: int = 8,
     exclude: Sequence[str] = (),
+    linear: bool = False,
 ) -> Plan:
     """Decides for each convolution whether it becomes masked-binary, binary or stays float.
 
@@ -177,6 +178,7 @@ def make_plan(
         shift: add shifted activations in front of sums (RPReLU of ReActNet, arXiv:2003.03488).
         min_channels: layers with fewer input or output channels, of each group if grouped, stay float.
         exclude: names of layers, or of modules that contain them, to leave float.
+        linear: make linear layers (`nn.Linear`, in the encoders that are transformers) one-bit too.
 
     Raises:
         ValueError: an option out of range, an excluded name that does not exist, an input that the model does not
@@ -192,12 +194,16 @@ def make_plan(
         if isinstance(model.get_submodule(name), nn.Conv2d | nn.ConvTranspose2d)
     }
     roles = assign_roles(convolutions)
+    if linear:
+        found = {**convolutions, **linear_calls(traced, model)}
+        convolutions = dict(sorted(found.items(), key=lambda item: item[1][0].index))
+        roles = {name: roles.get(name, "linear") for name in convolutions}
     layers = []
     for name, calls in convolutions.items():
         module = model.get_submodule(name)
-        assert isinstance(module, nn.Conv2d | nn.ConvTranspose2d)
+        assert isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear)
         cost = layer_cost(name, calls, module.weight.numel())
-        reason = _why_float(name, module, calls, roles, convolutions, min_channels, exclude)
+        reason = why_float(name, module, calls, roles, convolutions, min_channels, exclude)
         layers.append(LayerPlan(name, roles[name], "float", reason, cost.macs, cost.weights))
     candidates = [layer.name for layer in layers if not layer.reason]
     if not candidates:
@@ -236,9 +242,11 @@ def make_plan(
             layer, kind="masked" if in_mask else "binary", reason=reason, cost=scores.get(block),
             rank=blocks.index(block) + 1 if block in scores else None, position=positions[layer.name],
             threshold=("zero" if source.centred else "learned") if thresholds == "auto" else thresholds,
-            absorbs=source.absorbs, planes=planes if model.get_submodule(layer.name).groups == 1 else 1,
+            absorbs=source.absorbs,
+            planes=planes if getattr(model.get_submodule(layer.name), "groups", 0) == 1 else 1,
         ))  # fmt: skip
-    shape, other_macs = tuple(example_input.shape), traced.other_macs()
+    shape = tuple(example_input.shape)
+    other_macs = traced.other_macs() - sum(x.macs for x in layers if x.role == "linear")
     plan = Plan(tuple(decided), activations.bypassed, shape, other_macs, activations.silenced)
     rest = [(x.reason, x.macs) for x in layers if x.reason]
     warn_if_low(plan.one_bit_share, [*rest, ("linear and attention", plan.other_macs)])
@@ -260,41 +268,3 @@ def _check_options(
         raise ValueError(
             f"exclude names {missing}, which this model does not have; its modules are {sorted(names)}."
         )
-
-
-def _why_float(
-    name: str,
-    module: nn.Conv2d | nn.ConvTranspose2d,
-    calls: list[Operation],
-    roles: dict[str, str],
-    convolutions: dict[str, list[Operation]],
-    min_channels: int,
-    exclude: Sequence[str],
-) -> str:
-    """The reason to leave a layer float, or `""`."""
-    if any(name == part or name.startswith(part + ".") for part in exclude):
-        return "excluded by name"
-    if name == min(convolutions, key=lambda other: convolutions[other][0].index):
-        return "first executed layer: reads the image"
-    if roles[name] == "head":
-        return "head: writes the prediction"
-    if module.groups == module.in_channels > 1:
-        return "depthwise: too few products per output to gain"
-    if module.groups > 1 and isinstance(module, nn.ConvTranspose2d):
-        return f"grouped ({module.groups}) and transposed: cannot be quantized"
-    if other := own_forward(module):
-        return f"{other} computes more than a convolution"
-    if module.padding_mode != "zeros":
-        return f"padding mode {module.padding_mode!r}: only zero padding is packed"
-    if all(op.shape[2:] == (1, 1) for op in calls):
-        return "squeeze-excite or global: one pixel, nothing to gain"
-    few = min(module.in_channels, module.out_channels) // module.groups
-    if few < min_channels:
-        each = " in each group" if module.groups > 1 else ""
-        return f"{few} channels{each}: fewer than min_channels={min_channels}"
-    if not torch.isfinite(module.weight).all():
-        raise ValueError(
-            f"layer {name!r} has NaN or infinite weights; a sign cannot be taken of them. "
-            "Restore the last good checkpoint and lower the learning rate."
-        )
-    return ""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import cast
+from typing import Any, cast
 
 from torch import nn
 
 from .absorbed import AbsorbedActivation, absorb_calls
 from .compiled import inside_compiled
 from .layers import QuantizedConvolution, quantize_layer
+from .linear import quantize_linear
 from .plan import Plan
 from .residual import BridgedBatchNorm2d, bridged_norm
 
@@ -64,8 +65,9 @@ def prepare(
                     f"{module.planes} and {layer.planes}). Apply a new plan to a fresh float model."
                 )
             continue
-        new = replacements[id(module)] = quantize_layer(
-            cast("nn.Conv2d | nn.ConvTranspose2d", module), layer.kind, mask_rule=mask_rule, sparsity=sparsity,
+        quantize: Any = quantize_linear if isinstance(module, nn.Linear) else quantize_layer
+        new = replacements[id(module)] = quantize(
+            module, layer.kind, mask_rule=mask_rule, sparsity=sparsity,
             mask_blocks=mask_blocks, block_density=block_density, scale=scale, estimator=estimator,
             threshold=layer.threshold, absorbs=layer.absorbs, planes=layer.planes,
         )  # fmt: skip

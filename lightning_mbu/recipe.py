@@ -19,6 +19,7 @@ class Recipe:
         shift: add shifted activations in front of sums (RPReLU of ReActNet, arXiv:2003.03488).
         thresholds: `"auto"` learns activation thresholds (RSign of ReActNet) where a layer's input is not centred,
             `"learned"` everywhere, `"zero"` nowhere.
+        linear: make linear layers one-bit too: those of encoders that are transformers.
         mask_blocks: output and input channels of the blocks in which masked layers choose their zeros; None chooses
             weight by weight.
         block_density: share of the blocks that are present, with `mask_blocks`.
@@ -40,6 +41,7 @@ class Recipe:
     shortcuts: bool = False
     shift: bool = False
     thresholds: str = "auto"
+    linear: bool = False
     mask_blocks: tuple[int, int] | None = None
     block_density: float = 0.5
     weights_after: float = 0.0

@@ -225,10 +225,12 @@ def _one_bit_times(model: nn.Module, plan: Plan) -> dict[str, float]:
 def _shape(model: nn.Module, layer: LayerPlan) -> tuple[int, int, int, int, int]:
     """Input channels, output channels, kernel, side of the image to measure on, groups."""
     module = model.get_submodule(layer.name)
-    assert isinstance(module, nn.Conv2d | nn.ConvTranspose2d)
-    kernel = max(module.kernel_size)
     pixels = layer.macs / max(layer.weights, 1)
     side = max(1, min(_SIDE, round(pixels**0.5)))
+    if isinstance(module, nn.Linear):
+        return module.in_features, module.out_features, 1, side, 1
+    assert isinstance(module, nn.Conv2d | nn.ConvTranspose2d)
+    kernel = max(module.kernel_size)
     return module.in_channels, module.out_channels, kernel, side, module.groups
 
 

@@ -7,7 +7,7 @@ set(MBU_CUDA_BUILD ${Python_EXECUTABLE} ${CSRC}/cuda/build.py)
 set(MBU_CUDA_IMAGES ${CMAKE_CURRENT_BINARY_DIR}/cuda)
 set(MBU_CUDA_TABLE ${CMAKE_CURRENT_BINARY_DIR}/cuda_images.cpp)
 set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS
-  ${CSRC}/cuda/kernels.inc ${CSRC}/cuda/build.py)
+  ${CSRC}/cuda/kernels.inc ${CSRC}/cuda/build.py ${CSRC}/cuda/generate.py)
 
 find_program(MBU_NVCC nvcc PATHS $ENV{CUDA_HOME}/bin $ENV{CUDA_PATH}/bin /usr/local/cuda/bin)
 set(MBU_CUDA_OPTIONS "")
@@ -17,7 +17,21 @@ if(MBU_SKIP_CUDA)
 elseif(NOT MBU_NVCC)
   message(STATUS "CUDA kernels: sources only, no nvcc found; NVRTC compiles them on first use")
 else()
-  execute_process(COMMAND ${MBU_CUDA_BUILD} list
+  # The products of CUTLASS, where its wheel is installed.
+  set(MBU_CUDA_GENERATED ${CMAKE_CURRENT_BINARY_DIR}/generated)
+  execute_process(COMMAND ${MBU_CUDA_BUILD} generated OUTPUT_VARIABLE MBU_GENERATED OUTPUT_STRIP_TRAILING_WHITESPACE)
+  separate_arguments(MBU_GENERATED)
+  execute_process(COMMAND ${Python_EXECUTABLE} ${CSRC}/cuda/generate.py ${MBU_CUDA_GENERATED} ${MBU_GENERATED}
+    OUTPUT_VARIABLE MBU_CUTLASS OUTPUT_STRIP_TRAILING_WHITESPACE
+    ERROR_VARIABLE MBU_CUDA_ERROR RESULT_VARIABLE MBU_CUDA_RESULT)
+  if(NOT MBU_CUDA_RESULT EQUAL 0)
+    message(FATAL_ERROR "${MBU_CUDA_ERROR}")
+  elseif(MBU_CUTLASS)
+    set(MBU_CUDA_PARTS --cutlass)
+  else()
+    message(STATUS "CUTLASS products: left out, no cutlass_library found (pip install --no-deps nvidia-cutlass)")
+  endif()
+  execute_process(COMMAND ${MBU_CUDA_BUILD} list ${MBU_CUDA_PARTS}
     OUTPUT_VARIABLE MBU_CUDA_LIST OUTPUT_STRIP_TRAILING_WHITESPACE
     ERROR_VARIABLE MBU_CUDA_ERROR RESULT_VARIABLE MBU_CUDA_RESULT)
   if(NOT MBU_CUDA_RESULT EQUAL 0)
@@ -32,17 +46,25 @@ else()
     list(GET LINE 1 SOURCE)
     list(GET LINE 2 ARCH)
     set(FILE ${MBU_CUDA_IMAGES}/${IMAGE})
+    set(OPTIONS "")
+    if(EXISTS ${CSRC}/cuda/${SOURCE})
+      set(SOURCE ${CSRC}/cuda/${SOURCE})
+    else()
+      set(SOURCE ${MBU_CUDA_GENERATED}/${SOURCE})
+      # CUTLASS calls constexpr functions of the standard library from device code.
+      set(OPTIONS -I${MBU_CUTLASS} -diag-suppress=20013,20015)
+    endif()
     string(REPLACE "compute_" "" NUMBER ${ARCH})
     string(REPLACE "sm_" "" NUMBER ${NUMBER})
     add_custom_command(OUTPUT ${FILE}
       COMMAND ${MBU_NVCC} -fatbin -gencode=arch=compute_${NUMBER},code=${ARCH} -Xfatbin=-compress-all -O3 -std=c++17 -Xptxas=-warn-spills
-              -I${CSRC} -I${CSRC}/include -ccbin ${CMAKE_CXX_COMPILER}
-              -MD -MF ${FILE}.d -MT ${FILE} -o ${FILE} ${CSRC}/cuda/${SOURCE}
-      DEPENDS ${CSRC}/cuda/${SOURCE} DEPFILE ${FILE}.d
+              -I${CSRC} -I${CSRC}/include ${OPTIONS} -ccbin ${CMAKE_CXX_COMPILER}
+              -MD -MF ${FILE}.d -MT ${FILE} -o ${FILE} ${SOURCE}
+      DEPENDS ${SOURCE} DEPFILE ${FILE}.d
       COMMENT "CUDA ${IMAGE}" VERBATIM)
     list(APPEND MBU_CUDA_FILES ${FILE})
   endforeach()
-  set(MBU_CUDA_OPTIONS --images ${MBU_CUDA_IMAGES})
+  set(MBU_CUDA_OPTIONS --images ${MBU_CUDA_IMAGES} ${MBU_CUDA_PARTS})
   list(LENGTH MBU_CUDA_FILES MBU_CUDA_COUNT)
   message(STATUS "CUDA kernels: ${MBU_CUDA_COUNT} images by ${MBU_NVCC}")
 endif()
@@ -54,7 +76,7 @@ add_custom_command(OUTPUT ${MBU_CUDA_TABLE}
   COMMENT "CUDA table of images")
 # The assembler reads the images, so the object depends on them.
 set_source_files_properties(${MBU_CUDA_TABLE} PROPERTIES OBJECT_DEPENDS "${MBU_CUDA_FILES}")
-set(MBU_CUDA_CPP cache choose doctor driver launch nvrtc plan plan_flat select weight)
+set(MBU_CUDA_CPP cache choose doctor driver launch nvrtc plan plan_flat plan_gemm select weight)
 list(TRANSFORM MBU_CUDA_CPP PREPEND ${CSRC}/cuda/)
 list(TRANSFORM MBU_CUDA_CPP APPEND .cpp)
 target_sources(_C PRIVATE ${MBU_CUDA_TABLE} ${MBU_CUDA_CPP} ${CSRC}/torch/context.cpp)

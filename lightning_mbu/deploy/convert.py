@@ -11,16 +11,17 @@ from torch.fx import GraphModule
 from torch.fx.graph import CodeGen
 from torch.utils._pytree import tree_unflatten
 
-from mbu_ops.modules import PackedConv2d
+from mbu_ops.modules import PackedConv2d, PackedLinear
 from mbu_ops.packing import pack_weight
 
 from ..compiled import inside_compiled, plain_name, without_compiled
 from ..layers import QuantizedConvolution
+from ..linear import MaskedBinaryLinear
 from ..prepare import quantized_layers
 from ..residual import BridgedBatchNorm2d
 from ..weight_quantizers import INTEGER_KINDS
 from . import passes
-from .graph import CONVOLUTIONS, is_call, mbu
+from .graph import CONVOLUTIONS, GEMM, is_call, mbu
 from .packed import InputSpec, PackedModel, lay_out_weights
 
 _SMALL_SIZE = (64, 64)  # pixels; the multiple of most networks (32) divides it, and it runs in milliseconds
@@ -127,7 +128,7 @@ def _checked_layers(model: nn.Module) -> dict[str, QuantizedConvolution]:
 
 @torch.no_grad()
 def pack_layers(model: nn.Module) -> nn.Module:
-    """A copy of `model`, on the CPU in evaluation mode, with a `PackedConv2d` for each masked-binary layer.
+    """A copy of `model`, on the CPU in evaluation mode, with a packed layer for each masked-binary one.
 
     Right by itself: every other operation stays as it is.
     """
@@ -154,8 +155,16 @@ class _BridgedConv2d(PackedConv2d):
 
 
 @torch.no_grad()
-def pack_layer(layer: QuantizedConvolution) -> PackedConv2d:
+def pack_layer(layer: QuantizedConvolution) -> PackedConv2d | PackedLinear:
     """The packed counterpart of one trained layer."""
+    learned = {
+        "threshold": layer.threshold.detach().float().clone() if layer.learns_threshold else None,
+        "scale": None if (scale := layer.effective_scale()) is None else scale.detach().float().clone(),
+        "bias": None if layer.bias is None else layer.bias.detach().float().clone(),
+    }
+    if isinstance(layer, MaskedBinaryLinear):
+        weight = layer.quantized_weight().to(torch.int8)[:, :, None, None]
+        return PackedLinear(pack_weight(weight), layer.in_features, **learned)
     transposed = isinstance(layer, nn.ConvTranspose2d)
     assert isinstance(layer, nn.Conv2d | nn.ConvTranspose2d)
     weight = layer.quantized_weight().to(torch.int8)
@@ -163,15 +172,12 @@ def pack_layer(layer: QuantizedConvolution) -> PackedConv2d:
     if isinstance(padding, str):  # "valid", or "same" with odd extents (a plan leaves others float)
         extents = [d * (k - 1) for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
         padding = tuple(e // 2 for e in extents) if padding == "same" else (0, 0)
-    scale = layer.effective_scale()
-    has_threshold, bridge = layer.learns_threshold, layer.bridge
+    bridge = layer.bridge
     packed = (PackedConv2d if bridge is None else _BridgedConv2d)(
         pack_weight(weight.transpose(0, 1) if transposed else weight, groups=layer.groups),
         layer.in_channels,
         thresholds_per_channel=layer.planes,
-        threshold=layer.threshold.detach().float().clone() if has_threshold else None,
-        scale=None if scale is None else scale.detach().float().clone(),
-        bias=None if layer.bias is None else layer.bias.detach().float().clone(),
+        **learned,
         stride=layer.stride,
         padding=padding,
         dilation=layer.dilation,
@@ -229,7 +235,7 @@ def _mark(module: GraphModule, aliases: dict[str, str]) -> None:
             any one of them.
     """
     for node in module.graph.nodes:
-        if is_call(node, *CONVOLUTIONS):
+        if is_call(node, *CONVOLUTIONS, GEMM):
             weight = node.args[1]
             place = str(weight.target).rpartition(".")[0]
             node.meta["layer"] = aliases.get(place, place)

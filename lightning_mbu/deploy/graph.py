@@ -16,6 +16,8 @@ CONVOLUTIONS = (mbu.conv2d.default, mbu.conv_transpose2d.default)
 FUSED_CONVOLUTIONS = (mbu.conv2d_threshold.default, mbu.conv_transpose2d_threshold.default)
 STREAM_CONVOLUTIONS = (mbu.conv2d_stream.default, mbu.conv_transpose2d_stream.default)
 ALL_CONVOLUTIONS = CONVOLUTIONS + FUSED_CONVOLUTIONS + STREAM_CONVOLUTIONS
+GEMM = mbu.gemm.default  # a linear layer: its input is one tensor, not a list
+PACKED_LAYERS = (*ALL_CONVOLUTIONS, GEMM)
 
 
 def is_call(node: Any, *targets: Any) -> bool:
@@ -60,8 +62,9 @@ def channels_of(node: Node) -> int:
 
 
 def bits_of(convolution: Node) -> list[Node]:
-    """The packed tensors that a packed convolution reads, joined along the channels."""
-    return list(convolution.args[0])  # type: ignore[arg-type]
+    """The packed tensors that a packed layer reads, joined along the channels."""
+    bits = convolution.args[0]
+    return [bits] if isinstance(bits, Node) else list(bits)  # type: ignore[arg-type]
 
 
 def segments_of(convolution: Node) -> tuple[int, ...]:

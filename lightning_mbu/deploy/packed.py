@@ -11,7 +11,7 @@ from torch.fx import GraphModule, Node
 
 from mbu_ops.packing import pack_weight, unpack_weight
 
-from .graph import ALL_CONVOLUTIONS, FUSED_CONVOLUTIONS, add_constant, constant, finish, is_call, segments_of
+from .graph import FUSED_CONVOLUTIONS, PACKED_LAYERS, add_constant, constant, finish, is_call, segments_of
 from .hub import PackedHubMixin
 
 
@@ -132,7 +132,7 @@ class PackedModel(nn.Module, PackedHubMixin):
         return {
             node: by_tiles[str(node.args[1].target)]
             for node in self.graph_module.graph.nodes
-            if is_call(node, *ALL_CONVOLUTIONS)
+            if is_call(node, *PACKED_LAYERS)
         }
 
     def __repr__(self) -> str:
@@ -156,7 +156,7 @@ def lay_out_weights(
     """
     layers = []
     for node in module.graph.nodes:
-        if not is_call(node, *ALL_CONVOLUTIONS):
+        if not is_call(node, *PACKED_LAYERS):
             continue
         name, segments = node.meta["layer"], segments_of(node)
         planes = constant(module, node.args[1])

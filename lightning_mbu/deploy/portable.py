@@ -14,6 +14,30 @@ from torch import Tensor, nn
 
 from ..compiled import inside_compiled, without_compiled
 from ..layers import QuantizedConvolution
+from ..linear import MaskedBinaryLinear
+
+
+class PortableLinear(nn.Module):
+    """`scale * linear(sign(x - threshold), weight) + bias` in float32, roundings in the trained layer's order."""
+
+    weight: Tensor
+    threshold: Tensor
+    scale: Tensor | None
+    bias: Tensor | None
+
+    def __init__(self, layer: MaskedBinaryLinear):
+        super().__init__()
+        self.register_buffer("weight", layer.quantized_weight().float())
+        self.register_buffer("threshold", layer.threshold.float().clone())
+        scale = layer.effective_scale()
+        self.register_buffer("scale", None if scale is None else scale.float().clone())
+        self.register_buffer("bias", None if layer.bias is None else layer.bias.float().clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Float32 `[..., C]` -> `[..., OC]`."""
+        y = nn.functional.linear(torch.where(x >= self.threshold, 1.0, -1.0), self.weight)
+        y = y if self.scale is None else y * self.scale
+        return y if self.bias is None else y + self.bias
 
 
 class PortableConvolution(nn.Module):
@@ -63,7 +87,8 @@ def portable(model: nn.Module) -> nn.Module:
     replacements: dict[int, nn.Module] = {}
     for name, module in list(changed.named_modules(remove_duplicate=False)):
         if isinstance(module, QuantizedConvolution):
-            new = replacements.setdefault(id(module), PortableConvolution(module))
+            kind: Any = PortableLinear if isinstance(module, MaskedBinaryLinear) else PortableConvolution
+            new = replacements.setdefault(id(module), kind(module))
             owner, _, attribute = name.rpartition(".")
             setattr(changed.get_submodule(owner), attribute, new)
     return changed

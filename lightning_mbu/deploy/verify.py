@@ -233,6 +233,7 @@ class _BitRecorder(Interpreter):
         if n in self.nodes:
             arguments, options = self.fetch_args_kwargs_from_env(n)
             parts: Any = arguments[0]
+            parts = [parts] if isinstance(parts, Tensor) else parts
             self.bits.append((self.nodes[n], join(parts, options.get("size", ()))))
         return super().run_node(n)
 
@@ -246,7 +247,7 @@ def _check(
     packed: PackedModel,
 ) -> LayerCheck:
     """`x` is what the layer read behind the packed stem, `original` what it read behind its own."""
-    x, original = (torch.cat([read] * trained.planes, 1) for read in (x, original))
+    x, original = (torch.cat([trained.as_images(read)] * trained.planes, 1) for read in (x, original))
     threshold = trained.threshold.detach().cpu().to(x.dtype).view(1, -1, 1, 1)
     expected = x - threshold >= 0
     found = unpack_segments(bits, layer.segments).permute(0, 3, 1, 2)

@@ -163,6 +163,15 @@ def _stream(
     return values, _words(bits, height, width, planes * words_of(channels))
 
 
+def _gemm(bits, weight, out_channels):
+    return bits.new_empty((*bits.shape[:-1], out_channels), dtype=torch.float32)
+
+
+def _gemm_threshold(bits, weight, threshold, flip, out_channels):
+    words = threshold.shape[0] * words_of(out_channels)
+    return bits.new_empty((*bits.shape[:-1], words), dtype=torch.int32)
+
+
 def _stem_threshold(x, weight, threshold, flip, stride, padding, dilation):
     height, width = _conv_shape(x.shape[2:], weight.shape[1:3], stride, padding, dilation)
     return _words(x, height, width, threshold.shape[0] * words_of(threshold.shape[1]))
@@ -191,6 +200,8 @@ FAKES: dict[str, Callable[..., Tensor | tuple[Tensor, Tensor]]] = {
     "conv_transpose2d_threshold": _conv_transpose2d_threshold,
     "conv2d_stream": _conv2d_stream,
     "conv_transpose2d_stream": _conv_transpose2d_stream,
+    "gemm": _gemm,
+    "gemm_threshold": _gemm_threshold,
     "stem_threshold": _stem_threshold,
     "stem_stream": _stem_stream,
     "max_pool2d": _max_pool2d,

@@ -152,6 +152,17 @@ def _conv_transpose2d_stream(
     return reference.stream(dots, affine, residual, threshold, pool, upsample, relu, dtype or torch.float32)
 
 
+def _gemm(bits, weight, out_channels):
+    _warn(weight.device)
+    return reference.gemm(bits, load_planes(weight, out_channels, [1, 1], bits.shape[-1]))
+
+
+def _gemm_threshold(bits, weight, threshold, flip, out_channels):
+    _warn(weight.device)
+    planes = load_planes(weight, out_channels, [1, 1], bits.shape[-1])
+    return reference.gemm_threshold(bits, planes, threshold, flip)
+
+
 def _stem(x: Tensor, weight: Tensor, channels: int, stride, padding, dilation) -> Tensor:
     """The first convolution in float32; its weight is `[OCw, KH, KW, C, 32]`."""
     plain = weight.permute(0, 4, 3, 1, 2).flatten(0, 1)[:channels]
@@ -183,6 +194,8 @@ FALLBACKS: dict[str, Callable[..., Tensor | tuple[Tensor, Tensor]]] = {
     "conv_transpose2d_threshold": _conv_transpose2d_threshold,
     "conv2d_stream": _conv2d_stream,
     "conv_transpose2d_stream": _conv_transpose2d_stream,
+    "gemm": _gemm,
+    "gemm_threshold": _gemm_threshold,
     "stem_threshold": _stem_threshold,
     "stem_stream": _stem_stream,
     "max_pool2d": _max_pool2d,

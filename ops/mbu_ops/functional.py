@@ -200,6 +200,36 @@ def conv_transpose2d_threshold(
     )
 
 
+def gemm(bits: Tensor, weight: Tensor, out_channels: int) -> Tensor:
+    """Masked binary matrix product: a linear layer on packed activations.
+
+    Args:
+        bits: packed activations int32 ``[..., Cw]``, Cw = ceil(C/32); any number of leading dimensions.
+        weight: result of :func:`tile_weight` for planes ``[2, OC, 1, 1, Cw]``, those of a 1x1 convolution.
+        out_channels: OC.
+
+    Returns:
+        float32 ``[..., OC]``: exact integer dot products.
+
+    Raises:
+        RuntimeError: if shapes, dtypes or the weight do not fit together; the message says which and what to do.
+    """
+    _library.require()
+    return torch.ops.mbu.gemm(bits, weight, out_channels)
+
+
+def gemm_threshold(
+    bits: Tensor, weight: Tensor, threshold: Tensor, flip: Tensor, out_channels: int
+) -> Tensor:
+    """:func:`gemm` followed by thresholds, ``bit = (dot >= threshold) ^ flip``, packed: see :func:`conv2d_threshold`.
+
+    Returns:
+        int32 ``[..., T * ceil(OC/32)]``, plane after plane.
+    """
+    _library.require()
+    return torch.ops.mbu.gemm_threshold(bits, weight, threshold, flip, out_channels)
+
+
 def max_pool2d(
     bits: Tensor,
     kernel_size: IntPair,

@@ -93,3 +93,55 @@ class PackedConv2d(nn.Module):
     def extra_repr(self) -> str:
         kind = "transposed, " if self.transposed else ""
         return f"{kind}{self.in_channels}, {self.out_channels}, kernel_size={tuple(self.kernel_size)}"
+
+
+class PackedLinear(nn.Module):
+    """A linear layer with packed weights that binarizes its own input; otherwise as `PackedConv2d`.
+
+    Args:
+        planes: int32 `[2, OC, 1, 1, Cw]`, sign and mask, those of a 1x1 convolution.
+        in_features: features of the float input.
+        threshold: float32 `[in_features]`, or None for zero.
+        scale: float32 `[OC]`, or None for one.
+        bias: float32 `[OC]`, or None for zero.
+    """
+
+    def __init__(
+        self,
+        planes: Tensor,
+        in_features: int,
+        *,
+        threshold: Tensor | None = None,
+        scale: Tensor | None = None,
+        bias: Tensor | None = None,
+    ):
+        super().__init__()
+        self.in_features, self.out_features = in_features, planes.shape[1]
+        self.threshold: Tensor | None
+        self.scale: Tensor | None
+        self.bias: Tensor | None
+        self.register_buffer("planes", planes)
+        self.register_buffer("tiles", torch.ops.mbu.tile_weight(planes), persistent=False)
+        self.register_buffer("threshold", threshold)
+        self.register_buffer("scale", scale)
+        self.register_buffer("bias", bias)
+
+    def _apply(self, fn: Callable[..., Tensor], recurse: bool = True) -> PackedLinear:
+        before = self.tiles.device
+        super()._apply(fn, recurse)
+        if self.tiles.device != before and self.tiles.device.type != "meta":
+            self.tiles = torch.ops.mbu.tile_weight(self.planes)  # each device reads a layout of its own
+        return self
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Float `[..., in_features]` -> float32 `[..., out_features]`."""
+        rows = x.reshape(1, -1, 1, self.in_features)
+        bits = torch.ops.mbu.pack(rows.permute(0, 3, 1, 2), self.threshold)
+        y = torch.ops.mbu.gemm(bits, self.tiles, self.out_features)
+        y = y.reshape(*x.shape[:-1], self.out_features)
+        if self.scale is not None:
+            y = y * self.scale
+        return y if self.bias is None else y + self.bias
+
+    def extra_repr(self) -> str:
+        return f"{self.in_features}, {self.out_features}"

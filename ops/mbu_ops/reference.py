@@ -136,6 +136,19 @@ def conv_transpose2d_threshold(
     )
 
 
+def gemm(bits: Tensor, planes: Tensor) -> Tensor:
+    """See :func:`mbu_ops.functional.gemm`."""
+    signs = unpack_bits(bits, bits.shape[-1] * WORD_BITS).to(torch.float64) * 2 - 1
+    return (signs @ _weights(planes).flatten(1).T).float()
+
+
+def gemm_threshold(bits: Tensor, planes: Tensor, threshold: Tensor, flip: Tensor) -> Tensor:
+    """See :func:`mbu_ops.functional.gemm_threshold`."""
+    dots = gemm(bits, planes)
+    words = _threshold(dots.reshape(1, -1, 1, dots.shape[-1]).permute(0, 3, 1, 2), threshold, flip)
+    return words.reshape(*bits.shape[:-1], words.shape[-1])
+
+
 def stream(
     dots: Tensor,
     affine: Tensor,

@@ -79,6 +79,8 @@ def samples() -> dict[str, list[tuple[Any, ...]]]:
         "conv_transpose2d_stream": [
             ([bits(2, 6, 7, 40)], weight(33, 40, 2), *stream(33, (2, 11, 6, 7)), 33, *doubling, 1, 2)
         ],
+        "gemm": [(bits(2, 6, 7, 40), weight(33, 40, 1), 33), (bits(2, 3, 7, 96)[0, 0], weight(5, 96, 1), 5)],
+        "gemm_threshold": [(bits(2, 6, 7, 40)[0], weight(33, 40, 1), *epilogue(2, 33), 33)],
         "max_pool2d": [
             (bits(2, 6, 7, 40), [3, 3], [2, 2], [1, 1], [1, 1], False),
             (bits(2, 6, 7, 40), [3, 2], [2, 2], [1, 0], [1, 1], True),

@@ -19,8 +19,8 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from ..graph import (
-    ALL_CONVOLUTIONS,
     CONVOLUTIONS,
+    PACKED_LAYERS,
     STREAM_CONVOLUTIONS,
     aten,
     channels_of,
@@ -39,7 +39,7 @@ _SIGNED = {aten.add.Tensor: 1.0, aten.add.Scalar: 1.0, aten.sub.Tensor: -1.0, at
 
 def fuse_streams(module: GraphModule) -> bool:
     """Applies the first rule to every convolution that has anything to fuse."""
-    calls = Counter(node.meta.get("layer") for node in module.graph.nodes if is_call(node, *ALL_CONVOLUTIONS))
+    calls = Counter(node.meta.get("layer") for node in module.graph.nodes if is_call(node, *PACKED_LAYERS))
     changed = False
     for node in [node for node in module.graph.nodes if is_call(node, *CONVOLUTIONS)]:
         # Fusing moves a convolution behind its shortcut; the calls of a layer that is used twice keep their order.

@@ -31,6 +31,11 @@ class Kernel:
     stem: str
     targets: tuple[str, ...]
 
+    @property
+    def generated(self) -> bool:
+        """Whether `generate.py` writes its file."""
+        return self.stem.startswith("gemm/")
+
 
 @dataclass(frozen=True)
 class Image:
@@ -81,9 +86,10 @@ def read_kernels(path: Path = FOLDER / "kernels.inc") -> list[Kernel]:
             raise ValueError(
                 f"{path.name}: {name} names no architecture in '{fields[2]}'; write sm_80 or compute_80"
             )
-        if not (path.parent / f"{stem}.cu").is_file():
+        kernel = Kernel(name, stem, targets)
+        if not (kernel.generated or (path.parent / f"{stem}.cu").is_file()):
             raise ValueError(f"{path.name}: {name} names the file {stem}.cu, which does not exist")
-        kernels.append(Kernel(name, stem, targets))
+        kernels.append(kernel)
     return kernels
 
 
@@ -93,9 +99,12 @@ def images(kernels: list[Kernel]) -> list[Image]:
 
 
 def sources(kernels: list[Kernel]) -> dict[str, Path]:
-    """The text that NVRTC needs: every kernel file, and the headers they reach, by the name in the `#include`."""
+    """The text that NVRTC needs: every kernel file, and the headers they reach, by the name in the `#include`.
+
+    Generated files are left out: the headers of CUTLASS are larger than this library."""
     found: dict[str, Path] = {}
-    todo = [(f"cuda/{stem}.cu", FOLDER / f"{stem}.cu") for stem in dict.fromkeys(k.stem for k in kernels)]
+    stems = dict.fromkeys(k.stem for k in kernels if not k.generated)
+    todo = [(f"cuda/{stem}.cu", FOLDER / f"{stem}.cu") for stem in stems]
     while todo:
         name, path = todo.pop()
         if name in found:
@@ -146,9 +155,11 @@ def write_table(folder: Path | None, kernels: list[Kernel]) -> str:
 
 
 def main() -> int:
-    """`list`: one line `file;source;target` per compilation. `table`: writes the C++ file."""
+    """`list`: one line `file;source;target` per compilation. `generated`: the files that generate.py writes, without
+    `.cu`. `table`: writes the C++ file."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("command", choices=["list", "table"])
+    parser.add_argument("command", choices=["list", "generated", "table"])
+    parser.add_argument("--cutlass", action="store_true", help="with the kernels that generate.py writes")
     parser.add_argument(
         "--images", type=Path, help="folder of the compiled images; without it, sources alone"
     )
@@ -156,6 +167,10 @@ def main() -> int:
     options = parser.parse_args()
     try:
         kernels = read_kernels()
+        if options.command == "generated":
+            print(*dict.fromkeys(k.stem for k in kernels if k.generated))
+            return 0
+        kernels = [k for k in kernels if options.cutlass or not k.generated]
         if options.command == "list":
             for image in images(kernels):
                 print(f"{image.file};{image.stem}.cu;{image.target}")

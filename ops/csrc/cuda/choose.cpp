@@ -1,5 +1,7 @@
 #include "cuda/choose.h"
 
+#include <cstdlib>
+#include <cstring>
 #include <map>
 #include <mutex>
 #include <string>
@@ -37,6 +39,24 @@ const int64_t kFewestBlocks[kTiles] = {
 #undef MBU_CUDA_TILE
 };
 
+struct GemmKernel {
+  const char* family;
+  Kernel kernel;
+  int64_t fewest_blocks;
+};
+
+const GemmKernel kGemms[] = {
+#define MBU_CUDA_GEMM(suffix, tile, blocks) {#suffix, Kernel::gemm_##tile##__##suffix, blocks},
+#include "cuda/choices.inc"
+#undef MBU_CUDA_GEMM
+};
+const int64_t kFewestWords =
+#define MBU_CUDA_GEMM_WORDS(words) words
+#include "cuda/choices.inc"
+#undef MBU_CUDA_GEMM_WORDS
+    ;
+constexpr int64_t kStageWords = 16;  // 512 bits of K in a step of CUTLASS's loop
+
 // Why some kernel of a family has no route on a device; null where all have one.
 const char* missing(int device, const FamilyKernels& family) {
   for (const auto& tile : family.kernels.kernel)
@@ -48,6 +68,11 @@ const char* missing(int device, const FamilyKernels& family) {
 
 int64_t blocks_of(int64_t size, int64_t tile) {
   return (size + tile - 1) / tile;
+}
+
+bool environment_says(const char* what) {
+  const char* found = std::getenv("MBU_CUDA_GEMM");
+  return found && !std::strcmp(found, what);
 }
 
 }  // namespace
@@ -88,6 +113,23 @@ Kernel choose_conv2d(const Family& family, int64_t pixels, int64_t channels, int
     if (blocks >= kFewestBlocks[tile] * multiprocessors) return kernel;
   }
   return kernels.kernel[kTiles - 1][stream][index];
+}
+
+bool choose_gemm(int device, const Family& family, const Product& product, int multiprocessors,
+                 Kernel& kernel) {
+  const bool always = environment_says("always");
+  if (environment_says("never")) return false;
+  if (!always && (product.words < kFewestWords || product.words % kStageWords)) return false;
+  for (const GemmKernel& candidate : kGemms) {
+    const KernelInfo& info = kKernels[static_cast<int>(candidate.kernel)];
+    const int64_t blocks =
+        blocks_of(product.rows, info.pixels) * blocks_of(product.out_channels, info.channels);
+    if (std::strcmp(candidate.family, family.name) || !route(device, candidate.kernel).function) continue;
+    if (!always && blocks < candidate.fewest_blocks * multiprocessors) continue;
+    kernel = candidate.kernel;
+    return true;
+  }
+  return false;
 }
 
 }  // namespace mbu::cuda

@@ -3,6 +3,7 @@
 #include <cstdint>
 
 #include "cuda/launch.h"
+#include "cuda/plan_gemm.h"
 #include "cuda/weight.h"
 
 namespace mbu::cuda {
@@ -21,5 +22,10 @@ const Family* family_of(int device, const char** why);
 // `passes` passes; `vector` as in plan.h. The largest tile that keeps a card of so many multiprocessors busy.
 Kernel choose_conv2d(const Family& family, int64_t pixels, int64_t channels, int64_t passes, bool stream,
                      int vector, int multiprocessors);
+
+// The kernel of choices.inc for this product, or nothing: then the convolutions run it as a 1x1 layer.
+// MBU_CUDA_GEMM=always|never in the environment overrides the table.
+bool choose_gemm(int device, const Family& family, const Product& product, int multiprocessors,
+                 Kernel& kernel);
 
 }  // namespace mbu::cuda

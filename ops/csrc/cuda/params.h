@@ -83,6 +83,24 @@ struct Conv2dParams {
   StreamParams stream;
 };
 
+// A masked binary matrix product (cuda/gemm/gemm.h): one row of packed activations per output row.
+struct GemmParams {
+  const Word* input;
+  int32_t stride;  // words from one row to the next, a multiple of 4
+  int32_t rows, words;
+  int32_t out_channels, out_words;
+  const Word* weight;         // both planes (cuda/weight.h)
+  int32_t weight_row;         // words of an output channel
+  int64_t weight_plane;       // words from one plane to the next
+  const int32_t* weight_sum;  // [out_channels]
+  // Bits, or where they are null dot products.
+  Word* bits;  // [rows, planes * out_words]
+  int32_t planes;
+  const int32_t* threshold;  // [planes, out_channels]
+  const Word* flip;          // [planes, out_words]
+  float* sums;               // [rows, out_channels]
+};
+
 // The kernels below run one thread (pack_channels, stem: one warp) per item of a flat list; `items` counts
 // them.
 

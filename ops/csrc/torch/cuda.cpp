@@ -241,6 +241,33 @@ std::vector<PackedImage> sources_of(const Conv2dParams& p, cuda::Layer& layer) {
   return sources;
 }
 
+// A 1x1 convolution of one image, or mbu::gemm, as a product of rows by a kernel of csrc/cuda/generate.py;
+// false where the table of choices has none for it.
+bool run_product(const Conv2dParams& p, const Reader& reader) {
+  const PackedImage& in = p.input;
+  const auto is = [](Extent extent, int64_t value) { return extent.h == value && extent.w == value; };
+  const bool rows = is(p.kernel, 1) && is(p.stride, 1) && is(p.padding, 0) && !p.parts && !p.transposed &&
+                    !p.stream && (in.height == 1 || in.stride_h == in.width * in.stride_w) &&
+                    (in.batch == 1 || in.stride_n == in.height * in.width * in.stride_w);
+  if (!rows) return false;
+  const cuda::Product product{in.batch * in.height * in.width, in.words, in.stride_w, p.out_channels};
+  cuda::GemmParams c{};
+  cuda::Kernel kernel;
+  if (alignment(in) < 4 || cuda::plan_gemm(product, reader.family->layout, p.weight.data, c) ||
+      !cuda::choose_gemm(reader.device, *reader.family, product,
+                         cuda::device_info(reader.device).multiprocessors, kernel))
+    return false;
+  c.input = in.data;
+  c.bits = p.bits;
+  c.planes = static_cast<int32_t>(p.planes);
+  c.threshold = p.threshold;
+  c.flip = p.flip;
+  c.sums = p.sums;
+  const cuda::KernelInfo& info = cuda::kKernels[static_cast<int>(kernel)];
+  start(kernel, cuda::gemm_grid(c, info.pixels, info.channels), &c);
+  return true;
+}
+
 void run(const Conv2dParams& p, const Reader& reader) {
   if (p.stream && p.stream->head) {
     Tensor y =
@@ -254,7 +281,7 @@ void run(const Conv2dParams& p, const Reader& reader) {
     run(before, reader);
     return project(*p.stream, y);
   }
-  if (p.input.batch * p.output.h * p.output.w * p.out_channels == 0) return;
+  if (p.input.batch * p.output.h * p.output.w * p.out_channels == 0 || run_product(p, reader)) return;
   cuda::Layer layer{p.input.batch,  p.input.height, p.input.width, {0, 0},     {1, 1},
                     p.kernel.h,     p.kernel.w,     p.stride.h,    p.stride.w, p.padding.h,
                     p.padding.w,    p.dilation.h,   p.dilation.w,  p.output.h, p.output.w,

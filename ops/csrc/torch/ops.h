@@ -49,6 +49,10 @@ using FloatAndBits = std::tuple<Tensor, Tensor>;
           std::optional<Tensor> threshold, int64_t out_channels, Pair kernel_size, Pair stride,              \
           Pair padding, Pair output_padding, Pair dilation, int64_t pool, int64_t upsample, bool relu,       \
           MaybePair size, std::optional<torch::headeronly::ScalarType> dtype))                               \
+  MBU_OP(Tensor, gemm, (const Tensor& bits, const Tensor& weight, int64_t out_channels))                     \
+  MBU_OP(Tensor, gemm_threshold,                                                                             \
+         (const Tensor& bits, const Tensor& weight, const Tensor& threshold, const Tensor& flip,             \
+          int64_t out_channels))                                                                             \
   MBU_OP(Tensor, stem_threshold,                                                                             \
          (const Tensor& x, const Tensor& weight, const Tensor& threshold, const Tensor& flip, Pair stride,   \
           Pair padding, Pair dilation))                                                                      \

@@ -34,6 +34,10 @@ STABLE_TORCH_LIBRARY(MBU_LIBRARY, m) {
       "int[2] output_padding, int[2] dilation, int pool=1, int upsample=1, bool relu=False, SymInt[]? "
       "size=None, ScalarType? dtype=None) "
       "-> (Tensor, Tensor)");
+  m.def("gemm(Tensor bits, Tensor weight, int out_channels) -> Tensor");
+  m.def(
+      "gemm_threshold(Tensor bits, Tensor weight, Tensor threshold, Tensor flip, int out_channels) -> "
+      "Tensor");
   m.def(
       "stem_threshold(Tensor x, Tensor weight, Tensor threshold, Tensor flip, int[2] stride, "
       "int[2] padding, int[2] dilation) -> Tensor");

@@ -20,11 +20,16 @@ def host_objects(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def from_source(host_objects, tmp_path_factory):
-    """Every kernel of kernels.inc, compiled from its CUDA source by g++."""
-    folder = tmp_path_factory.mktemp("source")
-    sources = sorted({kernel.source for kernel in build.kernels()})
-    return build.link([*host_objects, *build.compile_all(sources, folder)], folder / "kernels.so")
+def source_objects(tmp_path_factory):
+    """Every kernel of kernels.inc that is written by hand, compiled from its CUDA source by g++."""
+    sources = sorted({kernel.source for kernel in build.kernels() if not kernel.generated})
+    return build.compile_all(sources, tmp_path_factory.mktemp("source"))
+
+
+@pytest.fixture(scope="session")
+def from_source(host_objects, source_objects, tmp_path_factory):
+    """The kernels of ``source_objects``."""
+    return build.link([*host_objects, *source_objects], tmp_path_factory.mktemp("linked") / "kernels.so")
 
 
 @pytest.fixture(scope="session")
@@ -35,3 +40,20 @@ def from_ptx(host_objects, tmp_path_factory):
     folder = tmp_path_factory.mktemp("ptx")
     sources = build.translate_all(build.PTX_FILES, folder)
     return build.link([*host_objects, *build.compile_all(sources, folder)], folder / "kernels.so")
+
+
+@pytest.fixture(scope="session")
+def generated_objects(tmp_path_factory):
+    """Object files of ``build.GENERATED_FILES``, translated from their PTX; none without nvcc or CUTLASS."""
+    if build.NVCC is None or build.generator().cutlass_headers() is None:
+        return []
+    folder = tmp_path_factory.mktemp("generated")
+    return build.compile_all(build.translate_all(build.GENERATED_FILES, folder), folder)
+
+
+@pytest.fixture(scope="session")
+def generated(host_objects, generated_objects, tmp_path_factory):
+    """The matrix products of CUTLASS."""
+    if not generated_objects:
+        pytest.skip("no nvcc, or no cutlass_library (pip install --no-deps nvidia-cutlass)")
+    return build.link([*host_objects, *generated_objects], tmp_path_factory.mktemp("linked") / "kernels.so")

@@ -15,11 +15,23 @@ from types import ModuleType
 
 import pytest
 import torch
+from emulator import build
 
 HERE = Path(__file__).resolve().parent
 CUDA_TESTS, ROOT = HERE.parent, HERE.parents[3]
 CSRC = ROOT / "ops" / "csrc"
-LOADER = ("choose", "driver", "launch", "nvrtc", "cache", "select", "plan", "plan_flat", "weight")
+LOADER = (
+    "choose",
+    "driver",
+    "launch",
+    "nvrtc",
+    "cache",
+    "select",
+    "plan",
+    "plan_flat",
+    "plan_gemm",
+    "weight",
+)
 # One device of each kind, the last one older than every kernel.
 CARDS = {"sm75_xor": "7.5:65536", "sm80_xor": "8.6:101376", "sm90_and": "9.0:232448", "sm80_int8": "12.0:101376",
          "none": "7.0:98304"}  # fmt: skip
@@ -44,17 +56,25 @@ def compile_cpp(*arguments: str) -> None:
 
 
 @pytest.fixture(scope="session")
-def libraries(from_source: ctypes.CDLL, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def libraries(
+    host_objects: list[Path],
+    source_objects: list[Path],
+    generated_objects: list[Path],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> dict[str, Path]:
     """The fake driver, what a launch does on it, and the operations over the loader."""
     folder = tmp_path_factory.mktemp("dispatch")
     tools = load_module("mbu_build_images", CSRC / "cuda" / "build.py")
     driver, runner = folder / "fake_driver.so", folder / "runner.so"
     compile_cpp("-shared", str(CUDA_TESTS / "driver" / "fake_driver.cpp"), "-ldl", "-o", str(driver))
-    emulator = [f"-I{CUDA_TESTS / 'emulator'}", str(HERE / "runner.cpp"), from_source._name]
+    emulated = folder / "kernels.so"
+    build.link([*host_objects, *source_objects, *generated_objects], emulated)
+    emulator = [f"-I{CUDA_TESTS / 'emulator'}", str(HERE / "runner.cpp"), str(emulated)]
     compile_cpp("-shared", *emulator, "-o", str(runner))
 
     # Images that only name their kernels and their architecture: the fake driver reads no machine code.
-    kernels = tools.read_kernels()
+    generated = build.GENERATED_FILES if generated_objects else ()
+    kernels = [k for k in tools.read_kernels() if not k.generated or k.stem in generated]
     for image in tools.images(kernels):
         names = " ".join(kernel.name for kernel in kernels if kernel.stem == image.stem)
         number = "".join(filter(str.isdigit, image.target))

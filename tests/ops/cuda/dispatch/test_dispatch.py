@@ -6,6 +6,7 @@ import warnings
 
 import pytest
 import torch
+from emulator import build
 from torch import Tensor
 
 from mbu_ops import fallback, reference
@@ -20,6 +21,10 @@ OPS = torch.ops.mbu_emulated
 def _silent_fallback(gpu: Gpu) -> None:
     """The warning of the fallback has its own test."""
     fallback._warned.add("cpu")
+
+
+def generated_files() -> bool:
+    return build.NVCC is not None and build.generator().cutlass_headers() is not None
 
 
 def random_bits(n: int, height: int, width: int, channels: int) -> Tensor:
@@ -65,6 +70,46 @@ def test_convolution(gpu: Gpu, layer: tuple[int, ...]) -> None:
     assert torch.equal(found, reference.conv2d_threshold(bits, planes, threshold, flip, *geometry))
     vector = next(n for n in (4, 2, 1) if words_of(channels) % n == 0)
     assert all(f"_bits_v{vector}__{gpu.family}" in name for name in launched(gpu))
+
+
+@pytest.mark.parametrize("shape", [((2, 9), 256, 40), ((7,), 70, 33)], ids=str)
+@pytest.mark.parametrize("setting", ["always", "never"])
+def test_matrix_product(gpu: Gpu, shape: tuple, setting: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a product of CUTLASS where the table or the environment asks for one, else by a convolution."""
+    monkeypatch.setenv("MBU_CUDA_GEMM", setting)
+    leading, channels, oc = shape
+    bits, planes = pack_bits(torch.rand(*leading, channels) < 0.5), random_planes(oc, channels, 1)
+    weight = OPS.tile_weight(planes)
+    threshold = torch.randint(-9, 9, (2, oc), dtype=torch.int32)
+    flip = pack_bits(torch.rand(2, oc) < 0.5)
+    assert torch.equal(OPS.gemm(bits, weight, oc), reference.gemm(bits, planes))
+    found = OPS.gemm_threshold(bits, weight, threshold, flip, oc)
+    assert torch.equal(found, reference.gemm_threshold(bits, planes, threshold, flip))
+    image = bits.reshape(1, -1, 1, words_of(channels))
+    found = OPS.conv2d([image], weight, oc, [1, 1], [1, 1], [0, 0], [1, 1], 0)
+    assert torch.equal(found, reference.conv2d(image, planes))
+    # Rows of three words are no whole copies of 16 bytes; bytes are no products of CUTLASS.
+    possible = channels == 256 and gpu.family not in ("sm80_int8", "none") and generated_files()
+    starts = "gemm_" if possible and setting == "always" else "conv2d_"
+    assert all(name.startswith(starts) and gpu.family in name for name in launched(gpu))
+
+
+def test_the_table_asks_for_long_sums_and_many_blocks(gpu: Gpu) -> None:
+    """From 1024 channels and two blocks for each of the 108 multiprocessors that the fake driver reports."""
+    name = next((f for f in build.GENERATED_FILES if f.endswith(gpu.family)), "128x64__")
+    rows, oc = (int(side) for side in name.rpartition("__")[0].rpartition("_")[2].split("x"))
+    for blocks, channels, starts in (
+        ((36, 6), 1024, "gemm_"),
+        ((1, 1), 1024, "conv2d_"),
+        ((1, 1), 512, "conv2d_"),
+    ):
+        height, width = blocks[0] * rows if starts == "gemm_" else 9, blocks[1] * oc
+        bits, planes = random_bits(1, 1, height, channels)[0, 0], random_planes(width, channels, 1)
+        if gpu.family == "sm80_int8" and starts == "gemm_":
+            continue
+        assert torch.equal(OPS.gemm(bits, OPS.tile_weight(planes), width), reference.gemm(bits, planes))
+        wanted = starts if generated_files() else "conv2d_"
+        assert all(kernel.startswith(wanted) for kernel in launched(gpu))
 
 
 def test_transposed_convolution(gpu: Gpu) -> None:

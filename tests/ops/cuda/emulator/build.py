@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import ctypes
+import importlib.util
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 from . import translate
 
@@ -18,7 +21,7 @@ CSRC = ROOT / "ops" / "csrc"
 EMULATOR = Path(__file__).parent
 HOST = [
     *sorted(EMULATOR.glob("*.cpp")),
-    *(CSRC / "cuda" / f"{name}.cpp" for name in ("plan", "plan_flat", "weight")),
+    *(CSRC / "cuda" / f"{name}.cpp" for name in ("plan", "plan_flat", "plan_gemm", "weight")),
 ]
 COMPILER = shutil.which("g++")
 NVCC = shutil.which("nvcc")
@@ -40,6 +43,11 @@ class Kernel:
     @property
     def source(self) -> Path:
         return CSRC / "cuda" / f"{self.file}.cu"
+
+    @property
+    def generated(self) -> bool:
+        """Whether csrc/cuda/generate.py writes its source: C++ for nvcc alone, so that only its PTX is run."""
+        return self.file.startswith("gemm/")
 
 
 def kernels() -> list[Kernel]:
@@ -76,7 +84,7 @@ def link(objects: list[Path], target: Path) -> ctypes.CDLL:
     """One library; kernels that no object defines are unknown to it."""
     _run([str(COMPILER), "-shared", *map(str, objects), "-o", str(target)])
     library = ctypes.CDLL(str(target))
-    for name in ("emulate_conv2d", "emulate_flat"):
+    for name in ("emulate_conv2d", "emulate_flat", "emulate_gemm"):
         function = getattr(library, name)
         function.argtypes, function.restype = [ctypes.c_char_p, ctypes.c_void_p], ctypes.c_char_p
     return library
@@ -96,18 +104,34 @@ PTX_FILES = (
     "unpack/unpack__sm75",
     "upsample/upsample__sm75",
 )
+GENERATED_FILES = ("gemm/gemm_128x128__sm80_xor", "gemm/gemm_64x64__sm75_xor", "gemm/gemm_128x64__sm90_and")
+
+
+def generator() -> ModuleType:
+    """``ops/csrc/cuda/generate.py``."""
+    spec = importlib.util.spec_from_file_location("mbu_generate", CSRC / "cuda" / "generate.py")
+    assert spec is not None and spec.loader is not None
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def translate_all(files: Sequence[str], folder: Path) -> list[Path]:
     """C++ made from the PTX of kernel files, each for the first architecture of its line in kernels.inc."""
     lines = {kernel.name: kernel for kernel in kernels()}
+    tools = generator()
+    headers = tools.cutlass_headers()
 
     def translate_one(file: str) -> Path:
         kernel = next(kernel for kernel in lines.values() if kernel.file == file)
         ptx, target = folder / f"{kernel.source.stem}.ptx", folder / f"{kernel.source.stem}.cpp"
         architecture = f"-arch=compute_{kernel.architectures[0]}"
-        includes = [f"-I{CSRC}", f"-I{CSRC / 'include'}"]
-        _run([str(NVCC), "-std=c++17", "-ptx", architecture, *includes, str(kernel.source), "-o", str(ptx)])
+        includes, source = [f"-I{CSRC}", f"-I{CSRC / 'include'}"], kernel.source
+        if kernel.generated:
+            tools.write(folder, [kernel.file])
+            includes += [f"-I{headers}", "-diag-suppress=20013,20015"]
+            source = folder / f"{kernel.file}.cu"
+        _run([str(NVCC), "-std=c++17", "-ptx", architecture, *includes, str(source), "-o", str(ptx)])
         bodies = translate.entries(ptx.read_text())
         functions = [translate.translate(name, body, lines[name].params) for name, body in bodies.items()]
         target.write_text(translate.PROLOGUE + "".join(functions))

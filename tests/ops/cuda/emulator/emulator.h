@@ -12,6 +12,9 @@ namespace emu {
 struct Options {
   bool late_copies;      // asynchronous copies move their bytes at the wait that covers them, else at once
   bool warps_backwards;  // the last warp runs first
+  // Words of shared memory that nobody has written may be read and hold nonsense: the loops of CUTLASS load a
+  // step ahead, beyond the last one too, and do not use it.
+  bool reads_ahead = false;
 };
 
 struct Launch {
@@ -54,6 +57,7 @@ void wait_copies(uint32_t groups_left);
 // Checks an access to global memory.
 void check_global(const void* at, uint32_t bytes, bool write);
 
+uint32_t shuffle(uint32_t value, uint32_t lane);
 uint32_t shuffle_xor(uint32_t value, uint32_t mask);
 uint32_t ballot(bool value);
 void load_matrix_x4(uint32_t (&m)[4], uint32_t offset);

@@ -75,7 +75,8 @@ void load_shared(uint32_t offset, void* to, uint32_t bytes) {
   for (uint32_t word = offset / 4; word < (offset + bytes) / 4; ++word) {
     Cell& cell = block->cells[word];
     if (cell.in_flight) fault("reads " + at(word * 4) + " while a copy to it is in flight");
-    if (!cell.written) fault("reads " + at(word * 4) + ", which nobody has written");
+    if (!cell.written && !block->options.reads_ahead)
+      fault("reads " + at(word * 4) + ", which nobody has written");
     if (cell.writer != self && cell.write_epoch == block->epoch)
       fault("reads " + at(word * 4) + ", written by thread " + std::to_string(cell.writer) +
             " with no barrier in between");

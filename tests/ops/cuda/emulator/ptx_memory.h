@@ -29,6 +29,12 @@ inline uint32_t float_bits(float value) {
   return bits;
 }
 
+// The lowest `length` bits of `bits` in `into`, from bit `first` on.
+inline uint32_t insert_bits(uint32_t bits, uint32_t into, uint32_t first, uint32_t length) {
+  const uint32_t mask = static_cast<uint32_t>(((uint64_t{1} << length) - 1) << first);
+  return (bits << first & mask) | (into & ~mask);
+}
+
 // A shift by the width or more gives 0, or the sign.
 template <class T>
 T shift_left(T value, uint32_t by) {

@@ -32,7 +32,8 @@ using namespace mbu::cuda;
 
 def entries(ptx: str) -> dict[str, str]:
     """The bodies of the kernels in a PTX file, by name."""
-    found = re.findall(r"\.entry (\w+)\(.*?\)[^{]*?\n\{\n(.*?)\n\}\n", ptx, re.DOTALL)
+    # Inline assembly has blocks of its own; a kernel ends behind a return.
+    found = re.findall(r"\.entry (\w+)\(.*?\)[^{]*?\n\{\n(.*?\n\s*ret;\s*)\n\}\n", ptx, re.DOTALL)
     return dict(found)
 
 
@@ -43,13 +44,14 @@ def _operands(text: str) -> list[str]:
 class _Function:
     def __init__(self, name: str):
         self.name = name
+        self.own: set[str] = set()  # registers that inline assembly declares
 
     def value(self, operand: str) -> str:
         """A register, special register, number or address of the parameters, as a C++ expression."""
         if operand in _SPECIAL:
             return _SPECIAL[operand]
-        if operand.startswith("%"):
-            return operand[1:]
+        if operand.startswith("%") or operand in self.own:
+            return operand.lstrip("%")
         if operand.startswith(f"{self.name}_param_0"):
             return "parameters"
         if operand.endswith("mbu_sharedE"):
@@ -75,7 +77,7 @@ class _Function:
             return self.memory(parts, operands)
         if kind == "cp":
             return self.copy(op, operands)
-        if kind in ("mma", "ldmatrix", "shfl", "vote", "bar"):
+        if kind in ("mma", "wmma", "ldmatrix", "shfl", "vote", "bar"):
             return self.warp(op, operands)
         if op.startswith("mov.b") and any("{" in operand for operand in operands):
             return self.repack(parts[-1], operands)
@@ -107,6 +109,8 @@ class _Function:
                 value = f"emu::shift_left<{of}>({sources[0]}, {sources[1]})"
             case "shr", []:
                 value = f"emu::shift_right<{of}>({sources[0]}, {sources[1]})"
+            case "bfi", []:
+                value = f"emu::insert_bits({', '.join(sources)})"
             case "mul", ["lo"]:
                 value = f"{as_unsigned[0]} * {as_unsigned[1]}"
             case "mul", ["hi"]:
@@ -172,7 +176,9 @@ class _Function:
             return "emu::commit_copies();"
         if op == "cp.async.wait_group":
             return f"emu::wait_copies({operands[0]});"
-        to, source, size, present = operands
+        if op == "cp.async.wait_all":
+            return "emu::commit_copies(); emu::wait_copies(0);"
+        to, source, size, present = [*operands, operands[2]][:4]
         pointer = f"reinterpret_cast<const void*>({self.address(source)})"
         return f"emu::copy_async(uint32_t{self.address(to)}, {pointer}, {size}, {self.value(present)});"
 
@@ -184,9 +190,14 @@ class _Function:
         if op == "shfl.sync.bfly.b32":
             target, value, lanes = operands[0].partition("|")[0], operands[1], operands[2]
             return f"{self.value(target)} = emu::shuffle_xor({self.value(value)}, {self.value(lanes)});"
-        if op == "ldmatrix.sync.aligned.m8n8.x4.shared.b16":
+        if op == "shfl.sync.idx.b32":
+            target, value, lane = operands[0].partition("|")[0], operands[1], operands[2]
+            return f"{self.value(target)} = emu::shuffle({self.value(value)}, {self.value(lane)});"
+        if op.startswith("ldmatrix.sync.aligned.") and sorted(op.split(".")[3:5]) == ["m8n8", "x4"]:
             copies = " ".join(f"{name} = m_[{i}];" for i, name in enumerate(self.vector(operands[0])))
             return f"{{ uint32_t m_[4]; emu::load_matrix_x4(m_, uint32_t{self.address(operands[1])}); {copies} }}"
+        if op == "wmma.mma.xor.popc.sync.aligned.row.col.m8n8k128.s32.b1.b1.s32":  # the older name
+            op = "mma.sync.aligned.m8n8k128.row.col.s32.b1.b1.s32.xor.popc"
         shape = op.split(".")[3]
         product = {"xor": "xor_popc", "and": "and_popc"}.get(op.split(".")[-2], "s8")
         d, a, b, c = map(self.vector, operands)
@@ -213,10 +224,12 @@ def translate(name: str, body: str, params: str) -> str:
     """
     function, lines = _Function(name), []
     body = re.sub(r"//[^\n]*", "", body)
-    for text in re.findall(r"\$\w+:|[^;:]+;", body):
-        text = text.strip()
+    for text in re.findall(r"\s*(\$\w+:|[{}]|[^;]+;)", body.strip()):
         if text.endswith(":"):
             lines.append(f"{text.lstrip('$')};")
+            continue
+        if text in "{}":
+            lines.append(text)
             continue
         text = text.rstrip(";").strip()
         if text.startswith((".pragma", ".loc")) or not text:
@@ -226,9 +239,14 @@ def translate(name: str, body: str, params: str) -> str:
             names = ", ".join(f"{prefix}{i} = {{}}" for i in range(int(count)))
             lines.append(f"{_TYPES[kind]} {names};")
             continue
-        guard = re.match(r"@(!?)%(\w+)\s+(.*)", text, re.DOTALL)
+        if register := re.fullmatch(r"\.reg \.(\w+)\s+%?([a-zA-Z]\w*)", text):
+            function.own.add(register[2])
+            lines.append(f"{_TYPES[register[1]]} {register[2]} = {{}};")
+            continue
+        guard = re.match(r"@(!?)%?(\w+)\s+(.*)", text, re.DOTALL)
         op, _, rest = re.sub(r"\s+", " ", (guard[3] if guard else text)).partition(" ")
-        statement = function.statement(op.removesuffix(".uni"), _operands(rest))
+        # How much to fetch into the second cache is advice.
+        statement = function.statement(op.removesuffix(".uni").replace(".L2::128B", ""), _operands(rest))
         lines.append(f"if ({guard[1]}{guard[2]}) {{ {statement} }}" if guard else statement)
     code = "\n  ".join(lines)
     head = "const uint64_t parameters = reinterpret_cast<uint64_t>(&given);"

@@ -29,6 +29,10 @@ const char* name(Product product) {
 
 }  // namespace
 
+uint32_t shuffle(uint32_t value, uint32_t lane) {
+  return exchange("shfl.idx", &value, 1)[lane % 32][0];
+}
+
 uint32_t shuffle_xor(uint32_t value, uint32_t mask) {
   return exchange("shfl.bfly", &value, 1)[lane() ^ static_cast<int>(mask)][0];
 }
