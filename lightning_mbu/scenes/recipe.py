@@ -21,6 +21,7 @@ from ..deploy import convert, save, verify
 from ..scores import Scores, scores
 from .data import SceneData
 from .labels import IGNORE
+from .layouts import SPLITS
 from .module import LitScenes
 from .trees import write_tree
 
@@ -29,24 +30,45 @@ _SMOKE = {  # smallest sizes, on a generated data set
     "trainer.accelerator": "cpu", "trainer.enable_progress_bar": False,
 }  # fmt: skip
 
+# What `--preset` names beside a recipe's own defaults. mbunet: Table A.1 of the MBU-Net paper for its quantized networks
+# (Adam; the momentum of 0.9 is that of RMSprop, which trains the float ones), its network, and images as they are.
+PRESETS: dict[str, dict[str, Any]] = {
+    "mbunet": {
+        "model.model": {"class_path": "lightning_mbu.models.MBUNet", "init_args": {"classes": 2, "width": 64}},
+        "model.lr": 1e-5, "model.weight_decay": 1e-8, "model.cosine": False, "model.smoothing": 0.0,
+        "data.batch_size": 2, "data.augment": False, "trainer.max_epochs": 30, "trainer.gradient_clip_val": 1.0,
+        "quantize.preset": "mbunet",
+    },
+}  # fmt: skip
 
-def run_recipe(dataset: str, defaults: dict[str, Any], arguments: list[str] | None = None) -> None:
+
+def run_recipe(
+    dataset: str,
+    defaults: dict[str, Any],
+    arguments: list[str] | None = None,
+    presets: dict[str, dict[str, Any]] | None = None,
+) -> None:
     """Trains, packs, proves, scores and saves; `--help` lists every setting.
 
     All settings are LightningCLI's: `--data.root`, `--model.lr`, `--trainer.max_epochs`, `--config file.yaml`.
-    Beside them, `--output` names the packed file and `--smoke` runs on a generated data set.
+    Beside them, `--output` names the packed file, `--smoke` runs on a generated data set, and `--preset` takes a paper's
+    settings in the place of the recipe's own.
 
     Args:
         dataset: name of the data set (`find_pairs`).
         defaults: LightningCLI settings by dotted name, of which the command line may overrule any.
         arguments: the command line; None takes that of the process.
+        presets: names in `PRESETS` that `--preset` offers, each with what this data set adds to it.
 
     Raises:
-        SystemExit: the packed network differs from the trained one; nothing is saved then.
+        SystemExit: the data set is missing or half extracted, or the packed network differs from the trained one;
+            nothing is saved then.
     """
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument("--output", default=f"{dataset}.mbu")
     parser.add_argument("--smoke", action="store_true")
+    if presets:
+        parser.add_argument("--preset", choices=sorted(presets))
     options, rest = parser.parse_known_args(arguments)
     with tempfile.TemporaryDirectory() as folder:
         # Both name the data set, so that a configuration file is complete without the recipe.
@@ -54,6 +76,8 @@ def run_recipe(dataset: str, defaults: dict[str, Any], arguments: list[str] | No
             "data.dataset": dataset, "model.dataset": dataset, "trainer.logger": False,
             "trainer.enable_checkpointing": False, **defaults,
         }  # fmt: skip
+        if name := getattr(options, "preset", None):
+            settings |= {**PRESETS[name], **(presets or {})[name]}
         if options.smoke:
             network = settings["model.model"]
             narrow = {**network, "init_args": {**network["init_args"], "width": 16}}
@@ -84,9 +108,18 @@ class _Command(LightningCLI):
 
 
 def _train_and_pack(module: LitScenes, data: SceneData, trainer: L.Trainer, output: Path) -> None:
+    try:  # every split, before hours of training and not after
+        for split in SPLITS:
+            data.split(split)
+        if not output.absolute().parent.is_dir():
+            raise FileNotFoundError(f"the folder of --output {output} does not exist; create it.")
+    except (FileNotFoundError, ValueError) as error:
+        raise SystemExit(str(error)) from None
     trainer.fit(module, data)
     trainer.test(module, data, verbose=False)
     print(module.scores)
+    if module.table1:
+        print("as in Table 1: " + ", ".join(f"{name} {value:.3f}" for name, value in module.table1.items()))
     network = module.model.cpu().eval()
     images = next(iter(data.test_dataloader()))[0][:4]
     packed = convert(network, images[:1])
