@@ -36,7 +36,19 @@ def test_runtime_brings_in_torch_alone():
 
 
 def test_training_package_does_not_need_segmentation_models():
-    assert "segmentation_models_pytorch" not in loaded_by("import lightning_mbu")
+    assert "segmentation_models_pytorch" not in loaded_by(
+        "from lightning_mbu import *; import lightning_mbu.callback"
+    )
+
+
+def test_a_plan_needs_no_lightning_and_names_are_still_there():
+    work = "main(['plan', 'lightning_mbu.models:MBUNet', '--no-verdict', '--json'])"
+    assert not loaded_by(f"from lightning_mbu.cli import main; {work}") & {"lightning", "pytorch_lightning"}
+    import lightning_mbu
+
+    assert lightning_mbu.MBUQuantize().phase and {"MBUQuantize", "convert"} <= set(dir(lightning_mbu))
+    with pytest.raises(AttributeError, match="no attribute 'MBUQuantise'"):
+        lightning_mbu.MBUQuantise  # noqa: B018
 
 
 @pytest.mark.parametrize("path", python_files("ops/mbu_ops"), ids=lambda p: p.name)
