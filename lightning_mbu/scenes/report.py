@@ -153,4 +153,6 @@ def run(options: Any, console: Any) -> int:
     console.print(found.scores)
     console.print(found.speed.table())
     console.print(f"Report: {write(found, options.packed.name, options.output)}")
+    if options.json:
+        print(json.dumps(found.to_dict()))
     return 0
