@@ -54,6 +54,11 @@ def add_report_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--output", type=Path, default=Path("report.html"), help="page to write; JSON goes beside it"
     )
+    parser.add_argument("--log", type=Path, help="metrics.csv of its training, for the curves")
+    parser.add_argument(
+        "--compare", type=Path, nargs="+", default=[], metavar="JSON",
+        help="results of mbu report or mbu study pareto on the same data, for the plot of accuracy against speed",
+    )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print the results as JSON too")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import colorsys
 import json
 from pathlib import Path
 from typing import Any
@@ -13,17 +12,10 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from ..drawing import palette
 from .images import VIDEOS, ImageFile, find_images, normalise, read_image, segment
 from .trained import read_packed
 from .video import Video, VideoWriter
-
-_GOLDEN = 0.618034  # steps of the hue by the golden ratio keep any number of classes apart
-
-
-def palette(classes: int) -> np.ndarray:
-    """A colour for each class, uint8 `[classes, 3]`."""
-    colours = [colorsys.hsv_to_rgb((0.95 + k * _GOLDEN) % 1, 0.75, 0.95) for k in range(classes)]
-    return (np.array(colours) * 255).round().astype(np.uint8)
 
 
 def overlay(image: np.ndarray, mask: np.ndarray, one_class: bool) -> np.ndarray:

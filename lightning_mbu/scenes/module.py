@@ -86,6 +86,9 @@ class LitScenes(L.LightningModule):
     def on_test_epoch_end(self) -> None:
         self._log_scores("test")
 
+    def on_train_epoch_end(self) -> None:
+        self.log("lr", self.trainer.optimizers[0].param_groups[0]["lr"])
+
     def _log_scores(self, split: str) -> None:
         self.scores = scores(self.confusion.compute(), self.names)
         self.confusion.reset()

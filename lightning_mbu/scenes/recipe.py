@@ -12,23 +12,31 @@ import lightning as L
 import torch
 from lightning.pytorch.cli import LightningCLI
 from rich import print
+from rich.console import Console
 from torch import nn
 from torch.utils.data import DataLoader
 from torchmetrics.classification import MulticlassConfusionMatrix
 
 from ..callback import MBUQuantize
-from ..deploy import convert, save, verify
+from ..demo.train import EpochLog
+from ..deploy import PackedModel, Verification, convert, save, verify
+from ..report import ReportTable, write_report
 from ..scores import Scores, scores
+from ..timing import conditions
+from ..training_log import Epochs, curves
 from .data import SceneData
 from .labels import IGNORE
 from .layouts import SPLITS
 from .module import LitScenes
+from .page import layer_bars, pictures
 from .trees import write_tree
 
 _SMOKE = {  # smallest sizes, on a generated data set
     "data.size": [64, 96], "data.batch_size": 2, "data.workers": 0, "trainer.max_epochs": 4,
     "trainer.accelerator": "cpu", "trainer.enable_progress_bar": False,
 }  # fmt: skip
+
+_CARDS = {"dice": "Dice, mean over images", "iou": "IoU, mean over images", "f1": "F1 of all pixels"}
 
 # What `--preset` names beside a recipe's own defaults. mbunet: Table A.1 of the MBU-Net paper for its quantized networks
 # (Adam; the momentum of 0.9 is that of RMSprop, which trains the float ones), its network, and images as they are.
@@ -115,6 +123,8 @@ def _train_and_pack(module: LitScenes, data: SceneData, trainer: L.Trainer, outp
             raise FileNotFoundError(f"the folder of --output {output} does not exist; create it.")
     except (FileNotFoundError, ValueError) as error:
         raise SystemExit(str(error)) from None
+    log = EpochLog("", Console(), printing=False)
+    trainer.callbacks.append(log)  # type: ignore[attr-defined] - behind MBUQuantize, whose numbers it keeps
     trainer.fit(module, data)
     trainer.test(module, data, verbose=False)
     print(module.scores)
@@ -128,6 +138,34 @@ def _train_and_pack(module: LitScenes, data: SceneData, trainer: L.Trainer, outp
     if not check.ok:
         raise SystemExit("the packed network differs from the trained one; it was not saved")
     print(f"saved {save(packed, output)}")
+    print(f"report {_write_page(module, data, packed, check, log.epochs, output.with_suffix('.html'))}")
+
+
+def _write_page(
+    module: LitScenes, data: SceneData, packed: PackedModel, check: Verification, epochs: Epochs, output: Path
+) -> Path:
+    """Scores, curves, pictures and layers of a run; `mbu report` adds speed."""
+    assert module.scores is not None
+    cards = [(_CARDS[name], f"{value:.3f}") for name, value in module.table1.items()] or [
+        ("mIoU", f"{module.scores.miou:.1%}")
+    ]
+    cards += [("wrong bits", str(check.mismatches)), ("size", f"{check.packed_bytes / 1e6:.3f} MB"),
+              ("smaller than float", f"{check.float_bytes / check.packed_bytes:.1f}x")]  # fmt: skip
+    classes = ReportTable(
+        "Classes of the test images", ("class", "IoU", "Dice", "share of pixels"), module.scores.rows(),
+        "Scored by the trained network; the packed one computes the same bits. Speed: mbu report.",
+    )  # fmt: skip
+    height, width = data.size
+    settings = {
+        "data": f"{data.dataset}, {height}x{width}, {len(data.split('train'))} training and "
+        f"{len(data.split('test'))} test images",
+        "epochs": len(epochs), "batch size": data.batch_size, "learning rate": module.lr,
+    }  # fmt: skip
+    return write_report(
+        output, title=output.stem, summary=cards, tables=[classes], curves=curves(epochs),
+        pictures=pictures(packed, data.split("test")), layers=layer_bars(packed),
+        conditions={**settings, **conditions(torch.device("cpu"), torch.get_num_threads())},
+    )  # fmt: skip
 
 
 @torch.no_grad()
