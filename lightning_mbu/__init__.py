@@ -8,12 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from .checkpoints import load_from_checkpoint as load_from_checkpoint
 from .checkpoints import prepare_from_checkpoint as prepare_from_checkpoint
-from .deploy import PackedModel as PackedModel
-from .deploy import convert as convert
-from .deploy import export as export
-from .deploy import load as load
-from .deploy import save as save
-from .deploy import verify as verify
 from .plan import Plan as Plan
 from .plan import make_plan as make_plan
 from .prepare import prepare as prepare
@@ -26,21 +20,27 @@ if TYPE_CHECKING:
     from .companions import FinalPhaseCheckpoint as FinalPhaseCheckpoint
     from .companions import FinalPhaseStopping as FinalPhaseStopping
     from .companions import phase_schedule as phase_schedule
+    from .deploy import PackedModel as PackedModel
+    from .deploy import convert as convert
+    from .deploy import export as export
+    from .deploy import load as load
+    from .deploy import save as save
+    from .deploy import verify as verify
 
-# What trains is imported when it is first named: Lightning takes longer to import than a plan takes to make.
-_TRAINS = {
+# Imported when they are first named. What trains: Lightning takes longer to import than a plan takes to make. What
+# packs: it needs the kernels, and an install without them plans and trains all the same.
+_LATER = {
+    **dict.fromkeys(("FinalPhaseCheckpoint", "FinalPhaseStopping", "phase_schedule"), "companions"),
+    **dict.fromkeys(("PackedModel", "convert", "export", "load", "save", "verify"), "deploy"),
     "MBUQuantize": "callback",
-    "FinalPhaseCheckpoint": "companions",
-    "FinalPhaseStopping": "companions",
-    "phase_schedule": "companions",
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name in _TRAINS:
-        return getattr(import_module(f".{_TRAINS[name]}", __name__), name)
+    if name in _LATER:
+        return getattr(import_module(f".{_LATER[name]}", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_TRAINS])
+    return sorted([*globals(), *_LATER])

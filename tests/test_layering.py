@@ -85,3 +85,17 @@ def test_recipes_use_public_names_only():
     for path in python_files("recipes"):
         inner = [name for name in imports_of(path) if name.startswith("lightning_mbu.")]
         assert set(inner) <= {"lightning_mbu.models", "lightning_mbu.demo", "lightning_mbu.scenes"}, path
+
+
+def test_an_install_without_kernels_plans_and_says_what_it_lacks():
+    code = """
+import sys
+sys.modules["mbu_ops._C"] = None  # as if it had been built with MBU_SKIP_KERNELS
+from lightning_mbu import MBUQuantize, make_plan, summary
+from lightning_mbu.cli import main
+small = ["lightning_mbu.models:MBUNet", "--size", "32", "--json"]
+assert main(["plan", *small]) == 0 == main(["summary", *small]) and main(["convert", "x.ckpt"]) == 1
+from lightning_mbu import convert
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
+    assert run.stderr.count("no compiled kernels") == 3 and "RuntimeError: this install" in run.stderr

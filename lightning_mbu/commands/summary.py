@@ -9,14 +9,11 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from ..deploy.contents import contents
-from ..deploy.hub import FILE_NAME
 from ..model_names import find_model
 from ..plan import make_plan
 from ..prepare import plan_of, prepare
 from ..pretrained import PLAN_NAME, load_trained
 from ..summary import summary
-from .trained import read_packed
 
 
 def run(options: Any, console: Console) -> int:
@@ -25,7 +22,11 @@ def run(options: Any, console: Console) -> int:
         raise ValueError("--size and --channels must both be at least 1.")
     path = Path(options.model)
     trained = (path / PLAN_NAME).is_file()
-    if path.is_file() and path.suffix != ".py" or (path / FILE_NAME).is_file() and not trained:
+    if path.exists() and path.suffix != ".py" and not trained:
+        # Needs the kernels; the others do not.
+        from ..deploy.contents import contents
+        from .trained import read_packed
+
         found: Any = contents(read_packed(path))
     else:
         model = load_trained(path) if trained else find_model(options.model, options.arguments)
