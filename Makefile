@@ -20,7 +20,7 @@ demo: $(READY)  ## train, convert, prove, compile, time; DATA=folder for real im
 test: $(READY)  ## everything but lint, on up to four cores; ARGS for pytest
 	$(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile $(ARGS)
 
-matrix: $(READY)  ## every smp architecture and encoder, all the way, into docs/results/models.json; ARGS for pytest, -k for a part
+matrix: $(READY)  ## every smp architecture and encoder, all the way, into docs/models.md; ARGS for pytest, -k for a part
 	MBU_MATRIX=all MBU_MATRIX_RESULTS=docs/results/models.json $(BIN)/python -m pytest -q tests/matrix $(ARGS)
 
 lint: $(READY)

@@ -3,21 +3,45 @@
 model -> make_plan -> prepare -> train (MBUQuantize) -> convert -> verify -> torch.compile
 """
 
-from .callback import MBUQuantize as MBUQuantize
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from .checkpoints import load_from_checkpoint as load_from_checkpoint
 from .checkpoints import prepare_from_checkpoint as prepare_from_checkpoint
-from .companions import FinalPhaseCheckpoint as FinalPhaseCheckpoint
-from .companions import FinalPhaseStopping as FinalPhaseStopping
-from .companions import phase_schedule as phase_schedule
-from .deploy import PackedModel as PackedModel
-from .deploy import convert as convert
-from .deploy import export as export
-from .deploy import load as load
-from .deploy import save as save
-from .deploy import verify as verify
+from .float_start import init_from as init_from
 from .plan import Plan as Plan
 from .plan import make_plan as make_plan
 from .prepare import prepare as prepare
 from .pretrained import load_trained as load_trained
 from .pretrained import save_trained as save_trained
 from .summary import summary as summary
+
+if TYPE_CHECKING:
+    from .callback import MBUQuantize as MBUQuantize
+    from .companions import FinalPhaseCheckpoint as FinalPhaseCheckpoint
+    from .companions import FinalPhaseStopping as FinalPhaseStopping
+    from .companions import phase_schedule as phase_schedule
+    from .deploy import PackedModel as PackedModel
+    from .deploy import convert as convert
+    from .deploy import export as export
+    from .deploy import load as load
+    from .deploy import save as save
+    from .deploy import verify as verify
+
+# Imported when they are first named. What trains: Lightning takes longer to import than a plan takes to make. What
+# packs: it needs the kernels, and an install without them plans and trains all the same.
+_LATER = {
+    **dict.fromkeys(("FinalPhaseCheckpoint", "FinalPhaseStopping", "phase_schedule"), "companions"),
+    **dict.fromkeys(("PackedModel", "convert", "export", "load", "save", "verify"), "deploy"),
+    "MBUQuantize": "callback",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LATER:
+        return getattr(import_module(f".{_LATER[name]}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_LATER])

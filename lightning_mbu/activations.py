@@ -2,7 +2,8 @@
 
 After a ReLU everything is >= 0 and sign() is constant. Two ways out, decided here by following the data:
 a ReLU whose only readers are binarizers is taken out of the model and lives on inside them (they apply it in the
-float phase and ignore it afterwards); any other non-negative input gets a learned threshold.
+float phase and ignore it afterwards), as a whole or for single calls; any other non-negative input gets a learned
+threshold.
 """
 
 from __future__ import annotations
@@ -37,10 +38,17 @@ class ActivationSource:
 
 @dataclass(frozen=True)
 class Activations:
-    """`layers`: quantized layer -> what it reads; `bypassed`: activation modules to take out."""
+    """What `read_activations` finds.
+
+    Attributes:
+        layers: quantized layer -> what it reads.
+        bypassed: activation modules to take out.
+        silenced: activation module and the module behind whose output alone to take it out.
+    """
 
     layers: dict[str, ActivationSource]
     bypassed: tuple[str, ...]
+    silenced: tuple[tuple[str, str], ...]
 
 
 def read_activations(traced: Trace, model: nn.Module, quantized: set[str]) -> Activations:
@@ -57,6 +65,12 @@ def read_activations(traced: Trace, model: nn.Module, quantized: set[str]) -> Ac
         for op in traced.operations
         if op.name in ("convolution", "mm", "addmm") and op.module in quantized
     }
+    # Layer -> what it reads; one that runs twice has one binarizer for both.
+    everything: dict[str, frozenset[int]] = {}
+    for index, sources in layer_inputs.items():
+        name = traced.operations[index].module
+        everything[name] = everything.get(name, frozenset()) | sources
+    calls = _calls(traced)
     bypassed = _bypassable(traced, model, readers, set(layer_inputs))
     while True:
         # A binarizer can take over one activation only if all that it reads went through that activation:
@@ -64,27 +78,71 @@ def read_activations(traced: Trace, model: nn.Module, quantized: set[str]) -> Ac
         kept = {
             op for op in bypassed
             if all(
-                all(_agrees(traced, source, bypassed, bypassed[op]) for source in layer_inputs[layer])
-                for layer in _layers_behind(op, readers, layer_inputs)
+                all(_agrees(traced, source, bypassed, bypassed[op]) for source in everything[layer])
+                for layer in _layers_behind(traced, op, readers, layer_inputs)
             )
+            and (_whole(traced, op, calls, bypassed) or _silencer(traced, op, model, calls, quantized, bypassed))
         }  # fmt: skip
         if len(kept) == len(bypassed):
             break
         bypassed = {op: bypassed[op] for op in kept}
 
-    layers: dict[str, ActivationSource] = {}
-    for index, sources in layer_inputs.items():
+    layers = {}
+    for name, sources in everything.items():
         operations = [traced.operations[s] if s >= 0 else None for s in sources]
         absorbs = {bypassed[s] for s in sources if s in bypassed}
         centred = all(
             op is not None and (_feeds_from_norm(traced, op) if op.index in bypassed else op.name in _NORMS)
             for op in operations
         )
-        name = traced.operations[index].module
-        before = layers.get(name)
-        source = ActivationSource(next(iter(absorbs), "none"), centred)
-        layers[name] = source if before in (None, source) else ActivationSource(source.absorbs, False)
-    return Activations(layers, tuple(sorted({traced.operations[op].module for op in bypassed})))
+        layers[name] = ActivationSource(next(iter(absorbs), "none"), centred)
+    whole = {op for op in bypassed if _whole(traced, op, calls, bypassed)}
+    return Activations(
+        layers,
+        tuple(sorted({traced.operations[op].module for op in whole})),
+        tuple(dict.fromkeys(
+            (traced.operations[op].module, traced.operations[op - 1].module)
+            for op in sorted(bypassed.keys() - whole)
+        )),
+    )  # fmt: skip
+
+
+def _calls(traced: Trace) -> dict[str, list[int]]:
+    """Module -> its operations."""
+    calls: dict[str, list[int]] = {}
+    for op in traced.operations:
+        calls.setdefault(op.module, []).append(op.index)
+    return calls
+
+
+def _whole(traced: Trace, op: int, calls: dict[str, list[int]], bypassed: dict[int, str]) -> bool:
+    """Whether every call of the activation that runs `op` is taken out."""
+    return all(call in bypassed for call in calls[traced.operations[op].module])
+
+
+def _silencer(
+    traced: Trace,
+    op: int,
+    model: nn.Module,
+    calls: dict[str, list[int]],
+    quantized: set[str],
+    bypassed: dict[int, str],
+) -> bool:
+    """Whether the module that runs right before `op` tells this call of the activation from those that stay: its
+    output is what `op` reads, and each of its own calls is followed by one that is taken out."""
+    activation = traced.operations[op]
+    if activation.inputs != (op - 1,):
+        return False
+    producer = traced.operations[op - 1].module
+    return (
+        producer not in ("", activation.module)
+        and producer not in quantized
+        and next(model.get_submodule(producer).children(), None) is None
+        and all(
+            call + 1 in bypassed and traced.operations[call + 1].module == activation.module
+            for call in calls[producer]
+        )
+    )
 
 
 def _sources(traced: Trace, index: int) -> frozenset[int]:
@@ -108,15 +166,12 @@ def _feeds_from_norm(traced: Trace, op: Operation) -> bool:
 def _bypassable(
     traced: Trace, model: nn.Module, readers: dict[int, list[Operation]], layer_inputs: set[int]
 ) -> dict[int, str]:
-    """Operation -> activation name, for activation modules that run once and feed quantized layers only."""
-    calls: dict[str, list[Operation]] = {}
-    for op in traced.operations:
-        calls.setdefault(op.module, []).append(op)
+    """Operation -> activation name, for calls of activation modules that feed quantized layers only."""
     found = {}
-    for module, operations in calls.items():
-        name = _ABSORBABLE_MODULES.get(type(model.get_submodule(module)))
-        if name and len(operations) == 1 and _only_layers_read(operations[0], readers, layer_inputs):
-            found[operations[0].index] = name
+    for op in traced.operations:
+        name = _ABSORBABLE_MODULES.get(type(model.get_submodule(op.module)))
+        if name and _only_layers_read(op, readers, layer_inputs):
+            found[op.index] = name
     return found
 
 
@@ -130,13 +185,13 @@ def _only_layers_read(op: Operation, readers: dict[int, list[Operation]], layer_
 
 
 def _layers_behind(
-    op: int, readers: dict[int, list[Operation]], layer_inputs: dict[int, frozenset[int]]
-) -> set[int]:
-    found: set[int] = set()
+    traced: Trace, op: int, readers: dict[int, list[Operation]], layer_inputs: dict[int, frozenset[int]]
+) -> set[str]:
+    found: set[str] = set()
     for reader in readers.get(op, []):
         found |= (
-            {reader.index}
+            {reader.module}
             if reader.index in layer_inputs
-            else _layers_behind(reader.index, readers, layer_inputs)
+            else _layers_behind(traced, reader.index, readers, layer_inputs)
         )
     return found

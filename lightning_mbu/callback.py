@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 
 from . import companions
@@ -24,7 +24,7 @@ from .schedule import PHASES, Phases
 _DEFAULT_SIZE = 256  # pixels; costs and roles depend on ratios of sizes, not on the size itself
 
 
-class MBUQuantize(Callback):
+class MBUQuantize(companions.PlanKeeper):
     """Makes a segmentation network masked-binary, layer by layer, during `Trainer.fit`.
 
     The surgery is done once, in `setup`; phases only move gates. Settings left at None come from the preset.
@@ -206,6 +206,7 @@ class MBUQuantize(Callback):
         return [(layer.name, layer.position or 0, count) for layer in quantized]
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_fit_start(trainer, pl_module)
         self._set_gates()
         self._states = {name: weight_states(layer) for name, layer in self._layers.items()}
 
@@ -223,8 +224,7 @@ class MBUQuantize(Callback):
             companions.set_rates(trainer.optimizers, self._progress, self.phases)
 
     def _start(self, name: str, trainer: Trainer) -> None:
-        """Fits what a layer learns beside its weights to the float network it leaves: scale now, threshold from the
-        first batch that reaches it."""
+        """Fits what a layer learns beside its weights to the float network that it leaves."""
         if self._aids is not None and not self._started:
             self._aids.before_switch()
         self._started.add(name)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -18,7 +18,10 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from .absorbed import absorb_calls
 from .compiled import inside_compiled
+from .plan import Plan
+from .prepare import quantized_layers
 from .schedule import Phases, warm_restart_cosine
 
 _RATE = "mbu_rate"  # the configured learning rate, kept in a parameter group, so that it is saved with the optimizer
@@ -137,6 +140,33 @@ def copy_again(trainer: Trainer, pl_module: LightningModule, stage: str, quantiz
             return
         if isinstance(callback, WeightAveraging | StochasticWeightAveraging):
             callback.setup(trainer, pl_module, stage)
+
+
+class PlanKeeper(Callback):
+    """Repairs what a strategy undoes: `sync_batchnorm=True` replaces batch norms after the surgery, and at the end."""
+
+    plan: Plan | None
+    network: Callable[[LightningModule], nn.Module]
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        network = self._silence_again(pl_module)
+        modules = {id(module) for module in network.modules()}
+        layers = [(name, layer) for name, layer in quantized_layers(network) if layer.bridge is not None]
+        lost = [name for name, layer in layers if id(layer.bridge) not in modules]
+        if lost:
+            raise MisconfigurationException(
+                f"{len(lost)} batch norms, first that behind {lost[0]}, have been replaced after shortcuts or shift of "
+                "MBUQuantize had joined them to their layers. Leave out those options, or sync_batchnorm=True."
+            )
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._silence_again(pl_module)
+
+    def _silence_again(self, pl_module: LightningModule) -> nn.Module:
+        network = self.network(pl_module)
+        if self.plan is not None:
+            absorb_calls(network, self.plan.silenced)
+        return network
 
 
 def time_share(trainer: Trainer) -> float | None:

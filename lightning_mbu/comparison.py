@@ -9,6 +9,7 @@ from rich.table import Table
 
 from .timing import Timing, ratio
 
+COMPILED = "float compiled"
 PACKED, PACKED_COMPILED = "packed eager", "packed compiled"
 
 
@@ -44,6 +45,11 @@ class Comparison:
         """Name of the fastest packed candidate."""
         ours = [name for name in (PACKED, PACKED_COMPILED) if name in self.timings]
         return min(ours, key=lambda name: self.timings[name].median)
+
+    def fastest(self, kind: str) -> str | None:
+        """Name of the fastest candidate whose name begins with `kind`, such as `int8`; None where none was timed."""
+        found = [name for name in self.timings if name.startswith(kind)]
+        return min(found, key=lambda name: self.timings[name].median) if found else None
 
     @property
     def speedup(self) -> float:

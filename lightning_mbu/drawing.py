@@ -7,6 +7,7 @@ alike.
 from __future__ import annotations
 
 import base64
+import colorsys
 import math
 import struct
 import zlib
@@ -23,6 +24,7 @@ LEFT, RIGHT, TOP, BOTTOM = 62, 16, 30, 52
 LETTER = 7.2  # width of a letter of a phase's label; labels that do not fit give way to the phase's number
 MAX_DOTS = 60  # more points than this in a line run together, so only the line is drawn
 COLOURS = 6  # distinct lines in the style sheet
+_GOLDEN = 0.618034  # steps of the hue by the golden ratio keep any number of classes apart
 
 # Okabe and Ito's palette: told apart by readers with any common form of colour blindness.
 FALSE_POSITIVE, FALSE_NEGATIVE, TRUE_POSITIVE, NOTHING = (
@@ -186,3 +188,9 @@ def errors_image(prediction: np.ndarray, mask: np.ndarray) -> np.ndarray:
     image[prediction & ~mask] = FALSE_POSITIVE
     image[~prediction & mask] = FALSE_NEGATIVE
     return image
+
+
+def palette(classes: int) -> np.ndarray:
+    """A colour for each class, uint8 `[classes, 3]`."""
+    colours = [colorsys.hsv_to_rgb((0.95 + k * _GOLDEN) % 1, 0.75, 0.95) for k in range(classes)]
+    return (np.array(colours) * 255).round().astype(np.uint8)

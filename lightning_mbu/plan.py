@@ -69,6 +69,7 @@ class Plan:
     Attributes:
         layers: in executed order.
         bypassed: activation modules whose only readers are binarizers; these absorb them.
+        silenced: those with other readers too, each with the module behind which binarizers alone read it.
         input_shape: shape of the example input.
         other_macs: multiply-adds outside convolutions (linear layers, attention), which stay float.
     """
@@ -77,6 +78,7 @@ class Plan:
     bypassed: tuple[str, ...]
     input_shape: tuple[int, ...]
     other_macs: int = 0
+    silenced: tuple[tuple[str, str], ...] = ()
 
     @property
     def quantized(self) -> tuple[LayerPlan, ...]:
@@ -110,7 +112,8 @@ class Plan:
             layers = tuple(
                 LayerPlan(**{k: v for k, v in layer.items() if k in known}) for layer in data["layers"]
             )
-            return cls(layers, tuple(data["bypassed"]), tuple(data["input_shape"]), data.get("other_macs", 0))
+            rest = data.get("other_macs", 0), tuple((a, b) for a, b in data.get("silenced", ()))
+            return cls(layers, tuple(data["bypassed"]), tuple(data["input_shape"]), *rest)
         except (json.JSONDecodeError, KeyError, TypeError) as error:
             raise ValueError(f"this is not a plan written by Plan.to_json: {error!r}") from error
 
@@ -230,11 +233,10 @@ def make_plan(
         block = block_of(layer.name)
         source = activations.layers[layer.name]
         in_mask = layer.role == "stem" or block in masked_blocks
+        reason = f"{'among' if in_mask else 'beyond'} the {len(masked_blocks)} cheapest blocks"
         if layer.role == "stem":
             reason = "stem: always masked"
-        else:
-            reason = f"{'among' if in_mask else 'beyond'} the {len(masked_blocks)} cheapest blocks"
-        if share in (0.0, 1.0) and layer.role != "stem":
+        elif share in (0.0, 1.0):
             reason = "every block is masked" if share else "no block is masked"
         decided.append(replace(
             layer, kind="masked" if in_mask else "binary", reason=reason, cost=scores.get(block),
@@ -243,8 +245,9 @@ def make_plan(
             absorbs=source.absorbs,
             planes=planes if getattr(model.get_submodule(layer.name), "groups", 0) == 1 else 1,
         ))  # fmt: skip
+    shape = tuple(example_input.shape)
     other_macs = traced.other_macs() - sum(x.macs for x in layers if x.role == "linear")
-    plan = Plan(tuple(decided), activations.bypassed, tuple(example_input.shape), other_macs)
+    plan = Plan(tuple(decided), activations.bypassed, shape, other_macs, activations.silenced)
     rest = [(x.reason, x.macs) for x in layers if x.reason]
     warn_if_low(plan.one_bit_share, [*rest, ("linear and attention", plan.other_macs)])
     return add_bridges(plan, traced, model, shortcuts, shift)
@@ -253,9 +256,7 @@ def make_plan(
 def _check_options(
     model: nn.Module, masked: float | str, order: str, thresholds: str, exclude: Iterable[str]
 ) -> None:
-    if isinstance(masked, str) and masked not in ("all", "none"):
-        raise ValueError(f"masked={masked!r} must be a share between 0 and 1, 'all' or 'none'.")
-    if not isinstance(masked, str) and not 0 <= masked <= 1:
+    if masked not in ("all", "none") if isinstance(masked, str) else not 0 <= masked <= 1:
         raise ValueError(f"masked={masked} must be a share between 0 and 1, 'all' or 'none'.")
     if order not in ORDERS:
         raise ValueError(f"order={order!r} is unknown; choose one of {', '.join(ORDERS)}.")

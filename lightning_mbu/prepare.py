@@ -7,22 +7,12 @@ from typing import Any, cast
 
 from torch import nn
 
+from .absorbed import AbsorbedActivation, absorb_calls
 from .compiled import inside_compiled
 from .layers import QuantizedConvolution, quantize_layer
 from .linear import quantize_linear
 from .plan import Plan
 from .residual import BridgedBatchNorm2d, bridged_norm
-
-
-class AbsorbedActivation(nn.Identity):
-    """Stands where an activation stood that the binarizers behind it have taken over."""
-
-    def __init__(self, activation: str):
-        super().__init__()
-        self.activation = activation
-
-    def extra_repr(self) -> str:
-        return self.activation
 
 
 def prepare(
@@ -58,7 +48,7 @@ def prepare(
     prepared, model = model, inside_compiled(model)
     modules = dict(model.named_modules(remove_duplicate=False))
     missing = [x.name for x in plan.quantized if x.name not in modules]
-    missing += [name for name in plan.bypassed if name not in modules]
+    missing += [name for name in (*plan.bypassed, *sum(plan.silenced, ())) if name not in modules]
     missing += [x.norm for x in plan.quantized if x.norm and x.norm not in modules]
     if missing:
         raise ValueError(
@@ -94,6 +84,7 @@ def prepare(
         if id(module) in replacements and name:
             owner, _, attribute = name.rpartition(".")
             setattr(model.get_submodule(owner), attribute, replacements[id(module)])
+    absorb_calls(model, plan.silenced)
     model.mbu_plan = plan  # type: ignore[assignment]
     return prepared
 

@@ -1,4 +1,4 @@
-"""Trained masked-binary smp models in a folder: smp's own files, and the plan beside them."""
+"""Trained masked-binary smp models in a folder or on the Hub: smp's own files, and the plan beside them."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
+from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from torch import nn
 
+from .cards import trained_card
 from .compiled import inside_compiled
 from .plan import Plan
 from .prepare import plan_of, prepare
@@ -18,15 +21,25 @@ PLAN_NAME = "mbu.json"
 
 
 def save_trained(
-    model: nn.Module, folder: str | Path, options: dict[str, Any] | None = None, **card: Any
+    model: nn.Module,
+    folder: str | Path,
+    options: dict[str, Any] | None = None,
+    *,
+    metrics: dict[str, Any] | None = None,
+    dataset: str | None = None,
+    repo_id: str | None = None,
+    private: bool = False,
+    token: str | None = None,
 ) -> Path:
     """Writes a trained smp model with latent weights, to train it on or convert it elsewhere.
 
     Args:
         model: an smp model after `prepare` or training with `MBUQuantize`.
-        folder: made if it does not exist.
+        folder: made if it does not exist; a model card that is there already stays.
         options: what `prepare` was given besides the plan, where it was not the default.
-        card: for smp's `save_pretrained`, such as `metrics` and `dataset`.
+        metrics, dataset: for the model card.
+        repo_id: also push the folder to this repository of the Hugging Face Hub.
+        private, token: of that repository.
 
     Returns:
         The folder.
@@ -43,28 +56,48 @@ def save_trained(
             "save_pretrained of its own."
         )
     folder = Path(folder)
-    model.save_pretrained(folder, **card)  # type: ignore[operator]
+    card = folder / "README.md"
+    has_card = card.exists()
+    model.save_pretrained(folder)  # type: ignore[operator]
     stored = {"plan": plan.to_json(), "options": options or {}}
     (folder / PLAN_NAME).write_text(json.dumps(stored, indent=2) + "\n")
+    if not has_card:  # smp has written one that loads with smp alone, which cannot read these layers
+        trained_card(type(model).__name__, plan, metrics, dataset).save(card)
+    if repo_id is not None:
+        api = HfApi(token=token)
+        api.create_repo(repo_id, private=private, exist_ok=True)
+        api.upload_folder(repo_id=repo_id, folder_path=folder)
     return folder
 
 
-def load_trained(folder: str | Path) -> nn.Module:
+def load_trained(folder: str | Path, *, revision: str | None = None, token: str | None = None) -> nn.Module:
     """Reads what `save_trained` has written: the prepared model, all gates at 1, in evaluation mode.
 
+    Args:
+        folder: a folder, or a repository of the Hugging Face Hub.
+        revision, token: of that repository.
+
     Raises:
-        FileNotFoundError: the folder has no plan; a float smp checkpoint is read by smp's own `from_pretrained`.
+        FileNotFoundError: no such folder or repository, or it has no plan; a float smp checkpoint is read by smp's own
+            `from_pretrained`.
     """
-    folder = Path(folder)
-    if not (folder / PLAN_NAME).is_file():
+    place = Path(folder)
+    if not place.is_dir():
+        try:
+            place = Path(snapshot_download(str(folder), revision=revision, token=token))
+        except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+            raise FileNotFoundError(
+                f"{folder} is no folder here, and no repository that can be reached: {error}"
+            ) from error
+    if not (place / PLAN_NAME).is_file():
         raise FileNotFoundError(
             f"{folder} has no {PLAN_NAME}, so it holds no masked-binary model. "
             "Read a float one with segmentation_models_pytorch.from_pretrained and train it with MBUQuantize."
         )
-    stored = json.loads((folder / PLAN_NAME).read_text())
-    config = json.loads((folder / "config.json").read_text())
+    stored = json.loads((place / PLAN_NAME).read_text())
+    config = json.loads((place / "config.json").read_text())
     smp = importlib.import_module("segmentation_models_pytorch")
     model = getattr(smp, config.pop("_model_class"))(**{**config, "encoder_weights": None})
     prepare(model, Plan.from_json(stored["plan"]), **stored["options"])
-    model.load_state_dict(safetensors.torch.load_file(folder / "model.safetensors"))
+    model.load_state_dict(safetensors.torch.load_file(place / "model.safetensors"))
     return model.eval()

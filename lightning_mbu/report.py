@@ -13,23 +13,24 @@ from html import escape
 from importlib import resources
 from pathlib import Path
 
-import numpy as np
-
 from .atomic import write_atomically
-from .drawing import (
-    COLOURS,
-    FALSE_NEGATIVE,
-    FALSE_POSITIVE,
-    TRUE_POSITIVE,
-    Curve,
-    PhaseBand,
-    curve_svg,
-    data_uri,
-    dice,
-    errors_image,
-)
+from .drawing import COLOURS, Curve, PhaseBand, curve_svg
+from .report_layers import LayerBar, layers_html
+from .report_pareto import Pareto, ParetoPoint, pareto_html
+from .report_pictures import ClassPictureRow, PictureRow, pictures_html
 
-__all__ = ["Curve", "PhaseBand", "PictureRow", "ReportTable", "render", "write_report"]
+__all__ = [
+    "ClassPictureRow",
+    "Curve",
+    "LayerBar",
+    "Pareto",
+    "ParetoPoint",
+    "PhaseBand",
+    "PictureRow",
+    "ReportTable",
+    "render",
+    "write_report",
+]
 
 NUMBER = re.compile(r"[-+~<>≈±]?\s*\d|-$|–$|—$")
 
@@ -56,38 +57,6 @@ class ReportTable:
                 )
 
 
-@dataclass(frozen=True)
-class PictureRow:
-    """One image with its true and its predicted masks.
-
-    Args:
-        image: uint8 [H, W, 3].
-        mask: bool [H, W], the truth.
-        packed_prediction: bool [H, W].
-        float_prediction: bool [H, W], or None where no float network was trained.
-        name: shown beside the pictures.
-
-    Raises:
-        ValueError: an array has another type or shape.
-    """
-
-    image: np.ndarray
-    mask: np.ndarray
-    packed_prediction: np.ndarray
-    float_prediction: np.ndarray | None = None
-    name: str = ""
-
-    def __post_init__(self) -> None:
-        for field_name in ("mask", "packed_prediction", "float_prediction"):
-            array = getattr(self, field_name)
-            if array is not None and (array.dtype != np.bool_ or array.shape != self.image.shape[:2]):
-                raise ValueError(
-                    f"{field_name} of picture {self.name!r} is {array.dtype} {list(array.shape)}; expected "
-                    "bool "
-                    f"{list(self.image.shape[:2])}, the size of its image. Threshold the logits at 0 first."
-                )
-
-
 def write_report(
     path: str | Path,
     *,
@@ -95,8 +64,10 @@ def write_report(
     summary: Sequence[tuple[str, str]],
     tables: Sequence[ReportTable] = (),
     curves: Sequence[Curve] = (),
-    pictures: Sequence[PictureRow] = (),
+    pictures: Sequence[PictureRow | ClassPictureRow] = (),
     conditions: Mapping[str, object] | None = None,
+    pareto: Pareto | None = None,
+    layers: Sequence[LayerBar] = (),
 ) -> Path:
     """Write the page; readers see the old file or the complete new one, never half of one.
 
@@ -104,7 +75,7 @@ def write_report(
         path: of the HTML file; its folder is made where it is missing.
         title: heading of the page.
         summary: (name, value) of the few numbers that matter, in order.
-        tables, pictures, curves: the sections, in this order.
+        tables, pareto, pictures, curves, layers: the sections, in this order.
         conditions: what the numbers depend on: machine, versions, settings.
 
     Returns:
@@ -112,7 +83,7 @@ def write_report(
     """
     path = Path(path).absolute()
     path.parent.mkdir(parents=True, exist_ok=True)
-    page = render(title, summary, tables, curves, pictures, conditions or {})
+    page = render(title, summary, tables, curves, pictures, conditions or {}, pareto, layers)
     return write_atomically(path, page.encode())
 
 
@@ -121,8 +92,10 @@ def render(
     summary: Sequence[tuple[str, str]],
     tables: Sequence[ReportTable],
     curves: Sequence[Curve],
-    pictures: Sequence[PictureRow],
+    pictures: Sequence[PictureRow | ClassPictureRow],
     conditions: Mapping[str, object],
+    pareto: Pareto | None = None,
+    layers: Sequence[LayerBar] = (),
 ) -> str:
     """The page as text; arguments as in `write_report`."""
     style = resources.files("lightning_mbu").joinpath("report_style.css").read_text(encoding="utf-8")
@@ -130,10 +103,14 @@ def render(
     sections = []
     if tables:
         sections.append("<section><h2>Results</h2>" + "".join(map(_table, tables)) + "</section>")
+    if pareto is not None:
+        sections.append(pareto_html(pareto))
     if pictures:
-        sections.append(_legend() + "".join(map(_pictures, pictures)) + "</section>")
+        sections.append(pictures_html(pictures))
     if curves:
         sections.append("<section><h2>Training</h2>" + "".join(map(_curve, curves)) + "</section>")
+    if layers:
+        sections.append(layers_html(layers))
     if conditions:
         items = "".join(f"<dt>{escape(k)}</dt><dd>{escape(str(v))}</dd>" for k, v in conditions.items())
         sections.append(f'<section><h2>Conditions</h2><dl class="conditions">{items}</dl></section>')
@@ -186,29 +163,3 @@ def _table(table: ReportTable) -> str:
         f"<tbody>{body}</tbody></table></div>"
         + (f"<p class=note>{escape(table.note)}</p>" if table.note else "")
     )
-
-
-def _legend() -> str:
-    entries = (
-        (TRUE_POSITIVE, "found"),
-        (FALSE_POSITIVE, "false positive"),
-        (FALSE_NEGATIVE, "false negative"),
-    )
-    items = "".join(f'<li><i style="background:rgb{colour}"></i>{name}</li>' for colour, name in entries)
-    return f'<section><h2>Pictures</h2><ul class="legend">{items}</ul>'
-
-
-def _pictures(row: PictureRow) -> str:
-    panels = [("image", row.image, ""), ("true mask", errors_image(row.mask, row.mask), "")]
-    for name, prediction in (("float", row.float_prediction), ("packed", row.packed_prediction)):
-        if prediction is not None:
-            panels.append(
-                (name, errors_image(prediction, row.mask), f"Dice {dice(prediction, row.mask):.3f}")
-            )
-    figures = "".join(
-        f'<figure><img src="{data_uri(image)}" alt="{escape(f"{row.name} {name}".strip())}">'
-        f"<figcaption>{name}{f' <b>{score}</b>' if score else ''}</figcaption></figure>"
-        for name, image, score in panels
-    )
-    heading = f"<h3>{escape(row.name)}</h3>" if row.name else ""
-    return f'{heading}<div class="pictures" style="--panels:{len(panels)}">{figures}</div>'

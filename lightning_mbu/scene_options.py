@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 from dataclasses import dataclass
 from pathlib import Path
+
+from .commands.options import add_arguments
 
 STUDIES = ("figure8", "table7", "table8", "table9")
 
@@ -40,12 +41,12 @@ def add_report_options(parser: argparse.ArgumentParser) -> None:
     """The options of `mbu report`."""
     parser.add_argument("packed", type=Path, help="file written by a recipe or by save")
     parser.add_argument(
-        "--model", required=True, help="its float twin: module:function, or smp:Architecture/encoder"
+        "--model", required=True, help="its float twin: module:function, or Architecture/encoder"
     )
+    add_arguments(parser)
     parser.add_argument(
-        "--arguments", type=json.loads, default={}, help='of that function, as JSON: {"width": 16}'
+        "--dataset", required=True, help="cityscapes, voc, ade20k, camvid, carvana, isic or nuclei"
     )
-    parser.add_argument("--dataset", required=True, help="cityscapes, voc, ade20k or camvid")
     parser.add_argument("--root", required=True, help="folder of the data set as published")
     parser.add_argument("--size", type=int, nargs=2, required=True, help="height and width, pixels")
     parser.add_argument("--threads", type=int, default=1, help="threads for the timing")
@@ -53,6 +54,12 @@ def add_report_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--output", type=Path, default=Path("report.html"), help="page to write; JSON goes beside it"
     )
+    parser.add_argument("--log", type=Path, help="metrics.csv of its training, for the curves")
+    parser.add_argument(
+        "--compare", type=Path, nargs="+", default=[], metavar="JSON",
+        help="results of mbu report or mbu study pareto on the same data, for the plot of accuracy against speed",
+    )  # fmt: skip
+    parser.add_argument("--json", action="store_true", help="print the results as JSON too")
 
 
 def add_ablation_options(parser: argparse.ArgumentParser) -> None:
@@ -67,3 +74,4 @@ def add_ablation_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--lr", type=float, default=base.lr)
     parser.add_argument("--float", dest="quantize", action="store_false", help="train in float")
     parser.add_argument("--output", type=Path, default=Path("ablation.json"), help="results as JSON")
+    parser.add_argument("--json", action="store_true", help="print the results as JSON too")

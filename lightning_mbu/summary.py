@@ -1,7 +1,8 @@
-"""summary: one line per convolution: part, kind, multiply-adds, bits, bytes, zeros."""
+"""summary: one line per convolution: part, kind, shapes, multiply-adds, bytes, mask density, kernel."""
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -9,6 +10,9 @@ import torch
 from rich.table import Table
 from torch import nn
 
+from mbu_ops.backends import serving_kernel
+
+from .compiled import inside_compiled
 from .health import mask_density, weight_states
 from .layers import QuantizedConvolution
 from .roles import assign_roles
@@ -24,20 +28,29 @@ class LayerSummary:
         name, role: the layer and its part in the network.
         kind: `"masked"`, `"binary"` or `"float"`.
         shape: of its output, `(N, C, H, W)`; of the last call where it runs more than once.
+        weight_shape: of its weight.
         macs: multiply-adds for one run of the input.
         weights: entries of its weight.
         bits: bits per weight once packed; 32 for float.
         zeros: share of masked weights, 0 for other kinds.
+        kernel: what will run it once packed, by the name that `mbu doctor` shows; `"torch"` for float layers.
     """
 
     name: str
     role: str
     kind: str
     shape: tuple[int, ...]
+    weight_shape: tuple[int, ...]
     macs: int
     weights: int
     bits: int
     zeros: float
+    kernel: str
+
+    @property
+    def mask_density(self) -> float:
+        """Share of the weights that are present, in [0, 1]."""
+        return 1 - self.zeros
 
     @property
     def bytes(self) -> int:
@@ -69,48 +82,71 @@ class Summary:
         """Plain types, for JSON."""
         return {
             "input_shape": list(self.input_shape), "one_bit_macs": self.one_bit_macs, "float_macs": self.float_macs,
-            "compression": self.compression, "layers": [{**asdict(x), "bytes": x.bytes} for x in self.layers],
+            "compression": self.compression,
+            "layers": [{**asdict(x), "bytes": x.bytes, "mask_density": x.mask_density} for x in self.layers],
         }  # fmt: skip
 
+    def to_json(self) -> str:
+        return json.dumps(self.to_dict())
+
     def __rich__(self) -> Table:
-        size = "x".join(str(n) for n in self.input_shape)
+        size = _sizes(self.input_shape)
         table = Table(
             title=f"{self.one_bit_macs / 1e9:.2f} GMAC one-bit, {self.float_macs / 1e9:.2f} GMAC float at {size}; "
             f"convolution weights {sum(x.bytes for x in self.layers) / 1e6:.3f} MB, "
             f"{sum(4 * x.weights for x in self.layers) / 1e6:.2f} MB in float ({self.compression:.1f}x)",
             title_justify="left",
         )
-        for heading in ("layer", "role", "kind", "output", "MMAC", "weights", "bits", "bytes", "zeros"):
-            table.add_column(heading, justify="left" if heading in ("layer", "role", "kind") else "right")
+        left = ("layer", "role", "kind", "kernel")
+        for heading in (
+            "layer",
+            "role",
+            "kind",
+            "weight",
+            "output",
+            "MMAC",
+            "bits",
+            "bytes",
+            "density",
+            "kernel",
+        ):
+            table.add_column(heading, justify="left" if heading in left else "right")
         for x in self.layers:
-            zeros = f"{x.zeros:.0%}" if x.kind == "masked" else ""
             table.add_row(
-                x.name,
-                x.role,
-                x.kind,
-                "x".join(str(n) for n in x.shape[1:]),
-                f"{x.macs / 1e6:,.1f}",
-                f"{x.weights:,}",
-                str(x.bits),
-                f"{x.bytes:,}",
-                zeros,
-            )
+                x.name, x.role, x.kind, _sizes(x.weight_shape), _sizes(x.shape[1:]), f"{x.macs / 1e6:,.1f}",
+                str(x.bits), f"{x.bytes:,}", f"{x.mask_density:.0%}" if x.kind == "masked" else "", x.kernel,
+            )  # fmt: skip
         return table
 
     def __str__(self) -> str:
-        return as_text(self, 120)
+        return as_text(self, 140)
 
 
-def summary(model: nn.Module, input_size: tuple[int, ...]) -> Summary:
+def _sizes(shape: tuple[int, ...]) -> str:
+    return "x".join(str(n) for n in shape)
+
+
+def _kernel_on(device: str) -> str:
+    try:
+        return serving_kernel(device)
+    except RuntimeError as error:
+        if device != "cpu":
+            raise ValueError(f"device={device!r}: {error}") from error
+        return "none compiled"  # an install for training alone
+
+
+def summary(model: nn.Module, input_size: tuple[int, ...], device: str = "cpu") -> Summary:
     """Per-layer table of a float or prepared model.
 
     Args:
         model: any module that takes one tensor.
         input_size: `(N, C, H, W)`.
+        device: where it will run once packed, `"cpu"` or `"cuda"`; decides the kernels.
 
     Raises:
-        ValueError: the model does not run on an input of this size.
+        ValueError: the model does not run on an input of this size, or there is no such device.
     """
+    model, kernel = inside_compiled(model), _kernel_on(device)
     parameter = next(model.parameters(), torch.empty(0))
     traced = trace(model, torch.empty(input_size, dtype=parameter.dtype))
     convolutions = traced.convolutions()
@@ -127,10 +163,12 @@ def summary(model: nn.Module, input_size: tuple[int, ...]) -> Summary:
                 roles[name],
                 module.kind if quantized else "float",
                 calls[-1].shape,
+                tuple(weight.shape),
                 sum(op.macs for op in calls),
                 weight.numel(),
                 module.weight_quantizer.precision if quantized else weight.element_size() * 8,
                 1 - mask_density(weight_states(module)) if quantized and module.kind == "masked" else 0.0,
+                kernel if quantized else "torch",
             )
         )
     return Summary(tuple(layers), tuple(input_size))

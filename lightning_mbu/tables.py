@@ -1,6 +1,9 @@
-"""Rich tables as plain text, for `print` and for logs."""
+"""Rich tables as plain text, for `print` and for logs; the first sentence of a file."""
 
 from __future__ import annotations
+
+import ast
+from pathlib import Path
 
 from rich.console import Console, RenderableType
 
@@ -11,3 +14,8 @@ def as_text(renderable: RenderableType, width: int) -> str:
     with console.capture() as capture:
         console.print(renderable)
     return capture.get()
+
+
+def first_sentence(file: Path) -> str:
+    """First line of the docstring of a Python file, `""` without one."""
+    return (ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or "").partition("\n")[0]

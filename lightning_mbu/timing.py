@@ -19,6 +19,8 @@ INSTRUCTION_SETS = (
     "asimd", "asimddp", "i8mm", "bf16",
 )  # fmt: skip
 
+TIMING = "timing"  # the step that those who report steps name before they measure
+
 
 @dataclass(frozen=True)
 class Timing:
@@ -65,6 +67,7 @@ def time_interleaved(
     repeats: int = 15,
     warmup: int = 3,
     min_time_s: float = 0.005,
+    budget_s: float | None = None,
     synchronise: Callable[[], Any] = lambda: None,
     after_round: Callable[[], Any] = lambda: None,
 ) -> dict[str, Timing]:
@@ -76,6 +79,8 @@ def time_interleaved(
         warmup: calls of each before the first round, at least 1 (the first may compile).
         min_time_s: a round calls a short candidate as often as fills this time, so that the clock's own grain
             and the cost of reading it do not show.
+        budget_s: seconds that the rounds may take: where `repeats` would take longer, fewer are run, though at
+            least 3.
         synchronise: waits for work in flight, for devices that run ahead of Python.
         after_round: called after every round, for a progress bar.
 
@@ -95,10 +100,13 @@ def time_interleaved(
         synchronise()
         return (time.perf_counter() - start) / calls
 
-    calls = {}
+    calls, round_s = {}, 0.0
     for name, call in candidates.items():
         fastest = min(seconds(call, 1) for _ in range(warmup))
         calls[name] = max(1, round(min_time_s / max(fastest, 1e-9)))
+        round_s += fastest * calls[name]
+    if budget_s is not None:
+        repeats = min(repeats, max(3, int(budget_s / round_s)))
     samples: dict[str, list[float]] = {name: [] for name in candidates}
     names = list(candidates)
     for turn in range(repeats):

@@ -48,11 +48,11 @@ def comparison(**times: float) -> Comparison:
     )  # fmt: skip
 
 
-def compared(job: Job, report=None) -> dict:
+def compared(job: Job, report=None, turns=None) -> dict:
     return comparison(float_eager=9.0, float_compiled=6.0, packed_eager=2.0, packed_compiled=1.5).to_dict()
 
 
-def measured(job: Job, report) -> dict:
+def measured(job: Job, report, turns) -> dict:
     report("a step")
     if job.kind == "memory":
         peak = None if job.candidate == "packed compiled" else 5_000_000
@@ -156,9 +156,12 @@ def test_layers_of_a_network(monkeypatch):
     assert found["ceiling"] > 0 and found["network_ms"] > 0
 
 
-def test_standard_set_and_grid():
+def test_standard_set_and_grid(monkeypatch):
+    monkeypatch.setattr("lightning_mbu.bench.suite.instruction_sets", lambda: ["avx2", "avx512f"])
     jobs = suite.standard_jobs(Job("compare", ""))
-    assert [job.kind for job in jobs].count("compare") == 5 and jobs[2].kind == "threads"
+    assert [job.isa for job in jobs if job.kind == "compare"] == ["native"] * 5 + ["avx2"] * 2 and jobs[
+        2
+    ].kind == "threads"
     assert {job.size for job in jobs if job.kind == "memory"} == {256, 1024}
     grid = suite.grid_jobs(Job("compare", ""), ["a", "b"], [64, 128], [1, 2], layers=True, memory=True)
     assert [[job.kind for job in grid].count(kind) for kind in ("compare", "layers", "memory")] == [8, 4, 8]
@@ -166,10 +169,10 @@ def test_standard_set_and_grid():
 
 
 def test_results_tables_page_and_figure():
-    def run(job, report):
+    def run(job, report, turns):
         if job.model == "unet-classic":
             raise JobFailed("MemoryError: no")
-        return measured(job, report)
+        return measured(job, report, turns)
 
     results = suite.run_jobs(suite.standard_jobs(Job("compare", "")), QUIET, run)
     assert results == json.loads(json.dumps(results))
@@ -182,7 +185,16 @@ def test_results_tables_page_and_figure():
     show.show(results, Console(file=output, width=80))
     page = show.markdown(results, "cpu.svg")
     for text in (output.getvalue(), page):
-        for words in ("MemoryError: no", "not run:", "down1.conv1", "60%", "not known", "4.00x", "mbunet"):
+        for words in (
+            "MemoryError: no",
+            "not run:",
+            "down1.conv1",
+            "60%",
+            "not known",
+            "4.00x",
+            "mbunet",
+            "How many times",
+        ):
             assert words in text, words
     assert "| packed compiled | 1.6 | 1.5 to 1.6 | 4.00x |  |" in page
     pytest.importorskip("matplotlib", exc_type=ImportError)
@@ -193,7 +205,7 @@ def test_results_tables_page_and_figure():
 
 
 def test_nothing_measured_is_an_error():
-    def run(job, report):
+    def run(job, report, turns):
         raise JobFailed("ImportError: no such model")
 
     with pytest.raises(ValueError, match="nothing could be measured.*no such model"):
@@ -238,7 +250,7 @@ def test_command_writes_all_files_or_none(tmp_path, monkeypatch):
     assert command.run(options(TINY, "--layers", "--memory", "--json", str(tmp_path / "r.json")), QUIET) == 0
     assert json.loads((tmp_path / "r.json").read_text())["schema"] == suite.SCHEMA
 
-    def refusing(job, report):
+    def refusing(job, report, turns):
         raise ValueError("'packed compiled' differs from the eager network")
 
     monkeypatch.setattr("lightning_mbu.bench.suite.run_jobs.__defaults__", (refusing,))

@@ -1,6 +1,5 @@
 """mbu convert, verify and predict on a small untrained network: what they write, refuse and return."""
 
-import argparse
 import json
 
 import lightning as L
@@ -132,8 +131,9 @@ def test_the_same_standardisation_as_in_training(place):
     (["predict", "{}/a.mbu", "{}/none"], "there is no file"),
     (["predict", "{}/a.ckpt", "{}/images"], "not a packed model"),
     (["predict", "{}/a.mbu", "{}/a.mbu"], "is no image"),
-    (["predict", "{}/a.mbu", "{}/film.mp4"], "ffmpeg -i film.mp4"),
-    (["predict", "{}/a.mbu", "{}/images", "-o", "{}/images"], "would replace an image"),
+    (["predict", "{}/a.mbu", "{}/film.mp4"], "film.mp4 is damaged or no video"),
+    (["verify", "{}/a.ckpt", "{}/a.mbu", "{}/film.mp4", *MODEL], "ffmpeg -i film.mp4"),
+    (["predict", "{}/a.mbu", "{}/images", "-o", "{}/images"], "would replace a file"),
     (["predict", "{}/a.mbu", "{}/images", "--size", "30", "40"], "Use --size 32 48"),
     (["predict", "{}/a.mbu", "{}/images", "--threshold", "1"], "between 0 and 1"),
 ])  # fmt: skip
@@ -152,11 +152,15 @@ def test_two_images_of_one_name_are_refused(tmp_path):
         find_images([tmp_path])
 
 
-@pytest.mark.parametrize("name", ["convert", "verify", "predict"])
-def test_help_ends_with_an_example_that_parses(name, capsys):
-    from lightning_mbu.cli import _parser
-
-    with pytest.raises(SystemExit):
-        main([name, "--help"])
-    example = " ".join(capsys.readouterr().out.partition("Example: mbu ")[2].split())
-    assert isinstance(_parser().parse_args(example.split()), argparse.Namespace)
+def test_summary_reads_packed_files(place, capsys):
+    assert main(["summary", f"{place}/a.mbu", "--json"]) == 0
+    found = last_json(capsys)
+    assert found["channels"] == 3 and found["multiple"] == 16 and len(found["layers"]) == 21
+    masked = [layer for layer in found["layers"] if layer["kind"] == "masked"]
+    assert all(0.2 < layer["zeros"] < 0.6 for layer in masked) and found["layers"][0]["shape"][1:] == [
+        8,
+        3,
+        3,
+    ]
+    assert main(["summary", f"{place}/a.mbu"]) == 0
+    assert "21 one-bit layers" in capsys.readouterr().out

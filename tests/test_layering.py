@@ -36,7 +36,19 @@ def test_runtime_brings_in_torch_alone():
 
 
 def test_training_package_does_not_need_segmentation_models():
-    assert "segmentation_models_pytorch" not in loaded_by("import lightning_mbu")
+    assert "segmentation_models_pytorch" not in loaded_by(
+        "from lightning_mbu import *; import lightning_mbu.callback"
+    )
+
+
+def test_a_plan_needs_no_lightning_and_names_are_still_there():
+    work = "main(['plan', 'lightning_mbu.models:MBUNet', '--no-verdict', '--json'])"
+    assert not loaded_by(f"from lightning_mbu.cli import main; {work}") & {"lightning", "pytorch_lightning"}
+    import lightning_mbu
+
+    assert lightning_mbu.MBUQuantize().phase and {"MBUQuantize", "convert"} <= set(dir(lightning_mbu))
+    with pytest.raises(AttributeError, match="no attribute 'MBUQuantise'"):
+        lightning_mbu.MBUQuantise  # noqa: B018
 
 
 @pytest.mark.parametrize("path", python_files("ops/mbu_ops"), ids=lambda p: p.name)
@@ -73,3 +85,17 @@ def test_recipes_use_public_names_only():
     for path in python_files("recipes"):
         inner = [name for name in imports_of(path) if name.startswith("lightning_mbu.")]
         assert set(inner) <= {"lightning_mbu.models", "lightning_mbu.demo", "lightning_mbu.scenes"}, path
+
+
+def test_an_install_without_kernels_plans_and_says_what_it_lacks():
+    code = """
+import sys
+sys.modules["mbu_ops._C"] = None  # as if it had been built with MBU_SKIP_KERNELS
+from lightning_mbu import MBUQuantize, make_plan, summary
+from lightning_mbu.cli import main
+small = ["lightning_mbu.models:MBUNet", "--size", "32", "--json"]
+assert main(["plan", *small]) == 0 == main(["summary", *small]) and main(["convert", "x.ckpt"]) == 1
+from lightning_mbu import convert
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
+    assert run.stderr.count("no compiled kernels") == 3 and "RuntimeError: this install" in run.stderr

@@ -50,6 +50,10 @@ def test_every_part_is_measured_and_the_model_stays_as_it_is():
     assert verdict.packed_ms[1] >= verdict.packed_ms[0] and model.training
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert not any(module._forward_hooks for module in model.modules())
+    share = verdict.packed_ms[1] / verdict.float_ms
+    assert verdict.rivals["float"] == pytest.approx(min(1, share**0.5))
+    assert verdict.rivals["float"] <= verdict.rivals["eight bits"] <= 1
+    assert verdict.to_dict()["rivals"] == verdict.rivals and "in eight bits" in str(verdict)
     assert "Verdict:" in str(verdict) and verdict.conditions["kernel"] in str(verdict)
 
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from ..timing import TIMING
 from .isa import variables
+from .turns import Turns
 
 
 @dataclass(frozen=True)
@@ -56,53 +58,50 @@ class JobFailed(Exception):
     """The job gave no result; the message says why."""
 
 
-def run_job(job: Job, report: Callable[[str], Any] = lambda step: None) -> dict[str, Any]:
+def run_job(
+    job: Job, report: Callable[[str], Any] = lambda step: None, turns: Turns | None = None
+) -> dict[str, Any]:
     """The job's result as plain types.
 
     Args:
         job: what to measure.
         report: is told each step.
+        turns: of the jobs that run at the same time.
 
     Raises:
         ValueError: candidates disagree, so nothing may be shown.
         JobFailed: anything else; other jobs are not concerned.
     """
+    turns = turns or Turns()
     environment = dict(os.environ) | variables(job.isa, job.kernel)
-    environment |= {"OMP_NUM_THREADS": str(job.threads), "OMP_WAIT_POLICY": "PASSIVE"}
+    # Compilers stay in the job's own process group, so that they stop with it.
+    environment |= {"OMP_NUM_THREADS": str(job.threads), "TORCHINDUCTOR_COMPILE_THREADS": "1"}
+    environment.pop("OMP_WAIT_POLICY", None)  # threads as torch has them where nobody sets anything
     command = [sys.executable, "-m", "lightning_mbu.bench.worker"]
-    with tempfile.TemporaryFile("w+") as errors:
-        # A session of its own: Ctrl-C reaches this process, which then ends the whole group, compilers included.
-        child = subprocess.Popen(
+    with tempfile.TemporaryFile("w+") as errors, ExitStack() as held:
+        # A session of its own: Ctrl-C reaches this process, which then ends the whole group.
+        child = held.enter_context(turns.process(lambda: subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, env=environment, text=True,
             start_new_session=True,
-        )  # fmt: skip
+        )))  # fmt: skip
         assert child.stdin is not None and child.stdout is not None
-        try:
-            child.stdin.write(json.dumps(asdict(job)) + "\n")
-            child.stdin.close()
-            for line in child.stdout:
-                message = json.loads(line)
-                if "step" in message:
-                    report(message["step"])
-                elif "refused" in message:
-                    raise ValueError(f"{job.title}: {message['refused']}")
-                elif "failed" in message:
-                    raise JobFailed(message["failed"])
-                else:
-                    return message["result"]
-            status = child.wait()
-            errors.seek(0)
-            last = next((text for text in reversed(errors.read().splitlines()) if text.strip()), "no message")
-            raise JobFailed(f"the process ended with status {status}: {last[:200]}")
-        finally:
-            _end(child)
-
-
-def _end(child: subprocess.Popen[str]) -> None:
-    try:
-        os.killpg(child.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
-    child.wait()
-    if child.stdout is not None:
-        child.stdout.close()
+        child.stdin.write(json.dumps(asdict(job)) + "\n")
+        child.stdin.flush()
+        for line in child.stdout:
+            message = json.loads(line)
+            if "step" in message:
+                if message["step"] == TIMING:
+                    held.enter_context(turns.alone(child))
+                    child.stdin.write("go\n")
+                    child.stdin.flush()
+                report(message["step"])
+            elif "refused" in message:
+                raise ValueError(f"{job.title}: {message['refused']}")
+            elif "failed" in message:
+                raise JobFailed(message["failed"])
+            else:
+                return message["result"]
+        status = child.wait()
+        errors.seek(0)
+        last = next((text for text in reversed(errors.read().splitlines()) if text.strip()), "no message")
+        raise JobFailed(f"the process ended with status {status}: {last[:200]}")

@@ -22,7 +22,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Options of `mbu bench`; the suite itself is imported only when it runs."""
     add = parser.add_argument
     add("models", nargs="*", metavar="model", help="mbunet, mbunet-shortcuts, unet-resnet34, unet-classic, "
-        "module:function or smp:Architecture/encoder")  # fmt: skip
+        "module:function or Architecture/encoder")  # fmt: skip
     add("--size", type=int, nargs="+", default=[256], help="heights and widths of the image, pixels")
     add("--threads", type=int, nargs="+", default=[1], help="numbers of processor threads")
     add("--channels", type=int, default=3, help="channels of the image")
@@ -35,7 +35,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--repeats", type=int, default=15, help="rounds of timing")
     add("--budget", type=float, default=6.0, help="seconds of timing per comparison; at least 3 rounds")
     add("--quick", action="store_true", help="every kind of measurement once on small images, to see it work")
-    add("--json", metavar="FILE", help="write the results as JSON")
+    add("--json", metavar="FILE", help="write the results as JSON; - for standard output")
     add("--plot", metavar="FILE", help="write a figure, .svg or .png")
     add("--results", metavar="FOLDER", help="write cpu.md, cpu.json and cpu.svg into this folder")
 
@@ -74,13 +74,15 @@ def run(options: argparse.Namespace, console: Console) -> int:
     for kind, path in outputs:
         write_atomically(path, _encoded(results, kind))
         console.print(f"wrote {path}", highlight=False)
+    if options.json == "-":
+        print(json.dumps(results))
     return 0
 
 
 def _outputs(options: argparse.Namespace) -> list[tuple[str, Path]]:
     """Kind and path of every file to write, checked before hours of work rather than after."""
     found = []
-    if options.json:
+    if options.json and options.json != "-":
         found.append(("json", Path(options.json)))
     if options.plot:
         path = Path(options.plot)

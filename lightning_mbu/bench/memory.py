@@ -8,6 +8,7 @@ import gc
 import resource
 import statistics
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,22 @@ from torch._inductor import config as inductor
 from mbu_ops.backends import release_memory
 
 from ..folding import fold_transposed
+from ..timing import TIMING
 from .models import twins
 
 FLOAT, PACKED = "float compiled", "packed compiled"
+_LONG_ENOUGH_S = 4.0  # of timing
 _STATUS, _REFERENCES = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
-def measure_memory(model: str, candidate: str, size: int, channels: int, repeats: int = 3) -> dict[str, Any]:
+def measure_memory(
+    model: str,
+    candidate: str,
+    size: int,
+    channels: int,
+    report: Callable[[str], Any] = lambda step: None,
+    repeats: int = 3,
+) -> dict[str, Any]:
     """Peak memory and time of one inference.
 
     The peak is what the process's resident memory rises to during the call, above where it stood before it. A call
@@ -35,23 +45,27 @@ def measure_memory(model: str, candidate: str, size: int, channels: int, repeats
         candidate: `FLOAT` or `PACKED`.
         size: height and width of the image, pixels.
         channels: of the image.
-        repeats: timed calls; the median counts.
+        report: is told each step.
+        repeats: timed calls, fewer where they take long; the median counts.
 
     Returns:
         Plain types: `peak_bytes` (None where this system cannot tell), `weight_bytes`, `ms`, `ns_per_pixel`.
     """
+    report("building and packing")
     float_model, _, packed = twins(model, channels)
     example = torch.randn(1, channels, size, size)
     with torch.no_grad():
         network: nn.Module = packed if candidate == PACKED else fold_transposed(float_model, example)
         del float_model, packed
+        report("compiling")
         compiled: Any = torch.compile(network)
         # Both as in `compare`: freezing is for the float network.
         with inductor.patch(freezing=candidate == FLOAT):
             compiled(example)
+        report(TIMING)
         peak = _peak(lambda: compiled(example))
         times = []
-        for _ in range(repeats):
+        while len(times) < repeats and sum(times) < 1e3 * _LONG_ENOUGH_S:
             start = time.perf_counter()
             compiled(example)
             times.append(1e3 * (time.perf_counter() - start))

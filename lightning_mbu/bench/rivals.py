@@ -22,13 +22,14 @@ from .isa import has_vnni
 # without training add up; the limit catches another function, not rounding.
 INT8_TOLERANCE = 0.5
 FLOAT_TOLERANCE = 1e-3
-CALIBRATION_IMAGES = 4
+CALIBRATION_PIXELS = 4 * 256 * 256  # a range is the extreme of all pixels, in however many images
 
 
 def calibration_images(example: Tensor) -> list[Tensor]:
     """The example and more random images like it, for the ranges of activations."""
     generator = torch.Generator().manual_seed(1)
-    more = [torch.randn(example.shape, generator=generator) for _ in range(CALIBRATION_IMAGES - 1)]
+    count = max(1, CALIBRATION_PIXELS // example.shape[2:].numel())
+    more = [torch.randn(example.shape, generator=generator) for _ in range(count - 1)]
     return [example.contiguous(), *more]
 
 

@@ -8,8 +8,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from ..comparison import PACKED, PACKED_COMPILED, Comparison
+from ..comparison import COMPILED, PACKED, PACKED_COMPILED, Comparison
+from ..timing import ratio
 
+_SUMMARY_COLUMNS = ("network", "packed ms", "vs float", "vs bf16", "vs int8")
 _LAYER_COLUMNS = ("layer", "shape", "output", "ms", "quartiles ms", "MAC/ns", "ceiling")
 _THREAD_COLUMNS = ("machine", "threads", "1 thread ms", "all threads ms", "faster")
 _MEMORY_COLUMNS = ("candidate", "size", "peak of a call", "weights", "ms", "ns/pixel")
@@ -37,6 +39,8 @@ def show(results: dict[str, Any], console: Console) -> None:
             _print(console, f"Threads: {entry['title']}", _THREAD_COLUMNS, thread_rows(entry["result"]))
     if any("result" in entry for entry in results["memory"]):
         _print(console, "Memory", _MEMORY_COLUMNS, memory_rows(results["memory"]))
+    if any("result" in entry for entry in results["compare"]):
+        _print(console, "How many times faster than", _SUMMARY_COLUMNS, summary_rows(results["compare"]))
     for line in failures(results):
         console.print(line, style="yellow", highlight=False)
 
@@ -56,6 +60,10 @@ def markdown(results: dict[str, Any], plot: str) -> str:
         "with the float network run eagerly before anything is timed, the packed network with its one-bit twin,",
         "bit for bit. Candidates run in turn, in one process; *speed* is against the fastest rival, as the median",
         "over rounds of the ratio within a round.",
+        "",
+        "How many times faster than the float network compiled, and than the fastest of each other kind:",
+        "",
+        *_markdown_table(_SUMMARY_COLUMNS, summary_rows(results["compare"])),
         "",
         f"![Latency of every candidate]({plot})",
     ]
@@ -87,6 +95,22 @@ def markdown(results: dict[str, Any], plot: str) -> str:
         ]
     lines += [f"\n{line}" for line in failures(results) if not line.startswith("compare")]
     return "\n".join(lines) + "\n"
+
+
+def summary_rows(entries: Sequence[dict[str, Any]]) -> list[list[str]]:
+    """One row per comparison that ran: the packed network against compiled float, bfloat16 and int8."""
+    rows = []
+    for entry in entries:
+        if "result" not in entry:
+            continue
+        comparison = Comparison.from_dict(entry["result"])
+        packed = comparison.timings[comparison.best_packed]
+        row = [entry["title"], f"{packed.median:.1f}"]
+        for kind in (COMPILED, "bfloat16", "int8"):
+            rival = comparison.fastest(kind)
+            row.append("-" if rival is None else f"{ratio(comparison.timings[rival], packed):.1f}x")
+        rows.append(row)
+    return rows
 
 
 def comparison_rows(comparison: Comparison) -> list[list[str]]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -20,23 +22,26 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 
-from ..timing import conditions
+from ..timing import conditions, instruction_sets
 from . import memory
 from .child import Job, JobFailed, run_job
+from .turns import Turns
 
 SCHEMA = 2  # of the JSON; grows with every change that a reader would notice
 _PACKAGES = ("onnxruntime", "openvino", "nncf", "torchao")
+KINDS = ("compare", "threads", "layers", "memory")
 _CANDIDATES = (memory.PACKED, memory.FLOAT)
 
 
 def standard_jobs(base: Job) -> list[Job]:
-    """What `make bench` measures: MBUNet at two sizes, with a second thread and with shortcuts, two
-    other U-Nets, its layers and its memory.
+    """What `make bench` measures: MBUNet at two sizes, with a second thread and with shortcuts, two other U-Nets,
+    two of these held to AVX2 where the processor has more, its layers and its memory.
 
     Args:
         base: settings that all jobs share.
     """
     first = replace(base, model="mbunet")
+    older = ("mbunet", "unet-classic") if base.isa == "native" and "avx512f" in instruction_sets() else ()
     return [
         first,
         replace(first, size=512),
@@ -44,6 +49,7 @@ def standard_jobs(base: Job) -> list[Job]:
         replace(base, model="mbunet-shortcuts"),
         replace(base, model="unet-classic"),
         replace(base, model="unet-resnet34", size=512),
+        *(replace(base, model=model, isa="avx2") for model in older),
         layers_job(first),
         *memory_jobs(first, (256, 1024)),
     ]
@@ -89,7 +95,7 @@ def memory_jobs(like: Job, sizes: Sequence[int]) -> list[Job]:
 def run_jobs(
     jobs: Sequence[Job], console: Console, run: Callable[..., dict[str, Any]] = run_job
 ) -> dict[str, Any]:
-    """Runs the jobs in turn behind a progress bar.
+    """Runs the jobs behind a progress bar: two prepare at a time, one measures.
 
     Args:
         jobs: at least one.
@@ -107,35 +113,54 @@ def run_jobs(
         "schema": SCHEMA,
         "command": shlex.join(["mbu", *sys.argv[1:]]),
         "conditions": _conditions(),
-        "compare": [],
-        "threads": [],
-        "layers": [],
-        "memory": [],
+        **{kind: [] for kind in KINDS},
     }
     columns = (
         SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     )  # fmt: skip
-    failures = []
+    turns = Turns()
     with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task("", total=len(jobs))
-        for job in jobs:
-            progress.update(task, description=job.title)
+        total = progress.add_task("jobs", total=len(jobs))
+
+        def entry(job: Job) -> dict[str, Any]:
+            task = progress.add_task(job.title, total=1)
             if not console.is_terminal:  # no bar there, and minutes between results
                 console.print(job.title, highlight=False)
-            entry: dict[str, Any] = {"job": asdict(job), "title": job.title}
+            found: dict[str, Any] = {"job": asdict(job), "title": job.title}
             try:
-                entry["result"] = run(
-                    job,
-                    lambda step, title=job.title: progress.update(task, description=f"{title}: {step}"),
+                found["result"] = run(
+                    job, lambda step: progress.update(task, description=f"{job.title}: {step}"), turns
                 )
             except JobFailed as failure:
-                entry["failed"] = str(failure)
-                failures.append(f"{job.title}: {failure}")
-            results[job.kind].append(entry)
-            progress.advance(task)
+                found["failed"] = str(failure)
+            progress.remove_task(task)
+            progress.advance(total)
+            return found
+
+        with ThreadPoolExecutor(_side_by_side()) as pool:
+            waiting = [pool.submit(entry, job) for job in jobs]
+            try:
+                for job, future in zip(jobs, waiting, strict=True):
+                    results[job.kind].append(future.result())
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                turns.end()
+                raise
+    failures = [
+        f"{entry['title']}: {entry['failed']}"
+        for kind in KINDS
+        for entry in results[kind]
+        if "failed" in entry
+    ]
     if len(failures) == len(jobs):
         raise ValueError(f"nothing could be measured. {failures[0] if failures else 'There is no job.'}")
     return results
+
+
+def _side_by_side() -> int:
+    """How many jobs prepare at the same time: two, for each holds a network or two per rival in memory."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(2, cores)
 
 
 def _conditions() -> dict[str, str]:

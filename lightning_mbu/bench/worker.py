@@ -20,7 +20,7 @@ from mbu_ops.backends import cpu_kernels
 
 from ..benchmark import BFLOAT16, FAST_BFLOAT16, SLOW_BFLOAT16, Disagreement, Rival, compare
 from ..deploy import verify
-from ..timing import instruction_sets
+from ..timing import TIMING, instruction_sets
 from .isa import excluded
 from .layers import measure_layers
 from .memory import measure_memory
@@ -42,9 +42,14 @@ def main() -> int:
     def say(**message: Any) -> None:
         protocol.write(json.dumps(message) + "\n")
 
+    def report(step: str) -> None:
+        say(step=step)
+        if step == TIMING:
+            sys.stdin.readline()  # whoever measures at the moment ends first
+
     torch.set_num_threads(job["threads"])
     try:
-        say(result=_measure(job, lambda step: say(step=step)))
+        say(result=_measure(job, report))
     except Disagreement as error:
         say(refused=str(error))
     except Exception as error:  # noqa: BLE001 - told to the user, beside the other jobs' results
@@ -55,15 +60,15 @@ def main() -> int:
 def _measure(job: dict[str, Any], report: Any) -> dict[str, Any]:
     cpu_kernels()  # a kernel that is unknown or cannot run is told here, before anything depends on it
     if job["kind"] == "memory":
-        return measure_memory(job["model"], job["candidate"], job["size"], job["channels"])
+        return measure_memory(job["model"], job["candidate"], job["size"], job["channels"], report)
     report("building and packing")
     model, one_bit, packed = twins(job["model"], job["channels"])
     if job["kind"] == "layers":
-        report("layer by layer")
+        report(TIMING)
         example = torch.randn(1, job["channels"], job["size"], job["size"])
         return measure_layers(packed, example, job["repeats"])
     if job["kind"] == "threads":
-        report("one thread and several")
+        report(TIMING)
         example = torch.randn(1, job["channels"], job["size"], job["size"])
         return {"states": measure_threads(packed, example, job["threads"], job["repeats"])}
     report("verifying")

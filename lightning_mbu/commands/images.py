@@ -24,8 +24,15 @@ class ImageFile:
     name: Path
 
 
-def find_images(places: Sequence[str | Path], limit: int | None = None) -> list[ImageFile]:
+def find_images(
+    places: Sequence[str | Path], limit: int | None = None, videos: bool = False
+) -> list[ImageFile]:
     """The image files in `places`, folders with their subfolders in the order of their names.
+
+    Args:
+        places: files and folders.
+        limit: take the first so many.
+        videos: a place may be a video file; those inside folders are left alone.
 
     Raises:
         FileNotFoundError: a place does not exist.
@@ -43,18 +50,21 @@ def find_images(places: Sequence[str | Path], limit: int | None = None) -> list[
             found += [ImageFile(file, file.relative_to(place).with_suffix("")) for file in files]
         elif not place.is_file():
             raise FileNotFoundError(f"there is no file or folder {place}.")
-        elif place.suffix.lower() in VIDEOS:
+        elif place.suffix.lower() in VIDEOS and not videos:
             raise ValueError(
-                f"{place} is a video, and no reader for videos is installed. Take it apart first: "
+                f"{place} is a video; images are needed here. Take it apart first: "
                 f"ffmpeg -i {place.name} frames/%06d.png"
             )
-        elif place.suffix.lower() not in SUFFIXES:
+        elif place.suffix.lower() not in VIDEOS and place.suffix.lower() not in SUFFIXES:
             raise ValueError(f"{place} is no image; known are {', '.join(SUFFIXES)}.")
         else:
             found.append(ImageFile(place, Path(place.stem)))
     found = found[:limit]
     by_name: dict[Path, Path] = {}
     for image in found:
+        # Frames of a video go into a folder of its name, which an image's mask would not overwrite.
+        if image.path.suffix.lower() in VIDEOS:
+            continue
         other = by_name.setdefault(image.name, image.path)
         if other != image.path:
             raise ValueError(

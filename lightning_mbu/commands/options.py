@@ -1,21 +1,22 @@
-"""Options of `mbu convert`, `mbu verify` and `mbu predict`, without anything that takes long to import."""
+"""Options of `mbu convert`, `verify`, `predict`, `summary` and `train`, without anything that takes long to import."""
 
 from __future__ import annotations
 
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 CONVERT = "Pack a trained network into one file, after proving that it computes the same bits."
-CONVERT_EXAMPLE = (
-    "mbu convert last.ckpt --model smp:Unet/resnet34 --images val/ --normalise imagenet -o net.mbu"
-)
+CONVERT_EXAMPLE = "mbu convert last.ckpt --model Unet/resnet34 --images val/ --normalise imagenet -o net.mbu"
 VERIFY = "Compare a packed network with the trained one, bit by bit, on images; exit status 1 if they differ."
-VERIFY_EXAMPLE = "mbu verify last.ckpt net.mbu val/ --model smp:Unet/resnet34"
-PREDICT = (
-    "Segment images with a packed network: a mask and an overlay for each, one image in memory at a time."
-)
-PREDICT_EXAMPLE = "mbu predict net.mbu photos/ more.jpg -o masks"
+VERIFY_EXAMPLE = "mbu verify last.ckpt net.mbu val/ --model Unet/resnet34"
+PREDICT = "Segment images and videos with a packed network: a mask and an overlay for each, one image in memory at a time."
+PREDICT_EXAMPLE = "mbu predict net.mbu photos/ more.jpg film.mp4 -o masks"
+SUMMARY = "List the layers of a network: multiply-adds, weights, bits and zeros."
+SUMMARY_EXAMPLE = "mbu summary Unet/resnet34 --size 512 --one-bit"
+TRAIN = "Run a recipe, with its own options; without a name, list the recipes."
+TRAIN_EXAMPLE = "mbu train nuclei --data.root nuclei --output nuclei.mbu"
 
 NORMALISATIONS = ("image", "imagenet", "unit", "none")
 
@@ -45,7 +46,7 @@ def add_verify_options(parser: argparse.ArgumentParser) -> None:
 def add_predict_options(parser: argparse.ArgumentParser) -> None:
     """The options of `mbu predict`."""
     parser.add_argument("packed", help="file or folder of the packed network")
-    parser.add_argument("images", nargs="+", metavar="image", help="images, or folders of images")
+    parser.add_argument("images", nargs="+", metavar="image", help="images, folders of images, videos")
     parser.add_argument("-o", "--output", type=Path, default=Path("masks"), help="folder to write into")
     parser.add_argument(
         "--threshold", type=float, default=0.5, help="probability from which a pixel counts, one class"
@@ -58,14 +59,75 @@ def add_predict_options(parser: argparse.ArgumentParser) -> None:
     _add_reading(parser, limit=None)
 
 
+def add_plan_options(parser: argparse.ArgumentParser) -> None:
+    """The options of `mbu plan`."""
+    parser.add_argument("model", help="module:function, file.py:function, or Architecture/encoder")
+    add_arguments(parser)
+    parser.add_argument("--size", type=int, default=256, help="height and width of the input, pixels")
+    parser.add_argument("--channels", type=int, default=3, help="channels of the input")
+    parser.add_argument("--masked", type=share, default=0.667, help="of the blocks to mask, 'all' or 'none'")
+    parser.add_argument("--order", default="forward", help="forward, reverse, cost or all")
+    parser.add_argument("--threads", type=int, default=1, help="processor threads of the prediction")
+    parser.add_argument(
+        "--verdict", action=argparse.BooleanOptionalAction, default=True, help="predict size and speed"
+    )
+    parser.add_argument("--json", action="store_true", help="print the plan as JSON")
+
+
+def share(text: str) -> float | str:
+    """A number, `all` or `none`."""
+    try:
+        return text if text in ("all", "none") else float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no share between 0 and 1, 'all' or 'none'") from None
+
+
+def json_object(text: str) -> dict[str, Any]:
+    """Keyword arguments as JSON."""
+    try:
+        found = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no JSON ({error})") from None
+    if not isinstance(found, dict):
+        raise argparse.ArgumentTypeError(f"{text!r} is no JSON object such as '{{\"classes\": 3}}'")
+    return found
+
+
+def add_summary_options(parser: argparse.ArgumentParser) -> None:
+    """The options of `mbu summary`."""
+    parser.add_argument(
+        "model",
+        help="module:function, file.py:function, Architecture/encoder, folder of save_trained, or packed file",
+    )
+    add_arguments(parser)
+    parser.add_argument("--size", type=int, default=256, help="height and width of the input, pixels")
+    parser.add_argument("--channels", type=int, default=3, help="channels of the input")
+    parser.add_argument("--one-bit", action="store_true", help="of a float model: what the plan makes of it")
+    parser.add_argument("--json", action="store_true", help="print the layers as JSON")
+
+
+def add_train_options(parser: argparse.ArgumentParser) -> None:
+    """The options of `mbu train`; everything behind the recipe's name is the recipe's."""
+    parser.add_argument("--json", action="store_true", help="print the list of recipes as JSON")
+    parser.add_argument("recipe", nargs="?", help="name of a recipe, or path of a Python file")
+    parser.add_argument(
+        "arguments", nargs=argparse.REMAINDER, help="options of the recipe; --help there shows them"
+    )
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """`--arguments` of a model that is named by a function."""
+    parser.add_argument(
+        "--arguments", type=json_object, default={}, help="of that function, as JSON: '{\"classes\": 3}'"
+    )
+
+
 def _add_trained(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("trained", help="folder of save_trained, or a Lightning checkpoint (.ckpt)")
     parser.add_argument(
-        "--model", help="for a checkpoint: its float network, module:function or smp:Architecture/encoder"
+        "--model", help="for a checkpoint: its float network, module:function or Architecture/encoder"
     )
-    parser.add_argument(
-        "--arguments", type=json.loads, default={}, help="of that function, as JSON: '{\"classes\": 3}'"
-    )
+    add_arguments(parser)
 
 
 def _add_reading(parser: argparse.ArgumentParser, limit: int | None) -> None:

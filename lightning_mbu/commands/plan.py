@@ -17,10 +17,9 @@ def run(options: Any, console: Console) -> int:
     """`mbu plan`; its JSON is the plan, which `MBUQuantize(plan=file)` reads, and the verdict under a key of its own."""
     if options.threads < 1 or options.size < 1 or options.channels < 1:
         raise ValueError("--threads, --size and --channels must all be at least 1.")
-    masked = options.masked if options.masked in ("all", "none") else float(options.masked)
-    model = find_model(options.model)
+    model = find_model(options.model, options.arguments)
     example = torch.empty(1, options.channels, options.size, options.size)
-    plan = make_plan(model, example, masked=masked, order=options.order)
+    plan = make_plan(model, example, masked=options.masked, order=options.order)
     if not options.json:
         console.print(plan)
     verdict = None

@@ -56,7 +56,7 @@ def read_trained(
     if model is None:
         raise ValueError(
             f"{path} is a checkpoint, which holds weights and no network. Name the float one that was trained: "
-            "--model module:function or --model smp:Unet/resnet34."
+            "--model module:function or --model Unet/resnet34."
         )
     return _from_checkpoint(checkpoint, model, arguments or {})
 

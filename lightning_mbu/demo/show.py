@@ -13,10 +13,9 @@ from rich.table import Table
 from torch import nn
 
 from ..atomic import write_atomically
-from ..benchmark import COMPILED
-from ..comparison import PACKED_COMPILED
+from ..comparison import COMPILED, PACKED_COMPILED
 from ..deploy import save
-from ..report import Curve, PhaseBand, PictureRow, ReportTable, write_report
+from ..report import Curve, LayerBar, Pareto, ParetoPoint, PhaseBand, PictureRow, ReportTable, write_report
 from ..schedule import Phases
 from ..timing import conditions, ratio
 from .data import standardise
@@ -153,6 +152,20 @@ def training_curves(float_epochs: list[dict[str, float]], networks: list[OneBit]
     ]
 
 
+def pareto(outcome: Outcome) -> Pareto:
+    """Dice of the test images against latency, every network eager and compiled."""
+    points = [
+        ParetoPoint(f"U-Net, {name}", outcome.timings[name].median, scores["dice"], False)
+        for name, scores in outcome.float_scores.items()
+    ]
+    for network in outcome.networks:
+        for name, scores in network.scores.items():
+            label = f"{network.title}, {name}"
+            points.append(ParetoPoint(label, outcome.timings[label].median, scores["dice"], True))
+    size = outcome.settings.size
+    return Pareto(points, "Dice", f"Test images, {size}x{size} pixels, width {outcome.settings.width}.")
+
+
 @torch.no_grad()
 def pictures(outcome: Outcome, network: OneBit) -> list[PictureRow]:
     """A few test images, evenly spread, with both networks' masks."""
@@ -207,6 +220,8 @@ def write(outcome: Outcome, output: Path) -> None:
         tables=tables,
         curves=training_curves(outcome.float_epochs, outcome.networks),
         pictures=pictures(outcome, best),
+        pareto=pareto(outcome),
+        layers=[LayerBar(x.name, x.kind, x.zeros, x.bytes, x.output) for x in best.verification.layers],
         conditions={**comparison.conditions, **trained},
     )
     write_atomically(output / "results.json", json.dumps(results(outcome), indent=1).encode())

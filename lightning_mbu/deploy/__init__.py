@@ -1,4 +1,12 @@
-"""From a trained model to packed bits: convert -> verify -> save / load."""
+"""From a trained model to packed bits: convert -> verify -> save / load.
+
+Raises:
+    RuntimeError: on import, where this install has no kernels.
+"""
+
+from mbu_ops._library import require
+
+require()
 
 from .convert import convert as convert
 from .export import export as export

@@ -46,8 +46,8 @@ def convert(
 
     Raises:
         TypeError: `example_input` is not a float32 tensor.
-        ValueError: another `stream_dtype`, no quantized layer, a layer that is not fully quantized, NaN or infinite
-            values, or an input that the model does not accept.
+        ValueError: another `stream_dtype`, no quantized layer, a layer that is not fully quantized, values that are
+            NaN, infinite or not float32, or an input that the model does not accept.
     """
     if stream_dtype not in ("float32", "bfloat16"):
         raise ValueError(f"stream_dtype={stream_dtype!r}; it must be 'float32' or 'bfloat16'.")
@@ -113,6 +113,11 @@ def _checked_layers(model: nn.Module) -> dict[str, QuantizedConvolution]:
             "layer.weight_gate.fill_(1)."
         )
     for name, tensor in model.state_dict().items():
+        if tensor.is_floating_point() and tensor.dtype != torch.float32:
+            raise ValueError(
+                f"{name!r} is {tensor.dtype}; a packed network repeats float32 arithmetic. Call "
+                "convert(model.float(), example_input), and verify against the same model."
+            )
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise ValueError(
                 f"{name!r} has NaN or infinite values; no threshold can be found for them. "

@@ -63,7 +63,7 @@ def _export_package(packed: PackedModel, example_input: Tensor, path: Path) -> N
         raise ValueError(
             f"a .pt2 package runs on the CPU and the model is on {packed.device}. Use model.cpu()."
         )
-    program = _program(packed.graph_module, example_input, packed.input_spec.multiple)
+    program = exported_program(packed, example_input)
     torch._inductor.aoti_compile_and_package(
         program,
         package_path=str(path),
@@ -105,6 +105,15 @@ def _sizes(multiple: int) -> Iterator[dict[int, Any]]:
             3: factor * width if factor > 1 else width,
         }
     yield {0: batch}
+
+
+def exported_program(packed: PackedModel, example_input: Tensor) -> ExportedProgram:
+    """What a `.pt2` package is compiled from: batch, height and width free where the network allows it.
+
+    Raises:
+        ValueError: the model cannot be exported with such an input.
+    """
+    return _program(packed.graph_module, example_input, packed.input_spec.multiple)
 
 
 def _program(module: nn.Module, example_input: Tensor, multiple: int) -> ExportedProgram:

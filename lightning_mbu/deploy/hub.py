@@ -9,7 +9,9 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from huggingface_hub import ModelCard, ModelCardData, ModelHubMixin, hf_hub_download
+from huggingface_hub import ModelCard, ModelHubMixin, hf_hub_download
+
+from ..cards import TAGS, card_data, metrics_text, plan_table
 
 if TYPE_CHECKING:
     from .packed import PackedModel
@@ -43,12 +45,10 @@ fast = torch.compile(model)
 | layer | becomes | channels | kernel | zeros |
 |---|---|---|---|---|
 {{ layers }}
-"""
+{{ plan }}"""
 
 
-class PackedHubMixin(
-    ModelHubMixin, library_name="lightning-mbu", tags=["semantic-segmentation", "masked-binary"]
-):
+class PackedHubMixin(ModelHubMixin, library_name="lightning-mbu", tags=TAGS):
     """`save_pretrained(folder)`, `from_pretrained(folder or repository)` and `push_to_hub(repository)`."""
 
     def save_pretrained(self, save_directory: str | Path, **options: Any) -> str | None:  # type: ignore[override]
@@ -56,11 +56,12 @@ class PackedHubMixin(
 
         Args:
             save_directory: folder, made if it does not exist.
-            options: `metrics` (a dict) and `dataset` (a name) for the model card; the rest as in
+            options: `metrics` (a dict), `dataset` (a name) and `plan` (of the trained network, `plan_of(model)`:
+                also shows what stayed float, and why) for the model card; the rest as in
                 `huggingface_hub.ModelHubMixin.save_pretrained`, such as `push_to_hub=True`.
         """
         card = dict(options.pop("model_card_kwargs", None) or {})
-        card.update({name: options.pop(name) for name in ("metrics", "dataset") if name in options})
+        card.update({name: options.pop(name) for name in ("metrics", "dataset", "plan") if name in options})
         return super().save_pretrained(save_directory, model_card_kwargs=card, **options)
 
     def _save_pretrained(self, save_directory: Path) -> None:
@@ -95,7 +96,7 @@ class PackedHubMixin(
         return load(path)
 
     def generate_model_card(self, *arguments: Any, **facts: Any) -> ModelCard:
-        """The README: how to load, metrics, data set, and what every layer became."""
+        """The README: how to load, metrics, data set, what every layer became, and the plan where it is given."""
         from .files import packed_size
 
         packed = cast("PackedModel", self)
@@ -107,17 +108,17 @@ class PackedHubMixin(
             channels = f"{sum(layer.segments)} -> {weight.shape[0]}"
             rows.append(f"| {layer.name} | {layer.kind} | {channels} | {kernel} | {zeros} |")
         kinds = [layer.kind for layer in packed.layers]
-        metrics = facts.get("metrics")
+        plan = facts.get("plan")
         return ModelCard.from_template(
-            ModelCardData(library_name="lightning-mbu", pipeline_tag="image-segmentation",
-                          tags=["semantic-segmentation", "masked-binary"]),
+            card_data(),
             template_str=_CARD,
             title=facts.get("title", "Packed segmentation network"),
             counts=f"{kinds.count('masked')} masked and {kinds.count('binary')} binary convolutions",
             size=f"{packed_size(packed):,}",
             channels=packed.input_spec.channels,
             multiple=packed.input_spec.multiple,
-            metrics=f"```json\n{json.dumps(metrics, indent=2)}\n```" if metrics else "Not given.",
+            metrics=metrics_text(facts.get("metrics")),
             dataset=facts.get("dataset", "Not given."),
             layers="\n".join(rows),
+            plan="" if plan is None else f"\n## Plan\n{plan_table(plan)}\n",
         )  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import warnings
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,7 @@ def _add_common(parser: argparse.ArgumentParser, output: str) -> None:
     add("--epochs", type=int, help="of every network; 12 if not given")
     add("--width", type=int, default=16, help="channels of the first level")
     add("--shortcuts", action="store_true", help="real-valued shortcuts in every network")
+    add("--json", action="store_true", help="print every run as JSON")
 
 
 def _optuna() -> None:
@@ -75,12 +77,14 @@ def study(options: argparse.Namespace, console: Console) -> int:
 
     chosen: dict[str, Any] = {field.name: getattr(options, field.name) for field in fields(StudySettings)}
     try:
-        run_study(StudySettings(**{**chosen, "only": tuple(options.only)}), console)
+        found = run_study(StudySettings(**{**chosen, "only": tuple(options.only)}), console)
     except KeyboardInterrupt:
         console.print(
             f"Stopped. Finished networks are kept in {options.output}; the same command goes on from there."
         )
         return 130
+    if options.json:
+        print(json.dumps(found))
     return 0
 
 
@@ -104,4 +108,6 @@ def sweep(options: argparse.Namespace, console: Console) -> int:
     console.print(results.as_table(name, results.by_row(best), ("value", "test/dice", "test/iou", "minutes")))
     files = results.write(Path(options.output), name, {"choices": choices}, found)
     console.print(f"written: {', '.join(str(file) for file in files)}", highlight=False)
+    if options.json:
+        print(json.dumps(found))
     return 0

@@ -142,4 +142,6 @@ def run(options: Any, console: Any) -> int:
     console.print(table(options.study, results, settings))
     content = {"study": options.study, "settings": asdict(settings), "results": [asdict(x) for x in results]}
     write_atomically(options.output, json.dumps(content, indent=1).encode())
+    if options.json:
+        print(json.dumps(content))
     return 0

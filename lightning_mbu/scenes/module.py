@@ -1,4 +1,4 @@
-"""LitScenes: multi-class segmentation with the loss, the optimizer and the schedule of BiSegUNet."""
+"""LitScenes: segmentation into classes with the loss, the optimizer and the schedule of BiSegUNet, or of MBU-Net."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torchmetrics.classification import MulticlassConfusionMatrix
 
 from ..callback import MBUQuantize
+from ..demo.train import cell_metrics
 from ..schedule import Phases, warm_restart_cosine
 from ..scores import Scores, scores
 from .labels import IGNORE, label_map
@@ -22,12 +23,17 @@ class LitScenes(L.LightningModule):
     Where an `MBUQuantize` callback is in the Trainer, the learning rate restarts when its layers begin to switch and
     when the last one has; without one there is one cosine.
 
+    One thing before a background (two classes) is also scored as the MBU-Net paper's Table 1 does: Dice and IoU as means
+    over images, F1 over all pixels. The paper does not say how it averages; this is how its Dice and F1 can differ.
+
     Args:
         model: `[N, 3, H, W]` -> logits `[N, classes, H, W]`.
         dataset: sets the classes and their names.
         lr: peak learning rate.
         smoothing: share of the label that all classes divide among themselves (epsilon of Eq. 26).
         dice_weight: weight of the Dice loss; that of the cross-entropy is 1.
+        weight_decay: of Adam (MBU-Net: 1e-8).
+        cosine: False keeps the learning rate as it is (MBU-Net names no schedule).
     """
 
     def __init__(
@@ -37,16 +43,22 @@ class LitScenes(L.LightningModule):
         lr: float = 1e-3,
         smoothing: float = 0.1,
         dice_weight: float = 1.0,
+        weight_decay: float = 0.0,
+        cosine: bool = True,
     ):
         super().__init__()
         self.model = model
         self.lr = lr
         self.dice_weight = dice_weight
+        self.weight_decay = weight_decay
+        self.cosine = cosine
         self.names = label_map(dataset).names
         self.cross_entropy = nn.CrossEntropyLoss(ignore_index=IGNORE, label_smoothing=smoothing)
         self.dice_loss = DiceLoss("multiclass", ignore_index=IGNORE)
         self.confusion = MulticlassConfusionMatrix(len(self.names), ignore_index=IGNORE)
+        self.foreground = cell_metrics() if len(self.names) == 2 else None
         self.scores: Scores | None = None  # of the last validation or test
+        self.table1: dict[str, float] = {}  # of the last validation or test, where there are two classes
 
     def forward(self, x: Tensor) -> Tensor:
         return self.model(x)
@@ -60,7 +72,10 @@ class LitScenes(L.LightningModule):
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         images, classes = batch
-        self.confusion.update(self(images), classes)
+        logits = self(images)
+        self.confusion.update(logits, classes)
+        if self.foreground is not None:
+            self.foreground.update(logits.argmax(1), classes)
 
     def on_validation_epoch_end(self) -> None:
         self._log_scores("val")
@@ -71,14 +86,24 @@ class LitScenes(L.LightningModule):
     def on_test_epoch_end(self) -> None:
         self._log_scores("test")
 
+    def on_train_epoch_end(self) -> None:
+        self.log("lr", self.trainer.optimizers[0].param_groups[0]["lr"])
+
     def _log_scores(self, split: str) -> None:
         self.scores = scores(self.confusion.compute(), self.names)
         self.confusion.reset()
         values = {"miou": self.scores.miou, "dice": self.scores.mean_dice, "accuracy": self.scores.accuracy}
+        if self.foreground is not None:
+            means = {name: float(value) for name, value in self.foreground.compute().items()}
+            self.table1 = values = {**means, "f1": float(self.scores.dice[1])}
+            self.foreground.reset()
         self.log_dict({f"{split}/{name}": value for name, value in values.items()}, prog_bar=True)
 
     def configure_optimizers(self) -> Any:
-        optimizer = torch.optim.Adam(self.parameters(), lr=self.lr)
+        optimizer = torch.optim.Adam(self.parameters(), lr=self.lr, weight_decay=self.weight_decay)
+        if not self.cosine:
+            # A scheduler that does nothing: without one MBUQuantize would bring its own.
+            return [optimizer], [torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)]
         phases = next(
             (c.phases for c in self.trainer.callbacks if isinstance(c, MBUQuantize)),  # type: ignore[attr-defined]
             Phases(),

@@ -12,16 +12,23 @@ import lightning as L
 import torch
 from lightning.pytorch.cli import LightningCLI
 from rich import print
+from rich.console import Console
 from torch import nn
 from torch.utils.data import DataLoader
 from torchmetrics.classification import MulticlassConfusionMatrix
 
 from ..callback import MBUQuantize
-from ..deploy import convert, save, verify
+from ..demo.train import EpochLog
+from ..deploy import PackedModel, Verification, convert, save, verify
+from ..report import ReportTable, write_report
 from ..scores import Scores, scores
+from ..timing import conditions
+from ..training_log import Epochs, curves
 from .data import SceneData
 from .labels import IGNORE
+from .layouts import SPLITS
 from .module import LitScenes
+from .page import layer_bars, pictures
 from .trees import write_tree
 
 _SMOKE = {  # smallest sizes, on a generated data set
@@ -29,24 +36,47 @@ _SMOKE = {  # smallest sizes, on a generated data set
     "trainer.accelerator": "cpu", "trainer.enable_progress_bar": False,
 }  # fmt: skip
 
+_CARDS = {"dice": "Dice, mean over images", "iou": "IoU, mean over images", "f1": "F1 of all pixels"}
 
-def run_recipe(dataset: str, defaults: dict[str, Any], arguments: list[str] | None = None) -> None:
+# What `--preset` names beside a recipe's own defaults. mbunet: Table A.1 of the MBU-Net paper for its quantized networks
+# (Adam; the momentum of 0.9 is that of RMSprop, which trains the float ones), its network, and images as they are.
+PRESETS: dict[str, dict[str, Any]] = {
+    "mbunet": {
+        "model.model": {"class_path": "lightning_mbu.models.MBUNet", "init_args": {"classes": 2, "width": 64}},
+        "model.lr": 1e-5, "model.weight_decay": 1e-8, "model.cosine": False, "model.smoothing": 0.0,
+        "data.batch_size": 2, "data.augment": False, "trainer.max_epochs": 30, "trainer.gradient_clip_val": 1.0,
+        "quantize.preset": "mbunet",
+    },
+}  # fmt: skip
+
+
+def run_recipe(
+    dataset: str,
+    defaults: dict[str, Any],
+    arguments: list[str] | None = None,
+    presets: dict[str, dict[str, Any]] | None = None,
+) -> None:
     """Trains, packs, proves, scores and saves; `--help` lists every setting.
 
     All settings are LightningCLI's: `--data.root`, `--model.lr`, `--trainer.max_epochs`, `--config file.yaml`.
-    Beside them, `--output` names the packed file and `--smoke` runs on a generated data set.
+    Beside them, `--output` names the packed file, `--smoke` runs on a generated data set, and `--preset` takes a paper's
+    settings in the place of the recipe's own.
 
     Args:
         dataset: name of the data set (`find_pairs`).
         defaults: LightningCLI settings by dotted name, of which the command line may overrule any.
         arguments: the command line; None takes that of the process.
+        presets: names in `PRESETS` that `--preset` offers, each with what this data set adds to it.
 
     Raises:
-        SystemExit: the packed network differs from the trained one; nothing is saved then.
+        SystemExit: the data set is missing or half extracted, or the packed network differs from the trained one;
+            nothing is saved then.
     """
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument("--output", default=f"{dataset}.mbu")
     parser.add_argument("--smoke", action="store_true")
+    if presets:
+        parser.add_argument("--preset", choices=sorted(presets))
     options, rest = parser.parse_known_args(arguments)
     with tempfile.TemporaryDirectory() as folder:
         # Both name the data set, so that a configuration file is complete without the recipe.
@@ -54,6 +84,8 @@ def run_recipe(dataset: str, defaults: dict[str, Any], arguments: list[str] | No
             "data.dataset": dataset, "model.dataset": dataset, "trainer.logger": False,
             "trainer.enable_checkpointing": False, **defaults,
         }  # fmt: skip
+        if name := getattr(options, "preset", None):
+            settings |= {**PRESETS[name], **(presets or {})[name]}
         if options.smoke:
             network = settings["model.model"]
             narrow = {**network, "init_args": {**network["init_args"], "width": 16}}
@@ -84,9 +116,20 @@ class _Command(LightningCLI):
 
 
 def _train_and_pack(module: LitScenes, data: SceneData, trainer: L.Trainer, output: Path) -> None:
+    try:  # every split, before hours of training and not after
+        for split in SPLITS:
+            data.split(split)
+        if not output.absolute().parent.is_dir():
+            raise FileNotFoundError(f"the folder of --output {output} does not exist; create it.")
+    except (FileNotFoundError, ValueError) as error:
+        raise SystemExit(str(error)) from None
+    log = EpochLog("", Console(), printing=False)
+    trainer.callbacks.append(log)  # type: ignore[attr-defined] - behind MBUQuantize, whose numbers it keeps
     trainer.fit(module, data)
     trainer.test(module, data, verbose=False)
     print(module.scores)
+    if module.table1:
+        print("as in Table 1: " + ", ".join(f"{name} {value:.3f}" for name, value in module.table1.items()))
     network = module.model.cpu().eval()
     images = next(iter(data.test_dataloader()))[0][:4]
     packed = convert(network, images[:1])
@@ -95,6 +138,34 @@ def _train_and_pack(module: LitScenes, data: SceneData, trainer: L.Trainer, outp
     if not check.ok:
         raise SystemExit("the packed network differs from the trained one; it was not saved")
     print(f"saved {save(packed, output)}")
+    print(f"report {_write_page(module, data, packed, check, log.epochs, output.with_suffix('.html'))}")
+
+
+def _write_page(
+    module: LitScenes, data: SceneData, packed: PackedModel, check: Verification, epochs: Epochs, output: Path
+) -> Path:
+    """Scores, curves, pictures and layers of a run; `mbu report` adds speed."""
+    assert module.scores is not None
+    cards = [(_CARDS[name], f"{value:.3f}") for name, value in module.table1.items()] or [
+        ("mIoU", f"{module.scores.miou:.1%}")
+    ]
+    cards += [("wrong bits", str(check.mismatches)), ("size", f"{check.packed_bytes / 1e6:.3f} MB"),
+              ("smaller than float", f"{check.float_bytes / check.packed_bytes:.1f}x")]  # fmt: skip
+    classes = ReportTable(
+        "Classes of the test images", ("class", "IoU", "Dice", "share of pixels"), module.scores.rows(),
+        "Scored by the trained network; the packed one computes the same bits. Speed: mbu report.",
+    )  # fmt: skip
+    height, width = data.size
+    settings = {
+        "data": f"{data.dataset}, {height}x{width}, {len(data.split('train'))} training and "
+        f"{len(data.split('test'))} test images",
+        "epochs": len(epochs), "batch size": data.batch_size, "learning rate": module.lr,
+    }  # fmt: skip
+    return write_report(
+        output, title=output.stem, summary=cards, tables=[classes], curves=curves(epochs),
+        pictures=pictures(packed, data.split("test")), layers=layer_bars(packed),
+        conditions={**settings, **conditions(torch.device("cpu"), torch.get_num_threads())},
+    )  # fmt: skip
 
 
 @torch.no_grad()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,16 @@ import torch
 from torch import nn
 
 from ..atomic import write_atomically
-from ..benchmark import COMPILED, compare
-from ..comparison import Comparison
+from ..benchmark import compare
+from ..comparison import COMPILED, Comparison
 from ..deploy.packed import PackedModel
 from ..operations import Operations, count_operations
-from ..report import ReportTable, write_report
+from ..report import ClassPictureRow, Pareto, ParetoPoint, PictureRow, ReportTable, write_report
 from ..scores import Scores
+from ..training_log import Epochs, curves, read_log
+from . import page
 from .data import SceneData
+from .labels import label_map
 from .recipe import score_network
 
 
@@ -32,6 +36,8 @@ class SceneReport:
         file_bytes: size of the packed file.
         speed: latencies of the packed and the float network, side by side; one image per call.
         size: height and width of the images, pixels.
+        packed: the network.
+        pictures: test images with what it says.
     """
 
     scores: Scores
@@ -40,6 +46,29 @@ class SceneReport:
     file_bytes: int
     speed: Comparison
     size: tuple[int, int]
+    packed: PackedModel
+    pictures: Sequence[PictureRow | ClassPictureRow] = ()
+
+    @property
+    def score(self) -> str:
+        """The one that networks of this data set are compared by: Dice of the foreground, or mIoU."""
+        return "dice" if len(self.scores.names) == 2 else "miou"
+
+    def pareto(self, others: Sequence[ParetoPoint]) -> Pareto:
+        """This network, compiled and not, among `others`."""
+        value = float(self.scores.dice[1]) if self.score == "dice" else self.scores.miou
+        own = [
+            ParetoPoint(name, timing.median, value, True)
+            for name, timing in self.speed.timings.items()
+            if name.startswith("packed")
+        ]
+        names = {"dice": "Dice of the foreground", "miou": "mIoU"}
+        note = (
+            "Other networks come from the files that --compare names, with the conditions stated there."
+            if others
+            else ""
+        )
+        return Pareto([*own, *others], names[self.score], note)
 
     def fps(self, name: str) -> float:
         """Images per second of a candidate of `speed`, from its median time."""
@@ -87,7 +116,8 @@ class SceneReport:
         """Plain types, for JSON; classes without a score are None."""
         return {
             "size": list(self.size),
-            "miou": self.scores.miou, "dice": self.scores.mean_dice, "accuracy": self.scores.accuracy,
+            "miou": self.scores.miou, "accuracy": self.scores.accuracy,
+            "dice": float(self.scores.dice[1]) if self.score == "dice" else self.scores.mean_dice,
             "classes": {
                 name: None if math.isnan(iou) else iou
                 for name, iou in zip(self.scores.names, self.scores.iou.tolist(), strict=True)
@@ -125,11 +155,20 @@ def report(
         path.stat().st_size,
         speed,
         (data.size[0], data.size[1]),
+        packed,
+        page.pictures(packed, data.split("test")),
     )
 
 
-def write(found: SceneReport, name: str, output: Path) -> Path:
-    """Writes the page `output` and the same as JSON beside it; returns the page."""
+def write(
+    found: SceneReport, name: str, output: Path, others: Sequence[ParetoPoint] = (), epochs: Epochs = ()
+) -> Path:
+    """Writes the page `output` and the same as JSON beside it; returns the page.
+
+    Args:
+        others: networks to compare with.
+        epochs: what was logged in training.
+    """
     summary = [
         ("mIoU", f"{found.scores.miou:.1%}"), ("Dice", f"{found.scores.mean_dice:.1%}"),
         ("pixel accuracy", f"{found.scores.accuracy:.1%}"),
@@ -138,7 +177,11 @@ def write(found: SceneReport, name: str, output: Path) -> Path:
     ]  # fmt: skip
     write_atomically(output.with_suffix(".json"), json.dumps(found.to_dict(), indent=1).encode())
     conditions = {**found.speed.conditions, "images": f"one per call, {found.size[0]}x{found.size[1]}"}
-    return write_report(output, title=name, summary=summary, tables=found.tables(), conditions=conditions)
+    return write_report(
+        output, title=name, summary=summary, tables=found.tables(), conditions=conditions,
+        pareto=found.pareto(others), layers=page.layer_bars(found.packed), pictures=found.pictures,
+        curves=curves(epochs),
+    )  # fmt: skip
 
 
 def run(options: Any, console: Any) -> int:
@@ -147,10 +190,15 @@ def run(options: Any, console: Any) -> int:
     from ..model_names import find_model
 
     torch.manual_seed(0)
+    epochs = read_log(options.log) if options.log else ()
+    score = "dice" if label_map(options.dataset).classes == 2 else "miou"
+    others = [point for path in options.compare for point in page.read_points(path, score)]
     data = SceneData(options.dataset, options.root, size=tuple(options.size), batch_size=1, workers=0)
     model = find_model(options.model, options.arguments)
     found = report(options.packed, load(options.packed), model, data, options.threads, options.repeats)
     console.print(found.scores)
     console.print(found.speed.table())
-    console.print(f"Report: {write(found, options.packed.name, options.output)}")
+    console.print(f"Report: {write(found, options.packed.name, options.output, others, epochs)}")
+    if options.json:
+        print(json.dumps(found.to_dict()))
     return 0

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from ..demo.nuclei import SPLITS, split_of
 from .labels import DATASETS, IGNORE, label_map
 
 _BLOCKS = 6  # coloured rectangles per image
@@ -39,7 +41,7 @@ def write_tree(dataset: str, root: str | Path, size: tuple[int, int] = (64, 96),
     """Writes a small data set below `root`.
 
     Args:
-        dataset: `"cityscapes"`, `"voc"` (with SBD), `"ade20k"` or `"camvid"`.
+        dataset: a name that `find_pairs` knows; `"voc"` comes with SBD, `"nuclei"` in its original layout.
         root: made where it is missing.
         size: height and width in pixels.
         images: per split.
@@ -50,18 +52,33 @@ def write_tree(dataset: str, root: str | Path, size: tuple[int, int] = (64, 96),
     Raises:
         ValueError: an unknown data set.
     """
-    table = label_map(dataset).table
-    # Every class, and one value without a class: a border, something else, unlabelled.
-    stored = np.append(
-        np.flatnonzero(table != IGNORE), np.flatnonzero(table == IGNORE)[-1 if dataset == "voc" else 0]
-    )
+    stored = _stored(dataset)
     rng = np.random.default_rng(list(DATASETS).index(dataset))
     root = Path(root)
-    writer = {"cityscapes": _cityscapes, "voc": _voc, "ade20k": _ade20k, "camvid": _camvid}[dataset]
-    for split in ("train", "val", "test") if dataset == "camvid" else ("train", "val"):
+    writer = {
+        "cityscapes": _cityscapes, "voc": _voc, "ade20k": _ade20k, "camvid": _camvid,
+        "carvana": _carvana, "isic": _isic, "nuclei": _nuclei,
+    }[dataset]  # fmt: skip
+    for split in ("train", "val") if dataset in ("cityscapes", "voc", "ade20k") else SPLITS:
         scenes = [generate_scene(stored, size, rng) for _ in range(images)]
         writer(root, split, scenes)
     return root
+
+
+def _stored(dataset: str) -> np.ndarray:
+    """Label values to draw from: every class, and one value without a class (a border, something else, unlabelled)."""
+    table = label_map(dataset).table
+    if IGNORE not in table:
+        return np.array([0, 1 if dataset == "carvana" else 255])
+    return np.append(
+        np.flatnonzero(table != IGNORE), np.flatnonzero(table == IGNORE)[-1 if dataset == "voc" else 0]
+    )
+
+
+def _names(prefix: str, split: str, count: int) -> list[str]:
+    """`count` names that the hash of `split_of` puts into `split`."""
+    numbered = (f"{prefix}{number:03d}" for number in itertools.count())
+    return list(itertools.islice((name for name in numbered if split_of(name) == split), count))
 
 
 def _save(path: Path, array: np.ndarray) -> None:
@@ -122,3 +139,26 @@ def _camvid(root: Path, split: str, scenes: list[tuple[np.ndarray, ...]]) -> Non
         _save(root / f"{split}annot" / name, labels)
         lines.append(f"/SegNet/CamVid/{split}/{name} /SegNet/CamVid/{split}annot/{name}")
     _write(root / f"{split}.txt", lines)
+
+
+def _carvana(root: Path, split: str, scenes: list[tuple[np.ndarray, ...]]) -> None:
+    (car,) = _names("car", split, 1)
+    for view, (image, labels) in enumerate(scenes, 1):
+        _save(root / "train" / f"{car}_{view:02d}.jpg", image)
+        _save(root / "train_masks" / f"{car}_{view:02d}_mask.gif", labels)
+
+
+def _isic(root: Path, split: str, scenes: list[tuple[np.ndarray, ...]]) -> None:
+    name = {"train": "Training", "val": "Validation", "test": "Test"}[split]
+    for index, (image, labels) in enumerate(scenes):
+        _save(root / f"ISIC2018_Task1-2_{name}_Input" / f"ISIC_{index:07d}.jpg", image)
+        _save(root / f"ISIC2018_Task1_{name}_GroundTruth" / f"ISIC_{index:07d}_segmentation.png", labels)
+
+
+def _nuclei(root: Path, split: str, scenes: list[tuple[np.ndarray, ...]]) -> None:
+    for name, (image, labels) in zip(_names("image", split, len(scenes)), scenes, strict=True):
+        folder = root / "stage1_train" / name
+        _save(folder / "images" / f"{name}.png", image)
+        left = np.arange(labels.shape[1]) < labels.shape[1] // 2
+        for number, part in enumerate((labels * left, labels * ~left)):  # one file per nucleus
+            _save(folder / "masks" / f"{number}.png", part)

@@ -92,6 +92,26 @@ def weight_layout() -> str:
     return next(kernel.layout for kernel in cpu_kernels() if kernel.selected)
 
 
+def serving_kernel(device: str = "cpu") -> str:
+    """What runs one-bit convolutions on ``device``, by the name that ``mbu doctor`` shows.
+
+    Args:
+        device: ``"cpu"``, or ``"cuda"`` with or without an index; 0 without.
+
+    Raises:
+        RuntimeError: if this install has no kernels, or there is no such device.
+    """
+    kind, _, index = device.partition(":")
+    if kind == "cpu":
+        return _selected_name()
+    from .cuda import cuda_devices, driver  # opens the driver
+
+    found = [card for card in cuda_devices() if card.index == int(index or 0)] if kind == "cuda" else []
+    if not found:
+        raise RuntimeError(f"there is no device {device!r}: {driver()[2] or 'use cpu or cuda:0'}.")
+    return ", ".join(found[0].families) or "float operations of torch"
+
+
 @contextmanager
 def use_cpu_kernel(name: str) -> Iterator[None]:
     """Uses kernel ``name`` inside the block, in every thread. For tests and benchmarks.

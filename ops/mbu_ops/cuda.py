@@ -69,6 +69,11 @@ class CudaDevice:
     routes: dict[str, str]
     refusals: dict[str, str]
 
+    @property
+    def families(self) -> list[str]:
+        """The convolution kernels that may run on it, by family."""
+        return sorted({name.rpartition("__")[2] for name in self.routes if name.startswith("conv2d")})
+
 
 @functools.cache
 def _functions() -> ctypes.CDLL:

@@ -59,9 +59,8 @@ def _gpus() -> list[dict[str, Any]]:
     usable = torch.cuda.is_available()
     devices = []
     for device in cuda.cuda_devices():
-        families = sorted({name.rpartition("__")[2] for name in device.routes if name.startswith("conv2d")})
         tested = self_test(f"cuda:{device.index}") if usable else None
-        devices.append({**vars(device), "families": families, "self_test": tested})
+        devices.append({**vars(device), "families": device.families, "self_test": tested})
     return devices
 
 

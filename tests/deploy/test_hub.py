@@ -33,25 +33,40 @@ def test_a_packed_model_and_its_card(packed, tmp_path):
         "image-segmentation",
     ):
         assert words in card, words
+    assert "## Plan" not in card
     loaded = PackedModel.from_pretrained(folder)
     images = torch.randn(2, 3, 32, 48)
     assert torch.equal(loaded(images), packed(images))
 
 
-def test_pushing_sends_the_folder(packed, monkeypatch):
+def test_a_card_with_the_plan(packed, tmp_path):
+    plan = make_plan(MBUNet(width=8), torch.zeros(1, 3, 32, 32))
+    packed.save_pretrained(tmp_path, plan=plan)
+    card = (tmp_path / "README.md").read_text()
+    assert "| stem.conv1 | stem | float | 0.2 | first executed layer: reads the image |" in card
+    assert f"{plan.one_bit_share:.1%} of the multiply-adds" in card and "Not given." in card
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    """What would be sent to the Hub, as name -> bytes."""
     sent = {}
     monkeypatch.setattr(
-        "huggingface_hub.hub_mixin.HfApi.create_repo",
+        "huggingface_hub.HfApi.create_repo",
         lambda self, repo_id, **o: type("R", (), {"repo_id": repo_id}),
     )
     monkeypatch.setattr(
-        "huggingface_hub.hub_mixin.HfApi.upload_folder",
+        "huggingface_hub.HfApi.upload_folder",
         lambda self, folder_path, **o: sent.update(
             {path.name: path.stat().st_size for path in folder_path.iterdir()}
         ),
     )
+    return sent
+
+
+def test_pushing_sends_the_folder(packed, hub):
     packed.push_to_hub("someone/net")
-    assert set(sent) == {"README.md", "config.json", "model.mbu"} and all(sent.values())
+    assert set(hub) == {"README.md", "config.json", "model.mbu"} and all(hub.values())
 
 
 def test_a_trained_smp_model_and_its_plan(tmp_path):
@@ -60,7 +75,12 @@ def test_a_trained_smp_model_and_its_plan(tmp_path):
     model = smp.Unet("resnet18", **options)
     images = torch.randn(1, 3, 32, 32)
     prepare(model, make_plan(model, images), scale=False).eval()
-    folder = save_trained(model, tmp_path / "net", {"scale": False}, metrics={"iou": 0.5})
+    folder = save_trained(model, tmp_path / "net", {"scale": False}, metrics={"iou": 0.5}, dataset="spots")
+    card = (folder / "README.md").read_text()
+    for words in ("load_trained(", "convert(model, torch.zeros(1, 3, 32, 32))", '"iou": 0.5', "spots", "image-segmentation",
+                  "| encoder.conv1 | stem | float |", "smp alone cannot read it"):  # fmt: skip
+        assert words in card, words
+    assert "smp.from_pretrained" not in card
     loaded = load_trained(folder)
     assert plan_of(loaded) == plan_of(model)
     expected = model.state_dict()
@@ -82,3 +102,23 @@ def test_a_float_smp_checkpoint_is_a_start(tmp_path):
     prepare(start, make_plan(start, torch.zeros(1, 3, 64, 64)))
     trained = start.state_dict()
     assert all(torch.equal(trained[name], value) for name, value in model.state_dict().items())
+
+
+def test_a_trained_model_goes_to_the_hub_and_back(tmp_path, hub, monkeypatch):
+    model = smp.Unet("resnet18", encoder_depth=3, decoder_channels=(32, 16, 16), encoder_weights=None)
+    prepare(model, make_plan(model, torch.zeros(1, 3, 32, 32))).eval()
+    (tmp_path / "README.md").write_text("my own words")
+    save_trained(model, tmp_path, repo_id="someone/net", private=True)
+    assert set(hub) == {"README.md", "config.json", "model.safetensors", "mbu.json"} and all(hub.values())
+    assert (tmp_path / "README.md").read_text() == "my own words"
+    monkeypatch.setattr("lightning_mbu.pretrained.snapshot_download", lambda *a, **o: str(tmp_path))
+    images = torch.randn(1, 3, 32, 32)
+    with torch.no_grad():
+        assert torch.equal(load_trained("someone/net")(images), model(images))
+
+
+@pytest.mark.parametrize("place", ["no/such/folder", "someone/net"])
+def test_what_is_neither_folder_nor_repository(place, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(FileNotFoundError, match=f"{place} is no folder here, and no repository"):
+        load_trained(place)

@@ -28,6 +28,13 @@ class Block(nn.Module):
         return self.activation(self.norm(self.conv(x)))
 
 
+class ActivatedNorm(nn.BatchNorm2d):
+    """Norm and activation in one, in place, as `InPlaceABN` of smp's `decoder_use_norm="inplace"` has them."""
+
+    def forward(self, x):
+        return nn.functional.leaky_relu_(super().forward(x), 0.01)
+
+
 class OwnUNet(nn.Module):
     """A user's own U-Net, with the pieces that tests exchange."""
 
@@ -55,6 +62,8 @@ NETWORKS = {
     "scse attention": lambda: unet(decoder_attention_type="scse"),
     "bilinear": lambda: unet(decoder_interpolation="bilinear"),
     "auxiliary head": lambda: unet(aux_params={"classes": 4, "dropout": 0.1}),
+    "norm and activation in one": lambda: OwnUNet(nn.Identity, norm=ActivatedNorm),
+    "no norm, scse attention": lambda: unet(decoder_use_norm=False, decoder_attention_type="scse"),
     "four channels in, sigmoid out": lambda: unet(in_channels=4, classes=3, activation="sigmoid"),
     "ReLU in place": lambda: OwnUNet(lambda: nn.ReLU(inplace=True)),
     "LeakyReLU": lambda: OwnUNet(nn.LeakyReLU),
@@ -151,6 +160,11 @@ def test_channels_last_computes_the_same():
     last = images.to(memory_format=torch.channels_last)
     assert verify(model, packed, last).mismatches == 0
     assert torch.equal(packed(images), packed(last))
+
+
+def test_what_smp_cannot_run_itself_is_said():
+    with pytest.raises(ValueError, match="does not run on an example input.*normalized_shape"):
+        make_plan(unet(decoder_use_norm="layernorm"), torch.empty(1, 3, 32, 32))
 
 
 def test_subclassed_convolutions_are_judged_by_what_they_compute():

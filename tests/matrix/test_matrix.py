@@ -1,7 +1,7 @@
-"""Every smp architecture and encoder, all the way: plan, train, convert, verify, save, load, compile.
+"""Every smp architecture and encoder, all the way: plan, train, convert, verify, save, load, compile, export.
 
-`make test` takes the pairs marked quick in pairs.txt, `make matrix` (MBU_MATRIX=all) every one, and notes what it
-finds in docs/results/models.json (MBU_MATRIX_RESULTS).
+`make test` takes the cases marked quick in pairs.txt, `make matrix` (MBU_MATRIX=all) every one, and notes what it
+finds in docs/results/models.json (MBU_MATRIX_RESULTS) and docs/models.md.
 """
 
 import json
@@ -13,46 +13,51 @@ from pathlib import Path
 
 import lightning as L
 import pytest
-import segmentation_models_pytorch as smp
 import torch
 from torch import nn
 
 from lightning_mbu import MBUQuantize, convert, load, save, verify
+from lightning_mbu.deploy.export import exported_program
 
-PAIRS = [
-    line.split() for line in (Path(__file__).parent / "pairs.txt").read_text().splitlines() if line[:1] != "#"
-]
-CHOSEN = [p for p in PAIRS if os.environ.get("MBU_MATRIX") == "all" or "quick" in p]
+from .cases import Case, read_cases
+from .table import models_page
+
+DOCS = Path(__file__).parents[2] / "docs"
+CASES = read_cases()
+CHOSEN = [case for case in CASES if case.quick or os.environ.get("MBU_MATRIX") == "all"]
 
 
 class Segmenter(L.LightningModule):
-    def __init__(self, model: nn.Module, size: int):
+    def __init__(self, model: nn.Module, case: Case):
         super().__init__()
-        self.model, self.size = model, size
-        self.example_input_array = torch.zeros(1, 3, size, size)
+        self.model, self.case = model, case
+        self.example_input_array = torch.zeros(1, case.options.get("in_channels", 3), case.size, case.size)
 
     def training_step(self, batch, batch_idx):
         images, masks = batch
-        return nn.functional.binary_cross_entropy_with_logits(self.model(images), masks)
+        losses = []
+        for logits in _all(self.model(images)):  # a network with a classification head returns two tensors
+            wanted = masks if logits.dim() == 4 else masks.mean((1, 2, 3)).unsqueeze(1)
+            losses.append(
+                nn.functional.binary_cross_entropy_with_logits(logits, wanted.expand_as(logits).contiguous())
+            )
+        return torch.stack(losses).sum()
 
     def configure_optimizers(self):
         return torch.optim.Adam(self.parameters(), lr=1e-3)
 
     def train_dataloader(self):
-        images = torch.randn(4, 3, self.size, self.size)
+        images = torch.randn(4, *self.example_input_array.shape[1:])
         masks = (images.mean(1, keepdim=True) > 0).float()
         return torch.utils.data.DataLoader(torch.utils.data.TensorDataset(images, masks), batch_size=2)
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning", "ignore::DeprecationWarning")
-@pytest.mark.parametrize("line", CHOSEN, ids=[p[0] for p in CHOSEN])
-def test_pair(line, tmp_path):
-    pair, size = line[0], int(line[1])
+@pytest.mark.parametrize("case", CHOSEN, ids=[case.name for case in CHOSEN])
+def test_case(case, tmp_path):
     start = time.perf_counter()
-    architecture, encoder = pair.split("/")
-    options = {"dynamic_img_size": True} if "vit" in encoder else {}
-    model = getattr(smp, architecture)(encoder, encoder_weights=None, **options)
-    module, quantizer = Segmenter(model, size), MBUQuantize()
+    model = case.build()
+    module, quantizer = Segmenter(model, case), MBUQuantize()
     before = {name: value.clone() for name, value in model.named_parameters()}
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -69,37 +74,67 @@ def test_pair(line, tmp_path):
     )
 
     model.eval()
-    images = torch.randn(2, 3, size, size)
+    shape = module.example_input_array.shape[1:]
+    images = torch.randn(2, *shape)
     packed = convert(model, images)
     check = verify(model, packed, images)
     assert check.mismatches == 0 and check.at_rounding == 0, str(check)
     assert check.output_difference <= 1e-4
-    other = torch.randn(1, 3, size + 32, size + 64)
+    # Odd sizes where the network takes any, else multiples of what it halves.
+    step = 32 if packed.input_spec.multiple > 1 else 27
+    other = torch.randn(1, shape[0], case.size + step, case.size + 2 * step)
     with torch.no_grad():
-        found = packed(images)
-        assert torch.allclose(packed(other), model(other), atol=1e-4)
-        assert torch.equal(load(save(packed, tmp_path / "net.mbu"))(images), found)
+        found = _all(packed(images))
+        _close(packed(other), model(other))
+        assert all(map(torch.equal, _all(load(save(packed, tmp_path / "net.mbu"))(images)), found))
         # Inductor takes half a minute for a network; for most, that torch.compile sees one whole graph must do.
-        backend = "inductor" if "quick" in line else "aot_eager"
-        compiled = torch.compile(packed, backend=backend, fullgraph=True)
-        assert torch.allclose(compiled(images), found, atol=1e-4)
-    torch.compiler.reset()
-    _note(pair, {
-        "size": size, "share": plan.one_bit_share, "layers": len(plan.quantized), "bits_out": sum(x.fused for x in packed.layers),
+        backend = "inductor" if case.quick else "aot_eager"
+        _close(torch.compile(packed, backend=backend, fullgraph=True)(images), found)
+        program = exported_program(packed, images).module()
+        _close(program(images), found)
+        free = not any(n.op == "placeholder" and _fixed(n.meta["val"]) for n in program.graph.nodes)
+        if free:
+            whole = torch.randn(3, shape[0], case.size + 64, case.size + 32)
+            _close(program(whole), packed(whole))
+    _note(case, {
+        "size": case.size, "share": plan.one_bit_share, "layers": len(plan.quantized),
+        "bits_out": sum(x.fused for x in packed.layers), "bypassed": len(plan.bypassed) + len(plan.silenced),
         "float": dict(Counter(x.reason for x in plan.layers if x.kind == "float")), "other": plan.other_macs,
         "macs": sum(x.macs for x in plan.layers), "bits": sum(x.bits for x in check.layers), "wrong": check.mismatches,
         "rounded": check.at_rounding, "difference": check.output_difference, "float_bytes": check.float_bytes,
-        "packed_bytes": check.packed_bytes, "compiled": backend,
+        "packed_bytes": check.packed_bytes, "multiple": packed.input_spec.multiple, "compiled": backend,
+        "free_size": free,
     })  # fmt: skip
-    print(f"{pair}: {time.perf_counter() - start:.1f} s")
+    print(f"{case.name}: {time.perf_counter() - start:.1f} s")
 
 
-def _note(pair: str, facts: dict) -> None:
+def _all(output):
+    return output if isinstance(output, tuple | list) else (output,)
+
+
+def _close(found, expected):
+    assert all(torch.allclose(a, b, atol=1e-4) for a, b in zip(_all(found), _all(expected), strict=True))
+
+
+def _fixed(images) -> bool:
+    return all(isinstance(pixels, int) for pixels in images.shape[2:])
+
+
+def _note(case: Case, facts: dict) -> None:
     """Adds one row to the results, where they are wanted."""
     if path := os.environ.get("MBU_MATRIX_RESULTS"):
         rows = json.loads(Path(path).read_text()) if Path(path).exists() else {}
-        order = [p[0] for p in PAIRS]
-        rows = {name: row for name, row in {**rows, pair: facts}.items() if name in order}
-        Path(path).write_text(
-            json.dumps({name: rows[name] for name in sorted(rows, key=order.index)}, indent=1) + "\n"
-        )
+        rows = {**rows, case.name: facts}
+        known = {c.name: rows[c.name] for c in CASES if c.name in rows}
+        Path(path).write_text(json.dumps(known, indent=1) + "\n")
+
+
+def test_the_page_in_the_docs_shows_these_results():
+    """Written anew by `make matrix`; otherwise what is there must be what the results say."""
+    rows = json.loads((DOCS / "results/models.json").read_text())
+    cases = [case.name for case in CASES]
+    page = models_page(rows, cases)
+    if os.environ.get("MBU_MATRIX") == "all":
+        (DOCS / "models.md").write_text(page)
+    assert (DOCS / "models.md").read_text() == page, "run `make matrix`"
+    assert list(rows) == [name for name in cases if name in rows], "run `make matrix`"

@@ -34,7 +34,8 @@ def test_generated_trees_are_read(dataset, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "dataset, classes", [("cityscapes", 19), ("voc", 21), ("ade20k", 150), ("camvid", 11)]
+    "dataset, classes",
+    [("cityscapes", 19), ("voc", 21), ("ade20k", 150), ("camvid", 11)],
 )
 def test_label_maps(dataset, classes):
     labels = DATASETS[dataset]
@@ -111,6 +112,12 @@ def test_augmentation_keeps_image_and_labels_together(tmp_path):
     ("ade20k", "ADEChallengeData2016/annotations", "annotations/validation is missing"),
     ("ade20k", "ADEChallengeData2016/images/validation/*", "no images of its val split"),
     ("camvid", "val.txt", "the list .*val.txt is missing.*SegNet"), ("camvid", "valannot", "2 of the 4 files"),
+    ("carvana", "train_masks", "train_masks is missing.*train.zip and train_masks.zip"),
+    ("carvana", "train_masks/*_01_mask.gif", "1 of the 4 files .*_01_mask.gif"), ("carvana", "train/*_02.jpg", "1 of the 4 files"),
+    ("isic", "ISIC2018_Task1_Validation_GroundTruth", "GroundTruth is missing.*six archives of task 1"),
+    ("isic", "ISIC2018_Task1-2_Validation_Input/*0.jpg", "1 of the 4 files"),
+    ("nuclei", "stage1_train/*/masks/*", "2 of the 4 files .*half extracted"),
+    ("nuclei", "stage1_train", "No nuclei .*stage1_train"),
 ])  # fmt: skip
 def test_half_extracted(dataset, missing, words, tmp_path):
     root = write_tree(dataset, tmp_path, images=2)
@@ -118,6 +125,52 @@ def test_half_extracted(dataset, missing, words, tmp_path):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     with pytest.raises(FileNotFoundError, match=words):
         find_pairs(dataset, root, "val")
+
+
+@pytest.mark.parametrize(
+    "dataset, folder", [("carvana", "train"), ("isic", "ISIC2018_Task1_Training_GroundTruth"), ("nuclei", "stage1_train")]
+)  # fmt: skip
+def test_an_archive_that_is_still_packed_is_named(dataset, folder, tmp_path):
+    root = write_tree(dataset, tmp_path, images=1)
+    shutil.rmtree(root / folder)
+    (root / f"{folder}.zip").touch()
+    with pytest.raises(FileNotFoundError, match=f"{folder}.zip is there: extract it"):
+        find_pairs(dataset, root, "train")
+
+
+def test_no_car_is_in_two_splits_and_all_are_in_one(tmp_path):
+    root = write_tree("carvana", tmp_path, images=2)
+    splits = {
+        name: {image.stem[:-3] for image, _ in find_pairs("carvana", root, name)}
+        for name in ("train", "val", "test")
+    }
+    assert [len(cars) for cars in splits.values()] == [1, 1, 1] and len(set().union(*splits.values())) == 3
+    assert len(list((root / "train").glob("*.jpg"))) == 6
+
+
+def test_nuclei_as_published():
+    folder = SHARED / "nuclei"
+    if not folder.is_dir():
+        pytest.skip("no nuclei: set MBU_DATA to the folder that holds them")
+    original, merged = (
+        find_pairs("nuclei", folder / name, "train") for name in ("original_layout", "merged256")
+    )
+    image, masks = original[0]
+    assert masks.is_dir() and set(np.unique(read_labels(masks))) == {0, 255}
+    with Image.open(image) as opened:
+        assert read_labels(masks).shape == opened.size[::-1]
+    assert len(merged) > len(original) and merged[0][1].is_file()
+
+
+def test_augmentation_can_be_left_out_and_can_turn(tmp_path):
+    root = str(write_tree("nuclei", tmp_path, size=(32, 32), images=1))
+    common = {"size": (32, 32), "workers": 0, "smallest_crop": 1.0}
+    plain = SceneData("nuclei", root, **common, augment=False).split("train")
+    turned = SceneData("nuclei", root, **common, turns=True).split("train")
+    image, classes = plain[0]
+    assert all(torch.equal(plain[0][0], image) for _ in range(3))
+    found = {turned[0][1].numpy().tobytes() for _ in range(40)}
+    assert classes.T.contiguous().numpy().tobytes() in found and len(found) > 4
 
 
 def test_wrong_arguments(tmp_path):

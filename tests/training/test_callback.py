@@ -1,4 +1,3 @@
-import lightning as L
 import pytest
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -7,9 +6,9 @@ from lightning.pytorch.loggers import CSVLogger
 from torch import nn
 
 from lightning_mbu import MBUQuantize, Plan, make_plan
+from lightning_mbu.absorbed import AbsorbedActivation
 from lightning_mbu.layers import QuantizedConvolution
-from lightning_mbu.models import MBUNet
-from lightning_mbu.prepare import AbsorbedActivation, quantized_layers
+from lightning_mbu.prepare import quantized_layers
 
 
 class GateLog(Callback):
@@ -66,45 +65,6 @@ def test_training_learns_and_all_layers_are_quantized(tiny, trainer):
     assert changed == set(before)
     assert sum(isinstance(m, QuantizedConvolution) for m in tiny.model.modules()) == 21
     assert sum(isinstance(m, AbsorbedActivation) for m in tiny.model.modules()) == 21
-
-
-class StopAt(Callback):
-    """Ends the run the hard way in the middle of an epoch."""
-
-    def __init__(self, step):
-        self.step = step
-
-    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-        if trainer.global_step == self.step:
-            raise KeyError("crash")
-
-
-@pytest.mark.filterwarnings(
-    "ignore:Be aware that when using .ckpt_path"
-)  # the crash callbacks are not resumed
-@pytest.mark.parametrize("crash_at", [4, 8, 12], ids=["float", "incremental", "quantized"])
-def test_resume_in_any_phase_equals_an_uninterrupted_run(tiny, trainer, tmp_path, crash_at, one_thread):
-
-    def start():
-        L.seed_everything(3, verbose=False)
-        model = MBUNet(width=8, shortcuts=True)  # has learned thresholds, calibrated when a layer switches
-        return type(tiny)(model), MBUQuantize(float_share=0.375, incremental_share=0.25, regularizer=1e-4)
-
-    module, quantizer = start()
-    trainer(quantizer).fit(module)
-    expected = module.state_dict()
-
-    module, quantizer = start()
-    checkpoints = ModelCheckpoint(tmp_path, every_n_train_steps=1, save_top_k=-1, filename="{step}")
-    with pytest.raises(KeyError, match="crash"):
-        trainer(quantizer, checkpoints, StopAt(crash_at + 1), enable_checkpointing=True).fit(module)
-    module, quantizer = start()
-    run = trainer(quantizer)
-    run.fit(module, ckpt_path=tmp_path / f"step={crash_at}.ckpt", weights_only=True)
-    assert run.global_step == 16
-    found = module.state_dict()
-    assert found.keys() == expected.keys()
-    assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
 def test_checkpoint_of_another_plan_is_refused(tiny, trainer, tmp_path):

@@ -12,7 +12,6 @@ from lightning.pytorch.callbacks import (
     WeightAveraging,
 )
 from lightning.pytorch.strategies import SingleDeviceStrategy
-from lightning.pytorch.tuner import Tuner
 from torch import nn
 
 from lightning_mbu import (
@@ -188,17 +187,6 @@ def test_a_run_limited_by_time(tiny, trainer, limit):
     options = {"max_time": seconds} if limit == "trainer" else {}
     trainer(quantizer, *timer, epochs=-1, **options).fit(tiny)
     assert quantizer.phase == "quantized" and all_quantized(tiny.model)
-
-
-def test_tuner_leaves_the_phases_as_they_were(tiny, trainer):
-    quantizer = MBUQuantize(**PHASED)
-    run = trainer(quantizer, epochs=4)
-    expected = {name: p.clone() for name, p in tiny.model.named_parameters()}
-    found = Tuner(run).lr_find(tiny, num_training=4, min_lr=1e-4, max_lr=1e-2, update_attr=False)
-    assert len(found.results["lr"]) >= 4
-    assert all(torch.equal(dict(tiny.model.named_parameters())[n], value) for n, value in expected.items())
-    run.fit(tiny)
-    assert all_quantized(tiny.model)
 
 
 def test_several_optimizers_each_see_the_regularizer_once(tiny, trainer):

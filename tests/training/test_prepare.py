@@ -5,7 +5,7 @@ import segmentation_models_pytorch as smp
 import torch
 from torch import nn
 
-from lightning_mbu import make_plan, prepare, summary
+from lightning_mbu import make_plan, prepare
 from lightning_mbu.models import MBUNet
 from lightning_mbu.models.unet import match_channels
 from lightning_mbu.prepare import quantized_layers
@@ -83,18 +83,6 @@ def test_shared_modules_stay_shared():
     model = Twice()
     prepare(model, make_plan(model, torch.empty(1, 3, 16, 16)))
     assert model.a is model.b and len(list(quantized_layers(model))) == 1
-
-
-def test_summary_counts_bits():
-    model, x = MBUNet(width=8), torch.empty(1, 3, 32, 32)
-    before = summary(model, (1, 3, 32, 32))
-    assert before.one_bit_macs == 0 and all(layer.bits == 32 for layer in before.layers)
-    prepare(model, make_plan(model, x))
-    after = summary(model, (1, 3, 32, 32))
-    assert after.one_bit_macs + after.float_macs == before.float_macs
-    assert {layer.kind: layer.bits for layer in after.layers} == {"float": 32, "masked": 2, "binary": 1}
-    assert all(0.2 < layer.zeros < 0.5 for layer in after.layers if layer.kind == "masked")
-    assert "GMAC one-bit" in str(after)
 
 
 def test_shortcuts_fit_channels():

@@ -4,6 +4,9 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
+
+#include "torch/sharing.h"
 
 namespace mbu {
 namespace {
@@ -17,12 +20,27 @@ struct Work {
   void* context;
   int64_t count, piece;
   std::atomic<int64_t> next{0};
+  int64_t own = 0;       // what the calling thread did,
+  double own_end = 0.0;  // and when it found nothing left
 };
 
-void take_pieces(int64_t, int64_t, void* context) {
+double now() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+void take_pieces(int64_t thread, int64_t, void* context) {
   Work& work = *static_cast<Work*>(context);
-  for (int64_t i; (i = work.next.fetch_add(work.piece, std::memory_order_relaxed)) < work.count;)
-    work.function(i, std::min(i + work.piece, work.count), work.context);
+  int64_t done = 0;
+  for (int64_t i; (i = work.next.fetch_add(work.piece, std::memory_order_relaxed)) < work.count;) {
+    const int64_t end = std::min(i + work.piece, work.count);
+    work.function(i, end, work.context);
+    done += end - i;
+  }
+  // The caller takes the first place of torch's pool.
+  if (thread == 0) {
+    work.own = done;
+    work.own_end = now();
+  }
 }
 
 }  // namespace
@@ -32,9 +50,16 @@ int num_threads() {
 }
 
 void parallel_range(int64_t count, int64_t grain, RangeFunction function, void* context) {
+  thread_local Sharing sharing;
+  const double start = now();
+  if (!sharing.pays(start)) return function(0, count, context);
   const int64_t threads = std::min<int64_t>(num_threads(), (count + grain - 1) / grain);
   Work work{function, context, count, std::max(grain, count / (threads * kPiecesPerThread))};
   STABLE_TORCH_ERROR_CODE_CHECK(torch_parallel_for(0, threads, 1, take_pieces, &work));
+  const double end = now();
+  if (work.own == 0) return;  // the others were faster; nothing tells how long one piece takes
+  const double own = work.own_end - start;
+  sharing.add(own * (count - work.own) / work.own, end - work.own_end, end);
 }
 
 }  // namespace mbu

@@ -1,0 +1,41 @@
+"""mbu summary: every layer of a float, a trained or a packed network."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from ..model_names import find_model
+from ..plan import make_plan
+from ..prepare import plan_of, prepare
+from ..pretrained import PLAN_NAME, load_trained
+from ..summary import summary
+
+
+def run(options: Any, console: Console) -> int:
+    """`mbu summary`."""
+    if min(options.size, options.channels) < 1:
+        raise ValueError("--size and --channels must both be at least 1.")
+    path = Path(options.model)
+    trained = (path / PLAN_NAME).is_file()
+    if path.exists() and path.suffix != ".py" and not trained:
+        # Needs the kernels; the others do not.
+        from ..deploy.contents import contents
+        from .trained import read_packed
+
+        found: Any = contents(read_packed(path))
+    else:
+        model = load_trained(path) if trained else find_model(options.model, options.arguments)
+        shape = (1, options.channels, options.size, options.size)
+        if options.one_bit and plan_of(model) is None:
+            prepare(model, make_plan(model, torch.empty(shape)))
+        found = summary(model, shape)
+    if options.json:
+        print(json.dumps(found.to_dict()))
+    else:
+        console.print(found)
+    return 0

@@ -1,0 +1,40 @@
+// Whether to share work among threads, judged by what sharing brought lately. Where another process occupies
+// a core, the thread there may be kept from running in the middle of a piece of work, and the others wait for
+// it: sharing may then cost more than it brings, and whoever shares should stop for a while.
+#pragma once
+#include <algorithm>
+
+namespace mbu {
+
+class Sharing {
+ public:
+  // Whether the next work should be shared. Times in seconds, from any fixed moment.
+  bool pays(double now) const { return now >= alone_until_; }
+
+  // gained: what the other threads did, in seconds of the caller; waited: what the caller then waited for
+  // them.
+  void add(double gained, double waited, double now) {
+    gained_ = kKeep * gained_ + gained;
+    waited_ = kKeep * waited_ + waited;
+    if (++calls_ < kFewest) return;
+    if (waited_ > gained_) {
+      alone_until_ = now + pause_;
+      pause_ = std::min(2 * pause_, kLongest);
+      gained_ = waited_ = 0;
+      calls_ = 0;
+    } else if (calls_ >= kTrusted) {
+      pause_ = kShortest;
+    }
+  }
+
+ private:
+  static constexpr double kKeep = 0.98;  // of the past at every call: the last fifty count, about a network
+  static constexpr int kFewest = 50;     // calls before a judgement
+  static constexpr int kTrusted = 300;  // calls without a complaint after which the next pause is short again
+  static constexpr double kShortest = 0.1, kLongest = 2;  // seconds of working alone
+
+  double gained_ = 0, waited_ = 0, alone_until_ = 0, pause_ = kShortest;
+  int calls_ = 0;
+};
+
+}  // namespace mbu
