@@ -33,6 +33,7 @@ def find_tool(name: str) -> str | None:
 CUOBJDUMP = find_tool("cuobjdump")
 IMAGES = cuda_images()
 MACHINE_CODE = [image for image in IMAGES if image.target.startswith("sm_")]
+WITH_CUTLASS = any(image.stem.startswith("gemm/") for image in IMAGES)
 pytestmark = [
     pytest.mark.skipif(CUOBJDUMP is None, reason="no cuobjdump, on the path or with triton"),
     pytest.mark.skipif(not IMAGES, reason="this library was built without nvcc: it carries no images"),
@@ -43,6 +44,11 @@ def dump(path: Path, *options: str) -> str:
     done = subprocess.run([str(CUOBJDUMP), *options, str(path)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def products_of(code: str) -> set[str]:
+    """The tensor-core instructions in a disassembly."""
+    return set(re.findall(r"\b[BHIDQ]?G?MMA\.[A-Z0-9.]+", code))
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +64,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[CudaImage, Path]:
 def test_every_target_of_every_kernel_is_in_the_library() -> None:
     carried = {(image.stem, image.target) for image in IMAGES}
     for kernel in cuda_kernels():
+        if kernel.stem.startswith("gemm/") and not WITH_CUTLASS:
+            continue
         for target in kernel.targets:
             name = target if "_" in target else f"sm_{target}"
             assert (kernel.stem, name) in carried, f"{kernel.name} lacks {name}"
@@ -76,17 +84,28 @@ def test_convolutions_use_the_instruction_that_is_meant(family: str, files: dict
     assert found
     for image in found:
         code = dump(files[image], "-sass", "-fun", f"conv2d_32x32_bits_v4__{family}")
-        products = set(re.findall(r"\b[BHIDQ]?G?MMA\.[A-Z0-9.]+", code))
+        products = products_of(code)
         assert products == {INSTRUCTIONS[family]}, f"{image.target}: {products}"
 
 
-def test_images_hold_their_kernels_and_convolutions_do_not_spill(files: dict[CudaImage, Path]) -> None:
+@pytest.mark.skipif(not WITH_CUTLASS, reason="this library was built without cutlass_library")
+def test_products_of_cutlass_use_the_instruction_that_is_meant(files: dict[CudaImage, Path]) -> None:
+    found = [image for image in MACHINE_CODE if image.stem.startswith("gemm/gemm_64x64__")]
+    assert {image.target for image in found} == {"sm_75", "sm_80", "sm_86", "sm_87", "sm_89", "sm_90a"}
+    for image in found:
+        products = products_of(dump(files[image], "-sass"))
+        assert products == {INSTRUCTIONS[image.stem.rpartition("__")[2]]}, f"{image.target}: {products}"
+        calls = set(re.findall(r"__cuda_sm\w+", dump(files[image], "-elf")))
+        assert all(KNOWN_CALLS.match(call) for call in calls), calls
+
+
+def test_images_hold_their_kernels_and_products_do_not_spill(files: dict[CudaImage, Path]) -> None:
     def check(image: CudaImage) -> list[str]:
         usage = dump(files[image], "-res-usage")
         rows = re.findall(r"Function (\w+):\s+REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)", usage)
         names = {kernel.name for kernel in cuda_kernels() if kernel.stem == image.stem}
-        convolution = image.stem.startswith("conv2d")
-        wrong = [f"{image.target} {row}" for row in rows if convolution and row[2:] != ("0", "0")]
+        product = image.stem.startswith(("conv2d", "gemm"))
+        wrong = [f"{image.target} {row}" for row in rows if product and row[2:] != ("0", "0")]
         if {row[0] for row in rows} != names:
             wrong.append(f"{image.stem} {image.target} holds {sorted(row[0] for row in rows)}")
         return wrong
