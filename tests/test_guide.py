@@ -118,6 +118,8 @@ def run_line(line, monkeypatch):
             assert first in NOT_OURS, f"{command}: no rule runs this; write one, or name the test that does"
 
 
+# Lightning says that it logs to CSV where TensorBoard is not installed.
+@pytest.mark.filterwarnings("ignore:Starting from v1.9.0")
 @pytest.mark.parametrize("page", [p for p in PAGES if blocks(p)], ids=lambda p: str(p.relative_to(ROOT)))
 def test_page(page, folder, monkeypatch, capsys):
     monkeypatch.chdir(folder)

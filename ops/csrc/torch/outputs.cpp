@@ -9,6 +9,9 @@
 #if defined(__linux__)
 #include <sys/mman.h>
 #endif
+#if defined(__GLIBC__)
+#include <malloc.h>
+#endif
 
 #include "torch/check.h"
 
@@ -69,6 +72,9 @@ class Blocks {
   void clear() {
     const std::lock_guard<std::mutex> lock(mutex_);
     drop([](const Block&) { return true; });
+#if defined(__GLIBC__)
+    malloc_trim(0);  // a block may lie in the heap, whose free pages stay with the process otherwise
+#endif
   }
 
  private:
