@@ -3,12 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Self
 
 import torch
 from torch import Tensor, nn
 
 
-class PackedConv2d(nn.Module):
+class _Packed(nn.Module):
+    """Planes of a weight, the layout of them that the kernel in use reads, and what comes before and after."""
+
+    def __init__(self, planes: Tensor, threshold: Tensor | None, scale: Tensor | None, bias: Tensor | None):
+        super().__init__()
+        self.threshold: Tensor | None
+        self.scale: Tensor | None
+        self.bias: Tensor | None
+        self.register_buffer("planes", planes)
+        self.register_buffer("tiles", torch.ops.mbu.tile_weight(planes), persistent=False)
+        self.register_buffer("threshold", threshold)
+        self.register_buffer("scale", scale)
+        self.register_buffer("bias", bias)
+
+    def _apply(self, fn: Callable[..., Tensor], recurse: bool = True) -> Self:
+        before = self.tiles.device
+        super()._apply(fn, recurse)
+        if self.tiles.device != before and self.tiles.device.type != "meta":
+            self.tiles = torch.ops.mbu.tile_weight(self.planes)  # each device reads a layout of its own
+        return self
+
+
+class PackedConv2d(_Packed):
     """A convolution, or transposed convolution, with packed weights that binarizes its own input.
 
         y = scale * dot(sign(x - threshold), weight) + bias
@@ -42,27 +65,12 @@ class PackedConv2d(nn.Module):
         transposed: bool = False,
         output_padding: Sequence[int] = (0, 0),
     ):
-        super().__init__()
+        super().__init__(planes, threshold, scale, bias)
         _, self.out_channels, *kernel_size, _ = planes.shape
         self.in_channels, self.thresholds_per_channel = in_channels, thresholds_per_channel
         self.kernel_size = kernel_size
         self.stride, self.padding, self.dilation = list(stride), list(padding), list(dilation)
         self.transposed, self.output_padding = transposed, list(output_padding)
-        self.threshold: Tensor | None
-        self.scale: Tensor | None
-        self.bias: Tensor | None
-        self.register_buffer("planes", planes)
-        self.register_buffer("tiles", torch.ops.mbu.tile_weight(planes), persistent=False)
-        self.register_buffer("threshold", threshold)
-        self.register_buffer("scale", scale)
-        self.register_buffer("bias", bias)
-
-    def _apply(self, fn: Callable[..., Tensor], recurse: bool = True) -> PackedConv2d:
-        before = self.tiles.device
-        super()._apply(fn, recurse)
-        if self.tiles.device != before and self.tiles.device.type != "meta":
-            self.tiles = torch.ops.mbu.tile_weight(self.planes)  # each device reads a layout of its own
-        return self
 
     def forward(self, x: Tensor) -> Tensor:
         """Float `[N, in_channels, H, W]` -> float32 `[N, OC, H', W']`."""
@@ -95,7 +103,7 @@ class PackedConv2d(nn.Module):
         return f"{kind}{self.in_channels}, {self.out_channels}, kernel_size={tuple(self.kernel_size)}"
 
 
-class PackedLinear(nn.Module):
+class PackedLinear(_Packed):
     """A linear layer with packed weights that binarizes its own input; otherwise as `PackedConv2d`.
 
     Args:
@@ -115,23 +123,8 @@ class PackedLinear(nn.Module):
         scale: Tensor | None = None,
         bias: Tensor | None = None,
     ):
-        super().__init__()
+        super().__init__(planes, threshold, scale, bias)
         self.in_features, self.out_features = in_features, planes.shape[1]
-        self.threshold: Tensor | None
-        self.scale: Tensor | None
-        self.bias: Tensor | None
-        self.register_buffer("planes", planes)
-        self.register_buffer("tiles", torch.ops.mbu.tile_weight(planes), persistent=False)
-        self.register_buffer("threshold", threshold)
-        self.register_buffer("scale", scale)
-        self.register_buffer("bias", bias)
-
-    def _apply(self, fn: Callable[..., Tensor], recurse: bool = True) -> PackedLinear:
-        before = self.tiles.device
-        super()._apply(fn, recurse)
-        if self.tiles.device != before and self.tiles.device.type != "meta":
-            self.tiles = torch.ops.mbu.tile_weight(self.planes)  # each device reads a layout of its own
-        return self
 
     def forward(self, x: Tensor) -> Tensor:
         """Float `[..., in_features]` -> float32 `[..., out_features]`."""
