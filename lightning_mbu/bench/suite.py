@@ -34,7 +34,7 @@ _CANDIDATES = (memory.PACKED, memory.FLOAT)
 
 
 def standard_jobs(base: Job) -> list[Job]:
-    """What `make bench` measures: MBUNet at two sizes, with a second thread and with shortcuts, two other U-Nets,
+    """What `make bench` measures: MBUNet at three sizes, with a second thread and with shortcuts, two other U-Nets,
     two of these held to AVX2 where the processor has more, its layers and its memory.
 
     Args:
@@ -45,6 +45,7 @@ def standard_jobs(base: Job) -> list[Job]:
     return [
         first,
         replace(first, size=512),
+        replace(first, size=64, rivals=False),
         replace(first, threads=2, kind="threads"),
         replace(base, model="mbunet-shortcuts"),
         replace(base, model="unet-classic"),

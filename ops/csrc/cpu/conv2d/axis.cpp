@@ -27,6 +27,16 @@ void plan_transposed(const AxisParams& p, int64_t remainder, AxisPhase& phase) {
   }
 }
 
+// A tap that meets no input from any output adds nothing where the padding is exact zeros: the outer columns
+// of a 3x3 kernel on an image one pixel wide, a dilation beyond the image.
+void drop_unseen_taps(const AxisParams& p, AxisPhase& phase) {
+  auto unseen = [&](const AxisTap& tap) {
+    const int64_t output = std::max<int64_t>(0, (-tap.offset + phase.step - 1) / phase.step);
+    return output >= phase.outputs || output * phase.step + tap.offset >= p.input;
+  };
+  phase.taps.erase(std::remove_if(phase.taps.begin(), phase.taps.end(), unseen), phase.taps.end());
+}
+
 void classify(const AxisParams& p, AxisPhase& phase) {
   const size_t taps = phase.taps.size();
   phase.first = phase.last = taps ? phase.taps[0].offset : 0;
@@ -72,6 +82,7 @@ void Axis::plan(const AxisParams& params) {
       plan_transposed(params, i, phase);
     else
       plan_conv(params, phase);
+    if (params.zero_padding) drop_unseen_taps(params, phase);
     classify(params, phase);
   }
 }

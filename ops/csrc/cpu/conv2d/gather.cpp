@@ -29,6 +29,11 @@ int64_t Gather::Part::row(int64_t y, int64_t height) const {
   return image.height == height ? y : nearest(y, row_scale, image.height);
 }
 
+bool Gather::Part::in_one_piece(int64_t height, int64_t width) const {
+  return image.height == height && image.width == width && image.stride_w == image.words &&
+         image.stride_h == width * image.words;
+}
+
 // Columns [begin, begin + count) of row y of the part, to pixels of `words` words.
 void Gather::Part::copy_row(int64_t n, int64_t y, int64_t begin, int64_t count, Word* to,
                             int64_t words) const {
@@ -80,6 +85,17 @@ void Gather::copy(int64_t n, int64_t y0, int64_t y1, int64_t x0, int64_t x1, Wor
   const int64_t inside = std::max<int64_t>(std::min(x1, width_) - begin, 0);
   const int64_t row_words = (x1 - x0) * words_;
   const auto first = part_.begin(), last = first + parts_;
+  if (parts_ == 1 && first->in_one_piece(height_, width_) && x0 == 0 && x1 == width_) {
+    const int64_t above = std::clamp<int64_t>(-y0, 0, y1 - y0);
+    const int64_t rows = std::max<int64_t>(std::min(y1, height_) - y0 - above, 0);
+    std::fill(to, to + above * row_words, Word{0});
+    if (rows > 0)
+      std::memcpy(to + above * row_words,
+                  first->image.data + n * first->image.stride_n + (y0 + above) * row_words,
+                  static_cast<size_t>(rows * row_words) * sizeof(Word));
+    std::fill(to + (above + rows) * row_words, to + (y1 - y0) * row_words, Word{0});
+    return;
+  }
   // Zeros go in run by run, the end of a row with the start of the next: narrow images have many.
   Word* zero = to;
   for (int64_t y = std::max<int64_t>(y0, 0); y < std::min(y1, height_) && inside > 0; ++y) {

@@ -25,6 +25,7 @@ class Gather {
     std::vector<int32_t> column;  // [width] of the part; empty: the same column
 
     int64_t row(int64_t y, int64_t height) const;
+    bool in_one_piece(int64_t height, int64_t width) const;
     void copy_row(int64_t n, int64_t y, int64_t begin, int64_t count, Word* to, int64_t words) const;
   };
 
