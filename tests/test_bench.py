@@ -159,9 +159,10 @@ def test_layers_of_a_network(monkeypatch):
 def test_standard_set_and_grid(monkeypatch):
     monkeypatch.setattr("lightning_mbu.bench.suite.instruction_sets", lambda: ["avx2", "avx512f"])
     jobs = suite.standard_jobs(Job("compare", ""))
-    assert [job.isa for job in jobs if job.kind == "compare"] == ["native"] * 5 + ["avx2"] * 2 and jobs[
-        2
-    ].kind == "threads"
+    compared = [job for job in jobs if job.kind == "compare"]
+    assert [job.isa for job in compared] == ["native"] * 6 + ["avx2"] * 2
+    assert {job.size for job in compared if job.model == "mbunet"} == {64, 256, 512}
+    assert sum(job.kind == "threads" for job in jobs) == 1
     assert {job.size for job in jobs if job.kind == "memory"} == {256, 1024}
     grid = suite.grid_jobs(Job("compare", ""), ["a", "b"], [64, 128], [1, 2], layers=True, memory=True)
     assert [[job.kind for job in grid].count(kind) for kind in ("compare", "layers", "memory")] == [8, 4, 8]

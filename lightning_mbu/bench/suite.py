@@ -42,9 +42,10 @@ def standard_jobs(base: Job) -> list[Job]:
     """
     first = replace(base, model="mbunet")
     older = ("mbunet", "unet-classic") if base.isa == "native" and "avx512f" in instruction_sets() else ()
-    return [
+    return [  # two at a time: what takes long to prepare comes early, lest it runs alone in the end
         first,
         replace(first, size=512),
+        *memory_jobs(first, (256, 1024)),
         replace(first, size=64, rivals=False),
         replace(first, threads=2, kind="threads"),
         replace(base, model="mbunet-shortcuts"),
@@ -52,7 +53,6 @@ def standard_jobs(base: Job) -> list[Job]:
         replace(base, model="unet-resnet34", size=512),
         *(replace(base, model=model, isa="avx2") for model in older),
         layers_job(first),
-        *memory_jobs(first, (256, 1024)),
     ]
 
 
