@@ -20,7 +20,7 @@ from mbu_ops.backends import release_memory
 
 from ..folding import fold_transposed
 from ..timing import TIMING
-from .models import twins
+from .models import float_model, twins
 
 FLOAT, PACKED = "float compiled", "packed compiled"
 _LONG_ENOUGH_S = 4.0  # of timing
@@ -41,7 +41,7 @@ def measure_memory(
     has gone before, so neither compiling nor laying out weights counts; weights are counted apart, by size.
 
     Args:
-        model: see `models.twins`.
+        model: see `models.float_model`.
         candidate: `FLOAT` or `PACKED`.
         size: height and width of the image, pixels.
         channels: of the image.
@@ -52,11 +52,13 @@ def measure_memory(
         Plain types: `peak_bytes` (None where this system cannot tell), `weight_bytes`, `ms`, `ns_per_pixel`.
     """
     report("building and packing")
-    float_model, _, packed = twins(model, channels)
     example = torch.randn(1, channels, size, size)
     with torch.no_grad():
-        network: nn.Module = packed if candidate == PACKED else fold_transposed(float_model, example)
-        del float_model, packed
+        network: nn.Module
+        if candidate == PACKED:
+            network = twins(model, channels)[2]
+        else:
+            network = fold_transposed(float_model(model, channels), example)
         report("compiling")
         compiled: Any = torch.compile(network)
         # Both as in `compare`: freezing is for the float network.

@@ -93,15 +93,20 @@ def settle(model: nn.Module, channels: int) -> nn.Module:
     return model.eval()
 
 
-def twins(name: str, channels: int) -> tuple[nn.Module, nn.Module, PackedModel]:
-    """The float network, its one-bit twin as training would leave it, and the packed twin.
+def float_model(name: str, channels: int) -> nn.Module:
+    """The float network, the same for every call.
 
     Args:
         name: a key of `MODELS`, or what `find_model` takes.
         channels: of the input images.
     """
     torch.manual_seed(0)
-    model = settle(find_model(MODELS.get(name, name)), channels)
+    return settle(find_model(MODELS.get(name, name)), channels)
+
+
+def twins(name: str, channels: int) -> tuple[nn.Module, nn.Module, PackedModel]:
+    """The float network, its one-bit twin as training would leave it, and the packed twin; see `float_model`."""
+    model = float_model(name, channels)
     example = torch.randn(1, channels, _SETTLING_SIZE, _SETTLING_SIZE)
     one_bit = copy.deepcopy(model)
     one_bit = settle(prepare(one_bit, make_plan(one_bit, example)), channels)

@@ -22,7 +22,7 @@ from .isa import has_vnni
 # without training add up; the limit catches another function, not rounding.
 INT8_TOLERANCE = 0.5
 FLOAT_TOLERANCE = 1e-3
-CALIBRATION_PIXELS = 4 * 256 * 256  # a range is the extreme of all pixels, in however many images
+CALIBRATION_PIXELS = 2 * 256 * 256  # a range is the extreme of all pixels, in however many images
 
 
 def calibration_images(example: Tensor) -> list[Tensor]:
@@ -94,8 +94,9 @@ def int8_compiled(model: nn.Module, example: Tensor, threads: int) -> Callable[[
 
 def rivals() -> list[Rival]:
     """Everything that may be able to run the float network here besides PyTorch in float."""
-    from . import runtimes
+    from .runtimes import Runtimes
 
+    runtimes = Runtimes()
     return [
         Rival("int8 PyTorch FX", int8_fx, INT8_TOLERANCE),
         Rival("int8 PyTorch compiled", int8_compiled, INT8_TOLERANCE),
