@@ -161,10 +161,12 @@ def test_standard_set_and_grid(monkeypatch):
     jobs = suite.standard_jobs(Job("compare", ""))
     compared = [job for job in jobs if job.kind == "compare"]
     assert [job.isa for job in compared] == ["native"] * 6 + ["avx2"] * 2
-    assert {job.size for job in compared if job.model == "mbunet"} == {64, 256, 512}
+    assert {job.size for job in compared if job.model == "mbunet"} == {"64x64", "256x256", "512x512"}
     assert sum(job.kind == "threads" for job in jobs) == 1
-    assert {job.size for job in jobs if job.kind == "memory"} == {256, 1024}
-    grid = suite.grid_jobs(Job("compare", ""), ["a", "b"], [64, 128], [1, 2], layers=True, memory=True)
+    assert {job.size for job in jobs if job.kind == "memory"} == {"256x256", "1024x1024"}
+    grid = suite.grid_jobs(
+        Job("compare", ""), ["a", "b"], ["64x64", "32x128"], [1, 2], layers=True, memory=True
+    )
     assert [[job.kind for job in grid].count(kind) for kind in ("compare", "layers", "memory")] == [8, 4, 8]
     assert all(job.threads == 1 for job in grid if job.kind != "compare")
 
@@ -216,7 +218,7 @@ def test_nothing_measured_is_an_error():
 def test_a_whole_job_in_a_process_of_its_own(monkeypatch):
     monkeypatch.chdir(Path(__file__).parents[1])
     steps: list[str] = []
-    job = Job("compare", TINY, size=32, repeats=2, budget_s=1.0, rivals=False)
+    job = Job("compare", TINY, size="32x64", repeats=2, budget_s=1.0, rivals=False)
     result = Comparison.from_dict(run_job(job, steps.append))
     assert {"float eager", "float compiled", "packed eager", "packed compiled"} <= set(result.timings)
     assert "verifying" in steps and steps[-1] == "timing"
@@ -228,7 +230,7 @@ def test_processes_that_fail_say_why(monkeypatch):
     with pytest.raises(JobFailed, match="'nonsense' names no model"):
         run_job(Job("compare", "nonsense"))
     with pytest.raises(JobFailed, match="unknown CPU kernel 'nope'"):
-        run_job(Job("compare", TINY, size=32, kernel="nope"))
+        run_job(Job("compare", TINY, size="32x64", kernel="nope"))
 
 
 def test_instruction_sets(monkeypatch):

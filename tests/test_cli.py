@@ -66,7 +66,7 @@ def test_doctor_lists_the_library(capsys):
     (["export", "no-such.mbu", "net.pt2", "--size", "0"], "--size 0 must be at least 1"),
     (["convert", "no-such.ckpt"], "there is no file or folder no-such.ckpt"),
     (["verify", "no-such.ckpt", "no-such.mbu", "no-such.png"], "there is no file or folder no-such.png"),
-    (["bench", "lightning_mbu.models:MBUNet", "--size", "0"], "must all be above 0"),
+    (["bench", "lightning_mbu.models:MBUNet", "--threads", "0"], "must all be above 0"),
     (["bench", "--plot", "plot.gif"], "must end in .svg or .png"), (["bench", "--json", "no/x.json"], "folder no does not exist"),
     (["study", "nothing", "--data", "x"], "study 'nothing' is unknown"), (["study", "pareto", "--data", "no-such"], "no-such"),
     (["sweep", "--data", "no-such", "--set", "lr"], "lr"), (["sweep", "--data", "no-such", "--set", "lr=1:2"], "no-such"),
@@ -87,7 +87,8 @@ def test_a_users_mistake_gets_one_line(arguments, words, capsys):
     (["plan", "x", "--masked", "most"], "'most' is no share between 0 and 1"),
     (["plan", "x", "--arguments", "width=8"], "is no JSON"), (["plan", "x", "--arguments", "[1]"], "is no JSON object such as"),
     (["plan", "x", "--size", "big"], "invalid int value"), (["ablation", "table1", "--root", "x"], "invalid choice"),
-    (["--print-completion", "fish shell"], "invalid choice"),
+    (["--print-completion", "fish shell"], "invalid choice"), (["bench", "x", "--size", "0"], "'0' is no image size"),
+    (["bench", "x", "--size", "64x"], "'64x' is no image size"), (["bench", "x", "--size", "1x2x3"], "'1x2x3' is no image size"),
 ])  # fmt: skip
 def test_wrong_usage_gets_status_2(arguments, words, capsys):
     with pytest.raises(SystemExit) as stopped:

@@ -24,7 +24,7 @@ class Job:
     Attributes:
         kind: `"compare"`, `"threads"`, `"layers"` or `"memory"`.
         model: a key of `models.MODELS`, or what `find_model` takes.
-        size: height and width of the image, pixels.
+        size: height x width of the image, pixels, as `"512x1024"`.
         threads: processor threads.
         channels: of the image.
         isa, kernel: see `isa.variables`.
@@ -36,7 +36,7 @@ class Job:
 
     kind: str
     model: str
-    size: int = 256
+    size: str = "256x256"
     threads: int = 1
     channels: int = 3
     isa: str = "native"
@@ -47,9 +47,15 @@ class Job:
     candidate: str = ""
 
     @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """Of the example: one image."""
+        height, width = self.size.split("x")
+        return 1, self.channels, int(height), int(width)
+
+    @property
     def title(self) -> str:
         """A few words for tables and the progress bar."""
-        words = f"{self.model}, {self.size}x{self.size}, {self.threads} thread{'s' * (self.threads > 1)}"
+        words = f"{self.model}, {self.size}, {self.threads} thread{'s' * (self.threads > 1)}"
         words += "" if self.isa == "native" else f", {self.isa}"
         return f"{words}, {self.candidate}" if self.candidate else words
 

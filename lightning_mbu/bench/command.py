@@ -23,7 +23,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("models", nargs="*", metavar="model", help="mbunet, mbunet-shortcuts, unet-resnet34, unet-classic, "
         "module:function or Architecture/encoder")  # fmt: skip
-    add("--size", type=int, nargs="+", default=[256], help="heights and widths of the image, pixels")
+    add("--size", type=image_size, nargs="+", default=["256x256"], metavar="SIZE",
+        help="of the image, pixels: 256, or height x width as 512x1024")  # fmt: skip
     add("--threads", type=int, nargs="+", default=[1], help="numbers of processor threads")
     add("--channels", type=int, default=3, help="channels of the image")
     add("--layers", action="store_true", help="also time every packed convolution by itself")
@@ -49,8 +50,8 @@ def run(options: argparse.Namespace, console: Console) -> int:
         FileNotFoundError: the folder of a file to write does not exist.
     """
     outputs = _outputs(options)
-    if min(*options.size, *options.threads, options.channels, options.repeats) < 1 or options.budget <= 0:
-        raise ValueError("--size, --threads, --channels, --repeats and --budget must all be above 0.")
+    if min(*options.threads, options.channels, options.repeats) < 1 or options.budget <= 0:
+        raise ValueError("--threads, --channels, --repeats and --budget must all be above 0.")
 
     from . import show, suite
     from .child import Job
@@ -77,6 +78,21 @@ def run(options: argparse.Namespace, console: Console) -> int:
     if options.json == "-":
         print(json.dumps(results))
     return 0
+
+
+def image_size(text: str) -> str:
+    """`512` or `512x1024` (height x width) -> `"512x512"`, `"512x1024"`.
+
+    Raises:
+        argparse.ArgumentTypeError: anything else.
+    """
+    sides = text.lower().split("x")
+    sides = sides * 2 if len(sides) == 1 else sides
+    if len(sides) != 2 or not all(side.isascii() and side.isdigit() and int(side) > 0 for side in sides):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no image size; give pixels above 0, as 256 or 512x1024 (height x width)"
+        )
+    return f"{int(sides[0])}x{int(sides[1])}"
 
 
 def _outputs(options: argparse.Namespace) -> list[tuple[str, Path]]:

@@ -8,7 +8,7 @@ import gc
 import resource
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +30,7 @@ _STATUS, _REFERENCES = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 def measure_memory(
     model: str,
     candidate: str,
-    size: int,
-    channels: int,
+    shape: Sequence[int],
     report: Callable[[str], Any] = lambda step: None,
     repeats: int = 3,
 ) -> dict[str, Any]:
@@ -43,8 +42,7 @@ def measure_memory(
     Args:
         model: see `models.float_model`.
         candidate: `FLOAT` or `PACKED`.
-        size: height and width of the image, pixels.
-        channels: of the image.
+        shape: of the example, `[1, C, H, W]`.
         report: is told each step.
         repeats: timed calls, fewer where they take long; the median counts.
 
@@ -52,7 +50,8 @@ def measure_memory(
         Plain types: `peak_bytes` (None where this system cannot tell), `weight_bytes`, `ms`, `ns_per_pixel`.
     """
     report("building and packing")
-    example = torch.randn(1, channels, size, size)
+    _, channels, height, width = shape
+    example = torch.randn(*shape)
     with torch.no_grad():
         network: nn.Module
         if candidate == PACKED:
@@ -74,11 +73,11 @@ def measure_memory(
     ms = statistics.median(times)
     return {
         "candidate": candidate,
-        "size": size,
+        "size": f"{height}x{width}",
         "peak_bytes": peak,
         "weight_bytes": sum(t.numel() * t.element_size() for t in _tensors(network)),
         "ms": ms,
-        "ns_per_pixel": 1e6 * ms / size**2,
+        "ns_per_pixel": 1e6 * ms / (height * width),
     }
 
 

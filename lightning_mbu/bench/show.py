@@ -177,7 +177,7 @@ def memory_rows(entries: Sequence[dict[str, Any]]) -> list[list[str]]:
     found = [entry["result"] for entry in entries if "result" in entry]
     return [
         [
-            result["candidate"], f"{result['size']}x{result['size']}",
+            result["candidate"], result["size"],
             "not known" if result["peak_bytes"] is None else f"{result['peak_bytes'] / 1e6:.0f} MB",
             f"{result['weight_bytes'] / 1e6:.1f} MB", f"{result['ms']:.1f}", f"{result['ns_per_pixel']:.0f}",
         ]

@@ -27,7 +27,7 @@ from . import memory
 from .child import Job, JobFailed, run_job
 from .turns import Turns
 
-SCHEMA = 2  # of the JSON; grows with every change that a reader would notice
+SCHEMA = 3  # of the JSON; grows with every change that a reader would notice
 _PACKAGES = ("onnxruntime", "openvino", "nncf", "torchao")
 KINDS = ("compare", "threads", "layers", "memory")
 _CANDIDATES = (memory.PACKED, memory.FLOAT)
@@ -44,13 +44,13 @@ def standard_jobs(base: Job) -> list[Job]:
     older = ("mbunet", "unet-classic") if base.isa == "native" and "avx512f" in instruction_sets() else ()
     return [  # two at a time: what takes long to prepare comes early, lest it runs alone in the end
         first,
-        replace(first, size=512),
-        *memory_jobs(first, (256, 1024)),
-        replace(first, size=64, rivals=False),
+        replace(first, size="512x512"),
+        *memory_jobs(first, ("256x256", "1024x1024")),
+        replace(first, size="64x64", rivals=False),
         replace(first, threads=2, kind="threads"),
         replace(base, model="mbunet-shortcuts"),
         replace(base, model="unet-classic"),
-        replace(base, model="unet-resnet34", size=512),
+        replace(base, model="unet-resnet34", size="512x512"),
         *(replace(base, model=model, isa="avx2") for model in older),
         layers_job(first),
     ]
@@ -58,12 +58,17 @@ def standard_jobs(base: Job) -> list[Job]:
 
 def quick_jobs(base: Job) -> list[Job]:
     """Every kind of measurement once, on small images: whether it works, not how fast it is."""
-    first = replace(base, model="mbunet", size=128, repeats=3, budget_s=3.0)
-    return [first, replace(first, threads=2, kind="threads"), layers_job(first), *memory_jobs(first, (128,))]
+    first = replace(base, model="mbunet", size="128x128", repeats=3, budget_s=3.0)
+    return [
+        first,
+        replace(first, threads=2, kind="threads"),
+        layers_job(first),
+        *memory_jobs(first, ("128x128",)),
+    ]
 
 
 def grid_jobs(
-    base: Job, models: Sequence[str], sizes: Sequence[int], threads: Sequence[int], layers: bool, memory: bool
+    base: Job, models: Sequence[str], sizes: Sequence[str], threads: Sequence[int], layers: bool, memory: bool
 ) -> list[Job]:
     """Every model at every size with every number of threads; layers and memory with the first number only."""
     jobs = [
@@ -84,7 +89,7 @@ def layers_job(like: Job) -> Job:
     return replace(like, kind="layers")
 
 
-def memory_jobs(like: Job, sizes: Sequence[int]) -> list[Job]:
+def memory_jobs(like: Job, sizes: Sequence[str]) -> list[Job]:
     """The memory of both candidates at each size."""
     return [
         replace(like, kind="memory", size=size, candidate=candidate)

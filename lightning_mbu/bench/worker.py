@@ -21,6 +21,7 @@ from mbu_ops.backends import cpu_kernels
 from ..benchmark import BFLOAT16, FAST_BFLOAT16, SLOW_BFLOAT16, Disagreement, Rival, compare
 from ..deploy import verify
 from ..timing import TIMING, instruction_sets
+from .child import Job
 from .isa import excluded
 from .layers import measure_layers
 from .memory import measure_memory
@@ -33,7 +34,7 @@ _VERIFY_SIZE = 64  # pixels: every layer and border class of a U-Net, in a secon
 
 def main() -> int:
     """Reads a job from standard input; see `child.run_job` for the other side."""
-    job = json.loads(sys.stdin.readline())
+    job = Job(**json.loads(sys.stdin.readline()))
     # Packages print to standard output as they please; the protocol has the descriptor to itself.
     protocol = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
@@ -47,7 +48,7 @@ def main() -> int:
         if step == TIMING:
             sys.stdin.readline()  # whoever measures at the moment ends first
 
-    torch.set_num_threads(job["threads"])
+    torch.set_num_threads(job.threads)
     try:
         say(result=_measure(job, report))
     except Disagreement as error:
@@ -57,27 +58,27 @@ def main() -> int:
     return 0
 
 
-def _measure(job: dict[str, Any], report: Any) -> dict[str, Any]:
+def _measure(job: Job, report: Any) -> dict[str, Any]:
     cpu_kernels()  # a kernel that is unknown or cannot run is told here, before anything depends on it
-    if job["kind"] == "memory":
-        return measure_memory(job["model"], job["candidate"], job["size"], job["channels"], report)
+    if job.kind == "memory":
+        return measure_memory(job.model, job.candidate, job.shape, report)
     report("building and packing")
-    model, one_bit, packed = twins(job["model"], job["channels"])
-    if job["kind"] == "layers":
+    model, one_bit, packed = twins(job.model, job.channels)
+    if job.kind == "layers":
         report(TIMING)
-        example = torch.randn(1, job["channels"], job["size"], job["size"])
-        return measure_layers(packed, example, job["repeats"])
-    if job["kind"] == "threads":
+        example = torch.randn(job.shape)
+        return measure_layers(packed, example, job.repeats)
+    if job.kind == "threads":
         report(TIMING)
-        example = torch.randn(1, job["channels"], job["size"], job["size"])
-        return {"states": measure_threads(packed, example, job["threads"], job["repeats"])}
+        example = torch.randn(job.shape)
+        return {"states": measure_threads(packed, example, job.threads, job.repeats)}
     report("verifying")
-    check = verify(one_bit, packed, torch.randn(1, job["channels"], _VERIFY_SIZE, _VERIFY_SIZE))
+    check = verify(one_bit, packed, torch.randn(1, job.channels, _VERIFY_SIZE, _VERIFY_SIZE))
     if not check.ok:
         raise Disagreement(
-            f"the packed {job['model']} differs from the trained one; nothing was timed.\n{check}"
+            f"the packed {job.model} differs from the trained one; nothing was timed.\n{check}"
         )
-    out_of_bounds = excluded(job["isa"])
+    out_of_bounds = excluded(job.isa)
     if not FAST_BFLOAT16.intersection(instruction_sets()):
         out_of_bounds.setdefault("bfloat16", SLOW_BFLOAT16)
 
@@ -90,12 +91,12 @@ def _measure(job: dict[str, Any], report: Any) -> dict[str, Any]:
     result = compare(
         model,
         packed,
-        torch.randn(1, job["channels"], job["size"], job["size"]),
-        threads=job["threads"],
-        repeats=job["repeats"],
+        torch.randn(job.shape),
+        threads=job.threads,
+        repeats=job.repeats,
         bfloat16=False if "bfloat16" in out_of_bounds else None,
-        rivals=[admitted(rival) for rival in rivals()] if job["rivals"] else [],
-        budget_s=job["budget_s"],
+        rivals=[admitted(rival) for rival in rivals()] if job.rivals else [],
+        budget_s=job.budget_s,
         report=report,
     )
     data = result.to_dict()
