@@ -61,7 +61,7 @@ def _reason(
         return f"padding mode {module.padding_mode!r}: only zero padding is packed"
     if all(op.shape[2:] == (1, 1) for op in calls):
         return "squeeze-excite or global: one pixel, nothing to gain"
-    few = min(module.in_channels, module.out_channels) // module.groups
+    few = min(module.in_channels // module.groups, module.out_channels)
     if few < min_channels:
         each = " in each group" if module.groups > 1 else ""
         return f"{few} channels{each}: fewer than min_channels={min_channels}"

@@ -72,6 +72,7 @@ def convert(
     passes.merge_packs(module)
     if fuse:
         passes.lift_packs(module)
+        passes.average_parts(module)
         passes.merge_packs(module)
         passes.fold_convolution_thresholds(module)
         passes.fuse_stems(module)

@@ -81,8 +81,8 @@ def is_per_channel(module: GraphModule, argument: object, channels: int) -> bool
 
 
 def is_plain_pack(node: Any) -> bool:
-    """Whether `node` is a `mbu.pack` without flips."""
-    return is_call(node, mbu.pack.default) and (len(node.args) < 3 or node.args[2] is None)
+    """Whether `node` is a `mbu.pack` without flips and gate."""
+    return is_call(node, mbu.pack.default) and all(argument is None for argument in node.args[2:])
 
 
 def threshold_of(module: GraphModule, pack: Node) -> Tensor:
@@ -93,11 +93,15 @@ def threshold_of(module: GraphModule, pack: Node) -> Tensor:
     return torch.zeros(channels_of(source)) if found is None else found.detach().float()
 
 
-def new_pack(module: GraphModule, source: Node, threshold: Tensor, flip: Tensor | None = None) -> Node:
-    """`mbu.pack(source, threshold, flip)` at the current insertion point."""
+def new_pack(
+    module: GraphModule, source: Node, threshold: Tensor, flip: Tensor | None = None, gate: Node | None = None
+) -> Node:
+    """`mbu.pack(source, threshold, flip, gate)` at the current insertion point."""
     arguments: list[Any] = [source, constant_node(module, threshold, "threshold")]
     if flip is not None:
         arguments.append(constant_node(module, flip, "flip"))
+    if gate is not None:
+        arguments += [None] * (3 - len(arguments)) + [gate]
     node = module.graph.call_function(mbu.pack.default, tuple(arguments))
     node.meta["segments"] = (channels_of(source),)
     return node

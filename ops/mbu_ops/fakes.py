@@ -48,7 +48,7 @@ def _words(bits: Tensor, height: int, width: int, words: int) -> Tensor:
     return bits.new_empty((bits.shape[0], height, width, words), dtype=torch.int32)
 
 
-def _pack(x: Tensor, threshold: Tensor | None = None, flip: Tensor | None = None) -> Tensor:
+def _pack(x: Tensor, threshold=None, flip=None, gate=None) -> Tensor:
     n, channels, height, width = x.shape
     return x.new_empty((n, height, width, words_of(channels)), dtype=torch.int32)
 

@@ -81,9 +81,9 @@ def _tile_weight(planes: Tensor) -> Tensor:
     return store_planes(planes)
 
 
-def _pack(x: Tensor, threshold: Tensor | None = None, flip: Tensor | None = None) -> Tensor:
+def _pack(x: Tensor, threshold=None, flip=None, gate=None) -> Tensor:
     _warn(x.device)
-    return reference.pack(x, threshold, flip)
+    return reference.pack(x, threshold, flip, gate)
 
 
 def _unpack(bits: Tensor, channels: int) -> Tensor:

@@ -17,19 +17,23 @@ from .stem import stem_stream, stem_threshold, tile_stem_weight  # noqa: F401 (o
 from .streams import conv2d_stream, conv_transpose2d_stream  # noqa: F401 (operations too)
 
 
-def pack(x: Tensor, threshold: Tensor | None = None, flip: Tensor | None = None) -> Tensor:
-    """Binarizes and packs: ``bit = (x >= threshold) ^ flip``.
+def pack(
+    x: Tensor, threshold: Tensor | None = None, flip: Tensor | None = None, gate: Tensor | None = None
+) -> Tensor:
+    """Binarizes and packs: ``bit = (gate * x >= threshold) ^ flip``.
 
     Args:
         x: float32, bfloat16 or float16 ``[N, C, H, W]``; channels_last and contiguous are the fast layouts.
         threshold: float32 ``[C]``; ``None`` is 0. Compared in float32; NaN is below every threshold.
         flip: int32 ``[ceil(C/32)]``; ``None`` is 0.
+        gate: float32 ``[N, C, 1, 1]``, as attention over channels yields it; ``None`` is 1. The product is rounded as
+            torch rounds it and never stored. Values of ``x`` must then be finite.
 
     Returns:
         int32 ``[N, H, W, ceil(C/32)]``.
     """
     _library.require()
-    return torch.ops.mbu.pack(x, threshold, flip)
+    return torch.ops.mbu.pack(x, threshold, flip, gate)
 
 
 def unpack(bits: Tensor, channels: int) -> Tensor:

@@ -54,9 +54,12 @@ def join(bits: Sequence[Tensor], size: Sequence[int] | None = None) -> Tensor:
     return torch.cat(list(bits), -1)
 
 
-def pack(x: Tensor, threshold: Tensor | None = None, flip: Tensor | None = None) -> Tensor:
+def pack(
+    x: Tensor, threshold: Tensor | None = None, flip: Tensor | None = None, gate: Tensor | None = None
+) -> Tensor:
     """See :func:`mbu_ops.functional.pack`."""
-    values = x.to(torch.float32).permute(0, 2, 3, 1)
+    values = x.to(torch.float32)
+    values = (values if gate is None else values * gate).permute(0, 2, 3, 1)
     bits = values >= (0.0 if threshold is None else threshold)
     if flip is not None:
         bits = bits ^ unpack_bits(flip, x.shape[1])

@@ -52,6 +52,36 @@ def test_pack_equals_the_reference(kernel: str, layout: str, data: st.DataObject
     assert torch.equal(bits, R.pack(x, threshold, flip))
 
 
+@settings(max_examples=25)
+@given(data=st.data())
+def test_a_gate_multiplies_before_the_threshold(kernel: str, data: st.DataObject) -> None:
+    torch.manual_seed(data.draw(st.integers(0, 2**16), label="seed"))
+    n, channels = (
+        data.draw(st.integers(1, 3)),
+        data.draw(st.sampled_from([1, 24, 32, 33, 96]), label="channels"),
+    )
+    special = torch.tensor([0.0, -0.0, 1.0, -1.0, 1e-45, 1e-38, 3e38, -1e-30, float("nan"), 0.3])
+    gate = torch.sigmoid(torch.randn(n, channels, 1, 1))
+    if data.draw(st.booleans(), label="special gates"):
+        gate.view(-1)[::3] = special[torch.randint(10, (gate.view(-1)[::3].numel(),))]
+    threshold = torch.where(torch.rand(channels) < 0.3, 0.0, torch.randn(channels))
+    # Values that lie where the product crosses the threshold, and a few floats beside it.
+    x = (threshold.view(1, -1, 1, 1) / gate).repeat(1, 1, 3, 20).nan_to_num(1.0, 3e38, -3e38)
+    x = (x.view(torch.int32) + torch.randint(-3, 4, x.shape, dtype=torch.int32)).view(torch.float32)
+    x = x.nan_to_num(1.0, 3e38, -3e38).contiguous(memory_format=torch.channels_last)
+    flip = torch.randint(-(2**31), 2**31 - 1, ((channels + 31) // 32,), dtype=torch.int32)
+    with use_cpu_kernel(kernel):
+        assert torch.equal(F.pack(x, threshold, flip, gate), R.pack(x, threshold, flip, gate))
+        assert torch.equal(F.pack(x, gate=gate), R.pack(x, gate=gate))
+
+
+def test_a_gate_of_another_shape_is_refused() -> None:
+    with pytest.raises(
+        RuntimeError, match=r"gate has shape \[2, 3\]; it must be \[N, C, 1, 1\] = \[2, 3, 1, 1\]"
+    ):
+        F.pack(torch.randn(2, 3, 4, 4), gate=torch.ones(2, 3))
+
+
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_zero_nan_infinity_and_subnormals(

@@ -3,6 +3,7 @@
 A pattern that no pass knows stays as the trained network computes it: right, only slower.
 """
 
+from .average_parts import average_parts as average_parts
 from .cleanup import clean as clean
 from .fold_thresholds import fold_activation_thresholds as fold_activation_thresholds
 from .fold_thresholds import fold_convolution_thresholds as fold_convolution_thresholds

@@ -4,6 +4,9 @@
     pack(concat(a, b), t) = concat(pack(a, t_a), pack(b, t_b))
     pack(nearest(x), t)   = nearest(pack(x, t))          pixels only move
     pack(relu(x), t)      = pack(x, t) where t > 0; where t <= 0 every value passes: t' = -inf
+    pack(g * x, t)        = pack(x, t, gate=g)           g is one number per image and channel: attention
+
+A concat behind a gate is lifted past at once, with a share of the gate for each part.
 
 Each applies only when all readers are packs; otherwise the float tensor is needed anyway.
 """
@@ -116,11 +119,48 @@ def _through_relu(module: GraphModule, relu: Node, threshold: Tensor) -> Node | 
     return new_pack(module, source, torch.where(threshold > 0, threshold, -torch.inf))
 
 
+def _through_gate(module: GraphModule, product: Node, threshold: Tensor) -> Node | None:
+    gate, source = product.args
+    if not _is_gate(gate):
+        gate, source = source, gate
+    if not _is_gate(gate) or not isinstance(source, Node) or _is_gate(source):
+        return None
+    assert isinstance(gate, Node)
+    parts = [source]
+    if is_call(source, aten.cat.default) and source.args[1:] in ((1,), (-3,)):
+        parts = [part for part in source.args[0] if channels_of(part)]  # type: ignore[union-attr,arg-type]
+    sizes = [channels_of(part) for part in parts]
+    bits, first = [], 0
+    for part, size, piece in zip(parts, sizes, threshold.split(sizes), strict=True):
+        share = gate
+        if len(parts) > 1:
+            share = module.graph.call_function(aten.slice.Tensor, (gate, 1, first, first + size))
+        bits.append(new_pack(module, part, piece, gate=share))
+        first += size
+    if len(bits) == 1:
+        return bits[0]
+    joined = module.graph.call_function(aten.cat.default, (bits, 3))
+    joined.meta["segments"] = tuple(sizes)
+    return joined
+
+
+def _is_gate(node: object) -> bool:
+    """Whether it yields float32 `[N, C, 1, 1]` that is no constant."""
+    value = node.meta.get("val") if isinstance(node, Node) and node.op == "call_function" else None
+    return (
+        isinstance(value, Tensor)
+        and value.dim() == 4
+        and tuple(value.shape[2:]) == (1, 1)
+        and value.dtype == torch.float32
+    )
+
+
 _RULES: tuple[tuple[tuple, Callable[[GraphModule, Node, Tensor], Node | None]], ...] = (
     ((_MAX_POOL,), _through_max_pool),
     ((aten.cat.default,), _through_concat),
     (_NEAREST, _through_nearest),
     ((aten.relu.default,), _through_relu),
+    ((aten.mul.Tensor,), _through_gate),
 )
 
 

@@ -117,6 +117,7 @@ cuda::FloatKind kind_of(FloatType type) {
 }
 
 void run(const PackParams& p) {
+  require_kernel(!p.gate, "a gate in front of a binarizer");
   cuda::PackParams c{};
   c.input = p.input;
   c.kind = kind_of(p.type);

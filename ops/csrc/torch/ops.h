@@ -21,7 +21,9 @@ using FloatAndBits = std::tuple<Tensor, Tensor>;
 
 // MBU_OP(result, name, arguments): the list that schema.cpp, cpu.cpp and cuda.cpp share.
 #define MBU_OPS(MBU_OP)                                                                                      \
-  MBU_OP(Tensor, pack, (const Tensor& x, std::optional<Tensor> threshold, std::optional<Tensor> flip))       \
+  MBU_OP(Tensor, pack,                                                                                       \
+         (const Tensor& x, std::optional<Tensor> threshold, std::optional<Tensor> flip,                      \
+          std::optional<Tensor> gate))                                                                       \
   MBU_OP(Tensor, unpack, (const Tensor& bits, int64_t channels))                                             \
   MBU_OP(Tensor, tile_weight, (const Tensor& planes))                                                        \
   MBU_OP(Tensor, conv2d,                                                                                     \

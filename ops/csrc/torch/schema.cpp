@@ -6,7 +6,7 @@
 #endif
 
 STABLE_TORCH_LIBRARY(MBU_LIBRARY, m) {
-  m.def("pack(Tensor x, Tensor? threshold=None, Tensor? flip=None) -> Tensor");
+  m.def("pack(Tensor x, Tensor? threshold=None, Tensor? flip=None, Tensor? gate=None) -> Tensor");
   m.def("unpack(Tensor bits, int channels) -> Tensor");
   m.def("tile_weight(Tensor planes) -> Tensor");
   m.def(

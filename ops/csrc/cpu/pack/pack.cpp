@@ -1,6 +1,7 @@
 // Drives pack and unpack: prepares padded thresholds and flips, then one call per run of pixels.
 #include <algorithm>
-#include <cstring>
+#include <bit>
+#include <limits>
 
 #include "cpu/kernels.h"
 #include "mbu/parallel.h"
@@ -14,7 +15,7 @@ constexpr int64_t kPixelsPerCall = 4096;
 constexpr int64_t kGrain = 200000;
 
 struct Constants {
-  Scratch threshold, flip;
+  Scratch threshold, flip;  // of each image
 };
 
 int64_t element_size(FloatType type) {
@@ -33,17 +34,58 @@ struct Rows {
   }
 };
 
+// Every float in order, negative zero and zero as one: ordered(-1) is the largest negative number.
+float ordered(int64_t position) {
+  const auto magnitude = static_cast<uint32_t>(position < 0 ? -position : position);
+  const float value = std::bit_cast<float>(magnitude);
+  return position < 0 ? -value : value;
+}
+
+struct Limit {
+  float threshold;
+  bool flip;
+};
+
+// (x >= threshold) ^ flip is (gate * x >= wanted), rounding included, for every finite x. The product is
+// monotone in x, so the float at which the bit changes is found by bisection.
+Limit limit_of(float gate, float wanted) {
+  constexpr int64_t kInfinity = 0x7f800000;
+  const auto is_set = [&](int64_t position) { return gate * ordered(position) >= wanted; };
+  int64_t low = -kInfinity + 1, high = kInfinity - 1;
+  const bool first = is_set(low);
+  if (is_set(high) == first) return {-std::numeric_limits<float>::infinity(), !first};
+  while (high - low > 1) {
+    const int64_t middle = low + (high - low) / 2;
+    (is_set(middle) == first ? low : high) = middle;
+  }
+  return {ordered(high), first};
+}
+
+// Thresholds and flips of image n, of whole words.
+void fill_constants(const PackParams& p, int64_t n, float* threshold, Word* flip) {
+  const int64_t words = words_of(p.channels);
+  std::fill(threshold, threshold + words * kWordBits, 0.0f);
+  if (p.threshold) std::copy(p.threshold, p.threshold + p.channels, threshold);
+  for (int64_t k = 0; k < words; ++k) flip[k] = p.flip ? p.flip[k] & valid_bits(k, p.channels) : 0;
+  if (!p.gate) return;
+  for (int64_t c = 0; c < p.channels; ++c) {
+    const Limit limit = limit_of(p.gate[n * p.channels + c], threshold[c]);
+    threshold[c] = limit.threshold;
+    flip[c / kWordBits] ^= static_cast<Word>(limit.flip) << (c % kWordBits);
+  }
+}
+
 }  // namespace
 
 void pack(const PackParams& p) {
   const int64_t words = words_of(p.channels);
   if (p.batch * p.height * p.width * words == 0) return;
   static thread_local Constants constants;
-  float* threshold = constants.threshold.get<float>(words * kWordBits);
-  Word* flip = constants.flip.get<Word>(words);
-  std::fill(threshold, threshold + words * kWordBits, 0.0f);
-  if (p.threshold) std::copy(p.threshold, p.threshold + p.channels, threshold);
-  for (int64_t k = 0; k < words; ++k) flip[k] = p.flip ? p.flip[k] & valid_bits(k, p.channels) : 0;
+  const int64_t images = p.gate ? p.batch : 1;  // that have thresholds of their own
+  float* threshold = constants.threshold.get<float>(images * words * kWordBits);
+  Word* flip = constants.flip.get<Word>(images * words);
+  for (int64_t n = 0; n < images; ++n)
+    fill_constants(p, n, threshold + n * words * kWordBits, flip + n * words);
 
   const Rows rows(p.height, p.width, p.stride_h == p.width * p.stride_w);
   const int64_t items = p.batch * rows.rows * rows.pieces;
@@ -59,8 +101,8 @@ void pack(const PackParams& p) {
     job.pixels = std::min(kPixelsPerCall, rows.pixels - first);
     job.stride_c = p.stride_c;
     job.stride_w = p.stride_w;
-    job.threshold = threshold;
-    job.flip = flip;
+    job.threshold = threshold + (p.gate ? n * words * kWordBits : 0);
+    job.flip = flip + (p.gate ? n * words : 0);
     job.output = p.output + ((n * rows.rows + row) * rows.pixels + first) * words;
     cpu_kernel().pack(job);
   });

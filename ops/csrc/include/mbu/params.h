@@ -87,6 +87,7 @@ struct PackParams {
   int64_t stride_n, stride_c, stride_h, stride_w;
   const float* threshold;  // [C] or null: 0
   const Word* flip;        // [Cw] or null: 0
+  const float* gate;       // [N, C], a factor of the input, or null: 1
   Word* output;            // [N, H, W, Cw]
 };
 
