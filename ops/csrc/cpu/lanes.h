@@ -55,6 +55,18 @@ inline void store(Bfloat16* p, Lanes v) {
   std::memcpy(p, &halves, sizeof halves);
 }
 
+// The first `count` lanes, 0 to kLanes.
+inline void store_some(float* p, Lanes v, int64_t count) {
+#if defined(__AVX512F__)
+  _mm512_mask_storeu_ps(p, static_cast<__mmask16>((1u << count) - 1), v);
+#elif defined(__AVX2__)
+  const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+  _mm256_maskstore_ps(p, _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(count)), lane), v);
+#else
+  for (int64_t i = 0; i < count; ++i) p[i] = v[i];
+#endif
+}
+
 inline Lanes larger(Lanes a, Lanes b) {
   return a < b ? b : a;
 }
