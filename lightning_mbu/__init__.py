@@ -6,18 +6,15 @@ model -> make_plan -> prepare -> train (MBUQuantize) -> convert -> verify -> tor
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from .checkpoints import load_from_checkpoint as load_from_checkpoint
-from .checkpoints import prepare_from_checkpoint as prepare_from_checkpoint
-from .float_start import init_from as init_from
 from .plan import Plan as Plan
 from .plan import make_plan as make_plan
 from .prepare import prepare as prepare
-from .pretrained import load_trained as load_trained
-from .pretrained import save_trained as save_trained
 from .summary import summary as summary
 
 if TYPE_CHECKING:
     from .callback import MBUQuantize as MBUQuantize
+    from .checkpoints import load_from_checkpoint as load_from_checkpoint
+    from .checkpoints import prepare_from_checkpoint as prepare_from_checkpoint
     from .companions import FinalPhaseCheckpoint as FinalPhaseCheckpoint
     from .companions import FinalPhaseStopping as FinalPhaseStopping
     from .companions import phase_schedule as phase_schedule
@@ -27,12 +24,21 @@ if TYPE_CHECKING:
     from .deploy import load as load
     from .deploy import save as save
     from .deploy import verify as verify
+    from .float_start import init_from as init_from
+    from .live_pictures import LogPictures as LogPictures
+    from .pretrained import load_trained as load_trained
+    from .pretrained import save_trained as save_trained
 
-# Imported when they are first named. What trains: Lightning takes longer to import than a plan takes to make. What
-# packs: it needs the kernels, and an install without them plans and trains all the same.
+# Imported when they are first named. What trains, and what reads and writes files: Lightning and the Hub take longer to
+# import than a plan takes to make. What packs: it needs the kernels, and an install without them plans and trains all the
+# same.
 _LATER = {
     **dict.fromkeys(("FinalPhaseCheckpoint", "FinalPhaseStopping", "phase_schedule"), "companions"),
     **dict.fromkeys(("PackedModel", "convert", "export", "load", "save", "verify"), "deploy"),
+    **dict.fromkeys(("load_from_checkpoint", "prepare_from_checkpoint"), "checkpoints"),
+    **dict.fromkeys(("load_trained", "save_trained"), "pretrained"),
+    "init_from": "float_start",
+    "LogPictures": "live_pictures",
     "MBUQuantize": "callback",
 }
 

@@ -261,7 +261,9 @@ class MBUQuantize(companions.PlanKeeper):
             self._aids.finish(trainer)  # before checkpoints, which are always written last
         values, self._states = epoch_numbers(self._layers, self._states)
         # A number: loggers cannot plot a name.
-        pl_module.log_dict({"mbu/phase": float(PHASES.index(self.phase)), **values})
+        pl_module.log_dict(
+            {"mbu/phase": float(PHASES.index(self.phase)), **companions.rate(trainer), **values}
+        )
         pl_module.log("mbu/binary_fraction", binary_fraction(self._layers), prog_bar=True)
 
     # ---- checkpoints -----------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from .bench.command import DESCRIPTION as BENCH_DESCRIPTION
 from .bench.command import add_options as add_bench_options
 from .commands import options as packing
 from .commands.completion import SHELLS, PrintCompletion
+from .commands.help_format import HelpFormatter
 from .explore import command as explore
 from .scene_options import add_ablation_options, add_report_options
 
@@ -29,6 +30,10 @@ EPILOG = (
     "1 not possible, 2 wrong usage, 130 stopped. MBU_TRACEBACK=1 shows where an error comes from. Example: mbu plan "
     "Unet/resnet34 --size 512"
 )
+
+_WIDTH = 150  # characters of a line where nobody says
+# What a user's mistake raises; anything else is ours and keeps its traceback.
+_MISTAKES = (ValueError, TypeError, OSError, ImportError, AttributeError, RuntimeError)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -44,7 +49,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(arguments: Sequence[str] | None) -> int:
     options = _parser().parse_args(arguments)
     # JSON on standard output stands alone there.
-    console = Console(stderr=getattr(options, "json", None) in (True, "-"))
+    aside = getattr(options, "json", None) in (True, "-")
+    # Into a file or a pipe tables go in full: 80 columns, which rich takes for those, would break their lines.
+    terminal = (sys.stderr if aside else sys.stdout).isatty() or "COLUMNS" in os.environ
+    console = Console(stderr=aside, width=None if terminal else _WIDTH)
     try:
         return options.run(options, console)
     except KeyboardInterrupt:
@@ -52,8 +60,10 @@ def _run(arguments: Sequence[str] | None) -> int:
         return 130
     except BrokenPipeError:
         raise
-    except (ValueError, TypeError, OSError, ImportError, AttributeError, RuntimeError) as error:
-        if os.environ.get("MBU_TRACEBACK"):
+    except Exception as error:
+        # Lightning's own kind of ValueError goes by its name: importing it would take seconds.
+        expected = isinstance(error, _MISTAKES) or type(error).__name__ == "MisconfigurationException"
+        if os.environ.get("MBU_TRACEBACK") or not expected:
             raise
         # No markup: names in square brackets are the user's.
         line = Text.assemble((f"mbu {options.command}: ", "bold red"), str(error))
@@ -76,9 +86,8 @@ def _parser() -> argparse.ArgumentParser:
         name: str, run: Callable[[Any, Console], int], text: str, example: str
     ) -> argparse.ArgumentParser:
         added = commands.add_parser(
-            name, help=text, description=text, formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-            epilog=f"Example: {example}",
-        )  # fmt: skip
+            name, help=text, description=text, formatter_class=HelpFormatter, epilog=f"Example: {example}"
+        )
         added.set_defaults(run=run)
         return added
 

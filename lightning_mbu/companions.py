@@ -133,6 +133,13 @@ def set_rates(optimizers: Iterable[Optimizer], progress: float, phases: Phases) 
             group["lr"] = group.setdefault(_RATE, group["lr"]) * warm_restart_cosine(progress, phases)
 
 
+def rate(trainer: Trainer) -> dict[str, float]:
+    """`mbu/lr`, the first learning rate, where no scheduler is configured: LearningRateMonitor knows schedulers alone."""
+    if trainer.lr_scheduler_configs or not trainer.optimizers:
+        return {}
+    return {"mbu/lr": trainer.optimizers[0].param_groups[0]["lr"]}
+
+
 def copy_again(trainer: Trainer, pl_module: LightningModule, stage: str, quantizer: Callback) -> None:
     """Lets callbacks that copied the network before the surgery, because they are listed earlier, copy it again."""
     for callback in trainer.callbacks:  # type: ignore[attr-defined]

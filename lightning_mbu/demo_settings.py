@@ -52,6 +52,11 @@ class DemoSettings:
             raise ValueError("width and bench_width must be at least 8: thinner layers stay float.")
 
     @property
+    def rivals(self) -> tuple[int, ...]:
+        """Widths of the narrower float networks that are trained beside the one-bit ones."""
+        return (self.width // 2, self.width // 4)
+
+    @property
     def passes(self) -> int:
         """Epochs of each network."""
         return self.epochs if self.epochs is not None else (12 if self.data is None else 24)

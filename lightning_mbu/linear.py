@@ -83,9 +83,11 @@ def is_plain_linear(module: nn.Module) -> bool:
 
 
 def linear_calls(traced: Trace, model: nn.Module) -> dict[str, list[Operation]]:
-    """Name of every plain linear layer of `model` -> its products, in executed order."""
+    """Name of every linear layer of `model`, plain or quantized -> its products, in executed order."""
     found: dict[str, list[Operation]] = {}
     for op in traced.operations:
-        if op.name in ("mm", "addmm") and is_plain_linear(model.get_submodule(op.module)):
-            found.setdefault(op.module, []).append(op)
+        if op.name in ("mm", "addmm"):
+            module = model.get_submodule(op.module)
+            if is_plain_linear(module) or isinstance(module, MaskedBinaryLinear):
+                found.setdefault(op.module, []).append(op)
     return found

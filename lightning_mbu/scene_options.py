@@ -59,6 +59,10 @@ def add_report_options(parser: argparse.ArgumentParser) -> None:
         "--compare", type=Path, nargs="+", default=[], metavar="JSON",
         help="results of mbu report or mbu study pareto on the same data, for the plot of accuracy against speed",
     )  # fmt: skip
+    parser.add_argument(
+        "--float", type=Path, nargs="+", default=[], metavar="FILE",
+        help="float networks that a recipe has trained with its --float, scored and timed as rivals",
+    )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print the results as JSON too")
 
 

@@ -1,4 +1,4 @@
-"""summary: one line per convolution: part, kind, shapes, multiply-adds, bytes, mask density, kernel."""
+"""summary: one line per convolution and linear layer: part, kind, shapes, multiply-adds, bytes, mask density, kernel."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from mbu_ops.backends import serving_kernel
 from .compiled import inside_compiled
 from .health import mask_density, weight_states
 from .layers import QuantizedConvolution
+from .linear import linear_calls
 from .roles import assign_roles
 from .tables import as_text
 from .trace import trace
@@ -22,12 +23,13 @@ from .trace import trace
 
 @dataclass(frozen=True)
 class LayerSummary:
-    """One convolution.
+    """One convolution or linear layer.
 
     Attributes:
-        name, role: the layer and its part in the network.
+        name, role: the layer and its part in the network; the role of a linear layer is `"linear"`.
         kind: `"masked"`, `"binary"` or `"float"`.
-        shape: of its output, `(N, C, H, W)`; of the last call where it runs more than once.
+        shape: of its output, `(N, C, H, W)`, or `(rows, features)` of a linear layer; of the last call where it runs
+            more than once.
         weight_shape: of its weight.
         macs: multiply-adds for one run of the input.
         weights: entries of its weight.
@@ -60,10 +62,17 @@ class LayerSummary:
 
 @dataclass(frozen=True)
 class Summary:
-    """Result of `summary`; print it for a table."""
+    """Result of `summary`; print it for a table.
+
+    Attributes:
+        layers: in executed order.
+        input_shape: that the multiply-adds are for.
+        other_macs: multiply-adds outside the layers listed (attention), in float.
+    """
 
     layers: tuple[LayerSummary, ...]
     input_shape: tuple[int, ...]
+    other_macs: int = 0
 
     @property
     def one_bit_macs(self) -> int:
@@ -75,14 +84,14 @@ class Summary:
 
     @property
     def compression(self) -> float:
-        """Bytes of the convolution weights in float, over those packed."""
+        """Bytes of the layers' weights in float, over those packed."""
         return sum(4 * x.weights for x in self.layers) / max(sum(x.bytes for x in self.layers), 1)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types, for JSON."""
         return {
             "input_shape": list(self.input_shape), "one_bit_macs": self.one_bit_macs, "float_macs": self.float_macs,
-            "compression": self.compression,
+            "other_macs": self.other_macs, "compression": self.compression,
             "layers": [{**asdict(x), "bytes": x.bytes, "mask_density": x.mask_density} for x in self.layers],
         }  # fmt: skip
 
@@ -91,9 +100,10 @@ class Summary:
 
     def __rich__(self) -> Table:
         size = _sizes(self.input_shape)
+        other = f" and {self.other_macs / 1e9:.2f} GMAC of attention" if self.other_macs else ""
         table = Table(
-            title=f"{self.one_bit_macs / 1e9:.2f} GMAC one-bit, {self.float_macs / 1e9:.2f} GMAC float at {size}; "
-            f"convolution weights {sum(x.bytes for x in self.layers) / 1e6:.3f} MB, "
+            title=f"{self.one_bit_macs / 1e9:.2f} GMAC one-bit, {self.float_macs / 1e9:.2f} GMAC float{other} at {size}; "
+            f"weights {sum(x.bytes for x in self.layers) / 1e6:.3f} MB, "
             f"{sum(4 * x.weights for x in self.layers) / 1e6:.2f} MB in float ({self.compression:.1f}x)",
             title_justify="left",
         )
@@ -112,8 +122,9 @@ class Summary:
         ):
             table.add_column(heading, justify="left" if heading in left else "right")
         for x in self.layers:
+            output = x.shape if x.role == "linear" else x.shape[1:]
             table.add_row(
-                x.name, x.role, x.kind, _sizes(x.weight_shape), _sizes(x.shape[1:]), f"{x.macs / 1e6:,.1f}",
+                x.name, x.role, x.kind, _sizes(x.weight_shape), _sizes(output), f"{x.macs / 1e6:,.1f}",
                 str(x.bits), f"{x.bytes:,}", f"{x.mask_density:.0%}" if x.kind == "masked" else "", x.kernel,
             )  # fmt: skip
         return table
@@ -151,8 +162,9 @@ def summary(model: nn.Module, input_size: tuple[int, ...], device: str = "cpu") 
     traced = trace(model, torch.empty(input_size, dtype=parameter.dtype))
     convolutions = traced.convolutions()
     roles = assign_roles(convolutions)
+    found = {**convolutions, **linear_calls(traced, model)}
     layers = []
-    for name, calls in convolutions.items():
+    for name, calls in sorted(found.items(), key=lambda item: item[1][0].index):
         module = model.get_submodule(name)
         quantized = isinstance(module, QuantizedConvolution)
         weight = module.weight
@@ -160,7 +172,7 @@ def summary(model: nn.Module, input_size: tuple[int, ...], device: str = "cpu") 
         layers.append(
             LayerSummary(
                 name,
-                roles[name],
+                roles.get(name, "linear"),
                 module.kind if quantized else "float",
                 calls[-1].shape,
                 tuple(weight.shape),
@@ -171,4 +183,6 @@ def summary(model: nn.Module, input_size: tuple[int, ...], device: str = "cpu") 
                 kernel if quantized else "torch",
             )
         )
-    return Summary(tuple(layers), tuple(input_size))
+    listed = sum(layer.macs for layer in layers)
+    all_macs = sum(op.macs for op in traced.operations)
+    return Summary(tuple(layers), tuple(input_size), all_macs - listed)

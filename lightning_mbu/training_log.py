@@ -15,7 +15,7 @@ Epochs = Sequence[Mapping[str, float]]  # name -> value; epochs that logged noth
 _CHARTS = {
     "Loss": ("train/loss", "loss", "train_loss", "val/loss", "val_loss"),
     "Scores": ("val/",),
-    "Learning rate": ("lr", "lr-"),
+    "Learning rate": ("lr", "lr-", "mbu/lr"),
     "Weights that changed state in the epoch": ("mbu/flip_ratio",),
     "One-bit share of the layers' weights, and present share of the masked": ("mbu/binary_fraction", "mbu/mask_density"),
 }  # fmt: skip

@@ -108,6 +108,13 @@ def test_every_command_has_help_with_an_example_that_parses(capsys):
         shown = capsys.readouterr().out
         example = " ".join(shown.partition("Example: mbu ")[2].split())
         assert stopped.value.code == 0 and "--json" in shown and example.startswith(name)
+        assert "(default: None)" not in shown and "(default: False)" not in shown
+        options = (
+            next(a for a in _parser()._actions if isinstance(a, argparse._SubParsersAction))
+            .choices[name]
+            ._actions
+        )
+        assert all(option.help for option in options), name
         assert isinstance(_parser().parse_args(example.split()), argparse.Namespace)
 
 
@@ -168,11 +175,46 @@ def test_summary_of_a_float_and_of_a_one_bit_network(capsys):
     assert {layer["bits"] for layer in layers} == {32, 2, 1} and any(layer["zeros"] > 0.2 for layer in layers)
 
 
-def test_every_demo_option_is_described(capsys):
-    with pytest.raises(SystemExit):
-        main(["demo", "--help"])
-    for line in capsys.readouterr().out.splitlines():
-        assert not line.strip().endswith("(default: None)") or len(line) > 40
+@pytest.mark.filterwarnings("ignore:only .* become one-bit:UserWarning")
+def test_linear_layers_on_request(tmp_path, capsys):
+    (tmp_path / "net.py").write_text(
+        "from torch import nn\n"
+        "class Net(nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.a, self.b, self.c = nn.Conv2d(3, 32, 3), nn.Linear(32, 32), nn.Conv2d(32, 1, 1)\n"
+        "    def forward(self, x):\n"
+        "        return self.c(self.b(self.a(x).movedim(1, -1)).movedim(-1, 1))\n"
+    )
+    model = [f"{tmp_path}/net.py:Net", "--size", "16", "--json", "--linear"]
+    assert main(["plan", *model, "--no-verdict"]) == 0
+    assert [layer.name for layer in Plan.from_json(capsys.readouterr().out).quantized] == ["b"]
+    assert main(["summary", *model, "--one-bit"]) == 0
+    layers = json.loads(capsys.readouterr().out)["layers"]
+    assert [(layer["role"], layer["bits"] < 32) for layer in layers] == [
+        ("stem", False),
+        ("linear", True),
+        ("head", False),
+    ]
+
+
+def test_a_mistake_that_lightning_reports_gets_one_line_and_a_bug_its_traceback(monkeypatch, capsys):
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+    def fail(error):
+        def build():
+            raise error
+
+        monkeypatch.setattr("lightning_mbu.models.MBUNet", build)
+        return main(["summary", "lightning_mbu.models:MBUNet"])
+
+    assert fail(MisconfigurationException("no such strategy")) == 1
+    assert capsys.readouterr().err.strip() == "mbu summary: no such strategy"
+    with pytest.raises(AssertionError):
+        fail(AssertionError("ours"))
+    monkeypatch.setenv("MBU_TRACEBACK", "1")
+    with pytest.raises(ValueError, match="shown"):
+        fail(ValueError("shown"))
 
 
 def test_model_names(tmp_path):

@@ -91,11 +91,17 @@ def test_demo_at_its_smallest(tmp_path, capsys):
     ]
     results = json.loads((output / "results.json").read_text())
     assert all(network["mismatches"] == 0 for network in results["one_bit"].values())
+    assert set(results["float"]) == {"U-Net", "U-Net of width 4", "U-Net of width 2"}
+    assert len(results["latency_ms"]) == 2 * 5 and "U-Net of width 2, float compiled" in results["latency_ms"]
     page = (output / "report.html").read_text()
+    assert page.count('<g class="point float">') == 6 and page.count('<g class="point one-bit">') == 4
     assert all(
         words in page for words in ("quantized", "one-bit plain chain", "data:image/png;base64", "<svg")
     )
-    assert "bit mismatches" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "bit mismatches" in shown and (
+        "float network that is as fast" in shown or "No float network" in shown
+    )
     assert load(output / "plain.mbu")(torch.zeros(1, 3, 32, 32)).shape == (1, 1, 32, 32)
 
 

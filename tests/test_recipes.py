@@ -1,12 +1,16 @@
 """Every recipe runs as it stands, at its smallest."""
 
+import json
 import runpy
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
+
+from lightning_mbu.scenes.float_rows import read_float
 
 RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.py"))
 
@@ -20,6 +24,61 @@ def test_smoke(recipe, tmp_path):
     assert run.returncode == 0, run.stderr[-2000:]
     assert "bit-exact" in run.stdout and (tmp_path / "net.mbu").exists()
     assert len(recipe.read_text().splitlines()) <= 120
+
+
+def test_the_papers_float_row_and_the_users_logger(tmp_path):
+    """Table 1 has a float row, trained with RMSprop; curves and pictures go where --trainer.logger says."""
+    arguments = [
+        "--smoke",
+        "--preset",
+        "mbunet",
+        "--json",
+        "--trainer.max_epochs",
+        "1",
+        "--data.size",
+        "[32,32]",
+    ]
+    arguments += ["--trainer.logger", "CSVLogger", "--trainer.logger.save_dir", "logs", "--output", "net.mbu"]
+    run = subprocess.run(
+        [sys.executable, RECIPES[0].with_name("nuclei.py"), *arguments],
+        capture_output=True, text=True, check=False, cwd=tmp_path,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr[-2000:]
+    found = json.loads(run.stdout)
+    assert found["mismatches"] == 0 and set(found["scores"]) == {"one-bit, packed", "float, width 16"}
+    assert all(set(scores) == {"dice", "iou", "f1"} for scores in found["scores"].values())
+    assert "float, width 16" in (tmp_path / "net.html").read_text()
+    assert (
+        list(tmp_path.glob("logs/**/metrics.csv")) and len(list(tmp_path.glob("logs/**/pictures/*.png"))) == 2
+    )
+    model = read_float(tmp_path / "net.float16.pt")
+    assert not model.training and model(torch.zeros(1, 3, 32, 32)).shape == (1, 2, 32, 32)
+
+
+@pytest.mark.parametrize("width", [["--float", "0"], ["--float"]])
+def test_other_float_widths(width, tmp_path):
+    run = subprocess.run(
+        [sys.executable, RECIPES[0].with_name("nuclei.py"), "--smoke", "--preset", "mbunet", *width,
+         "--trainer.max_epochs", "1", "--data.size", "[32,32]"],
+        capture_output=True, text=True, check=False, cwd=tmp_path,
+    )  # fmt: skip
+    assert "Traceback" not in run.stderr and (run.returncode == 1) == (width[1:] == ["0"])
+    assert ("--float 0: " in run.stderr) == (width[1:] == ["0"])
+    assert not list(tmp_path.glob("*.pt"))
+
+
+def test_files_that_are_no_float_network(tmp_path):
+    with pytest.raises(FileNotFoundError, match="there is no file"):
+        read_float(tmp_path / "none.pt")
+    for content in (
+        b"text",
+        {"state_dict": {}},
+        {"class_path": "lightning_mbu.models.MBUNet", "init_args": {"w": 1}},
+    ):
+        path = tmp_path / "wrong.pt"
+        path.write_bytes(content) if isinstance(content, bytes) else torch.save(content, path)
+        with pytest.raises(ValueError, match="wrong.pt is no float network of a recipe"):
+            read_float(path)
 
 
 def run_here(name, arguments, monkeypatch):
@@ -55,8 +114,22 @@ def test_the_papers_settings(name, size, monkeypatch, capsys):
         (["--data.root", "nowhere"], "nowhere is not a folder. For carvana it holds train.zip"),
         (["--preset", "nothing"], "invalid choice: 'nothing'"),
         (["--data.size", "12"], "data.size"),
+        (["--quantize.preset", "none"], "preset='none' is unknown"),
+        (["--data.batch_size", "0"], "batch_size=0"),
+        (["--model.optimizer", "sgd"], "optimizer='sgd' is unknown"),
+        (["--smoke", "--data.size", "[100, 100]"], "100x100"),
+        (["--smoke", "--output", "no/net.mbu"], "folder of --output"),
     ],
 )
+def test_help_shows_the_recipes_own_options_too(monkeypatch, capsys):
+    assert run_here("isic", ["--help"], monkeypatch) == 0
+    shown = capsys.readouterr().out
+    assert all(
+        f"--{name}" in shown
+        for name in ("output", "smoke", "preset", "float", "json", "data.root", "model.lr")
+    )
+
+
 def test_a_mistake_gets_no_traceback(arguments, words, monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
     code = run_here("carvana", arguments, monkeypatch)

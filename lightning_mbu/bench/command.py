@@ -36,7 +36,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--repeats", type=int, default=15, help="rounds of timing")
     add("--budget", type=float, default=6.0, help="seconds of timing per comparison; at least 3 rounds")
     add("--quick", action="store_true", help="every kind of measurement once on small images, to see it work")
-    add("--json", metavar="FILE", help="write the results as JSON; - for standard output")
+    add(
+        "--json",
+        metavar="FILE",
+        nargs="?",
+        const="-",
+        help="print the results as JSON, or write them to a file",
+    )
     add("--plot", metavar="FILE", help="write a figure, .svg or .png")
     add("--results", metavar="FOLDER", help="write cpu.md, cpu.json and cpu.svg into this folder")
 

@@ -67,6 +67,7 @@ def add_plan_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--channels", type=int, default=3, help="channels of the input")
     parser.add_argument("--masked", type=share, default=0.667, help="of the blocks to mask, 'all' or 'none'")
     parser.add_argument("--order", default="forward", help="forward, reverse, cost or all")
+    _add_linear(parser)
     parser.add_argument("--threads", type=int, default=1, help="processor threads of the prediction")
     parser.add_argument(
         "--verdict", action=argparse.BooleanOptionalAction, default=True, help="predict size and speed"
@@ -103,6 +104,7 @@ def add_summary_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--size", type=int, default=256, help="height and width of the input, pixels")
     parser.add_argument("--channels", type=int, default=3, help="channels of the input")
     parser.add_argument("--one-bit", action="store_true", help="of a float model: what the plan makes of it")
+    _add_linear(parser)
     parser.add_argument("--json", action="store_true", help="print the layers as JSON")
 
 
@@ -120,6 +122,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--arguments", type=json_object, default={}, help="of that function, as JSON: '{\"classes\": 3}'"
     )
+
+
+def _add_linear(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--linear", action="store_true", help="plan linear layers as one-bit too")
 
 
 def _add_trained(parser: argparse.ArgumentParser) -> None:

@@ -19,7 +19,7 @@ def run(options: Any, console: Console) -> int:
         raise ValueError("--threads, --size and --channels must all be at least 1.")
     model = find_model(options.model, options.arguments)
     example = torch.empty(1, options.channels, options.size, options.size)
-    plan = make_plan(model, example, masked=options.masked, order=options.order)
+    plan = make_plan(model, example, masked=options.masked, order=options.order, linear=options.linear)
     if not options.json:
         console.print(plan)
     verdict = None

@@ -12,7 +12,6 @@ from rich.console import Console
 from ..model_names import find_model
 from ..plan import make_plan
 from ..prepare import plan_of, prepare
-from ..pretrained import PLAN_NAME, load_trained
 from ..summary import summary
 
 
@@ -21,21 +20,30 @@ def run(options: Any, console: Console) -> int:
     if min(options.size, options.channels) < 1:
         raise ValueError("--size and --channels must both be at least 1.")
     path = Path(options.model)
-    trained = (path / PLAN_NAME).is_file()
-    if path.exists() and path.suffix != ".py" and not trained:
+    model = _trained(path)
+    if model is None and path.exists() and path.suffix != ".py":
         # Needs the kernels; the others do not.
         from ..deploy.contents import contents
         from .trained import read_packed
 
         found: Any = contents(read_packed(path))
     else:
-        model = load_trained(path) if trained else find_model(options.model, options.arguments)
+        model = model or find_model(options.model, options.arguments)
         shape = (1, options.channels, options.size, options.size)
         if options.one_bit and plan_of(model) is None:
-            prepare(model, make_plan(model, torch.empty(shape)))
+            prepare(model, make_plan(model, torch.empty(shape), linear=options.linear))
         found = summary(model, shape)
     if options.json:
         print(json.dumps(found.to_dict()))
     else:
         console.print(found)
     return 0
+
+
+def _trained(folder: Path) -> Any:
+    """The network in a folder of `save_trained`, None for anything else."""
+    if not folder.is_dir():
+        return None
+    from ..pretrained import PLAN_NAME, load_trained  # imports the Hub, which takes a second
+
+    return load_trained(folder) if (folder / PLAN_NAME).is_file() else None

@@ -41,19 +41,26 @@ class OneBit:
     verification: Verification
     epochs: list[dict[str, float]]
     phases: Phases
-    compiled: Any = None
+    scores: dict[str, dict[str, float]] = field(default_factory=dict)
+
+
+@dataclass
+class FloatNet:
+    """A float U-Net: of the one-bit networks' own width, or narrower, which makes it their honest rival."""
+
+    title: str
+    model: nn.Module
+    epochs: list[dict[str, float]]
     scores: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
 @dataclass
 class Outcome:
-    """All that the demo found out, before it is shown and written."""
+    """All that the demo found out, before it is shown and written; of `floats` the first has the full width."""
 
     settings: DemoSettings
     data: CellsData
-    float_model: nn.Module
-    float_epochs: list[dict[str, float]]
-    float_scores: dict[str, dict[str, float]]
+    floats: list[FloatNet]
     networks: list[OneBit]
     timings: dict[str, Timing]
     comparison: Comparison
@@ -75,23 +82,16 @@ def run_demo(settings: DemoSettings, console: Console | None = None) -> dict[str
     data.setup()
     console.print(data.describe(), highlight=False)
 
-    L.seed_everything(settings.seed, verbose=False)
-    float_model = MBUNet(width=settings.width)
-    float_epochs = train(
-        "float U-Net", float_model, data, epochs=settings.passes, lr=settings.learning_rate(False), console=console
-    )  # fmt: skip
-    float_model.eval()
+    floats = [_float(width, settings, data, console) for width in (settings.width, *settings.rivals)]
     networks = [
         _one_bit("one-bit with shortcuts", True, settings, data, console),
         _one_bit("one-bit plain chain", False, settings, data, console),
     ]
     example = next(iter(data.test_dataloader()))[0][:1]
-    float_scores, timings = _evaluate(float_model, networks, data, example, settings, console)
+    timings = _evaluate(floats, networks, data, example, settings, console)
     comparison = _full_width(settings, console)
 
-    outcome = Outcome(
-        settings, data, float_model, float_epochs, float_scores, networks, timings, comparison
-    )  # fmt: skip
+    outcome = Outcome(settings, data, floats, networks, timings, comparison)
     show.write(outcome, output)
     show.print_tables(outcome, console, output)
     return show.results(outcome)
@@ -111,6 +111,16 @@ def _quiet() -> None:
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning")
     warnings.filterwarnings("ignore", message=".*(LeafSpec|treespec|litlogger|No CUDA runtime).*")
+
+
+def _float(width: int, settings: DemoSettings, data: CellsData, console: Console) -> FloatNet:
+    L.seed_everything(settings.seed, verbose=False)
+    title = "U-Net" if width == settings.width else f"U-Net of width {width}"
+    model = MBUNet(width=width)
+    epochs = train(
+        f"float {title}", model, data, epochs=settings.passes, lr=settings.learning_rate(False), console=console
+    )  # fmt: skip
+    return FloatNet(title, model.eval(), epochs)
 
 
 def _one_bit(
@@ -139,38 +149,34 @@ def _one_bit(
 
 @torch.no_grad()
 def _evaluate(
-    float_model: nn.Module,
+    floats: list[FloatNet],
     networks: list[OneBit],
     data: CellsData,
     example: Tensor,
     settings: DemoSettings,
     console: Console,
-) -> tuple[dict[str, dict[str, float]], dict[str, Timing]]:
-    """Dice, IoU and latency of every network, eager and compiled."""
+) -> dict[str, Timing]:
+    """Dice and IoU of every network, eager and compiled, into its `scores`; their latencies."""
     loader = data.test_dataloader()
     calls: dict[str, Any] = {}
-    float_scores = {}
-    rounds, candidates = 15, 2 + 2 * len(networks)
-    with _steps(console, "compiling, evaluating, timing", candidates + rounds) as done:
+    rounds, found = 15, [*floats, *networks]
+    with _steps(console, "compiling, evaluating, timing", 2 * len(found) + rounds) as done:
         torch.compiler.reset()
         before = torch.get_num_threads()
         torch.set_num_threads(settings.threads)
         try:
-            compiled = torch.compile(copy.deepcopy(float_model), dynamic=False)
-            for name, model in (("float", float_model), ("float compiled", compiled)):
-                float_scores[name] = evaluate(model, loader)
-                calls[name] = lambda model=model: model(example)
-                done()
-            for network in networks:
-                network.compiled = torch.compile(network.packed, dynamic=False)
-                for name, model in (("packed", network.packed), ("packed compiled", network.compiled)):
-                    network.scores[name] = evaluate(model, loader)
-                    calls[f"{network.title}, {name}"] = lambda model=model: model(example)
+            for network in found:
+                kind, model = (
+                    ("packed", network.packed) if isinstance(network, OneBit) else ("float", network.model)
+                )
+                compiled = torch.compile(model, dynamic=False)
+                for name, call in ((kind, model), (f"{kind} compiled", compiled)):
+                    network.scores[name] = evaluate(call, loader)
+                    calls[f"{network.title}, {name}"] = lambda call=call: call(example)
                     done()
-            timings = time_interleaved(calls, repeats=rounds, after_round=done)
+            return time_interleaved(calls, repeats=rounds, after_round=done)
         finally:
             torch.set_num_threads(before)
-    return float_scores, timings
 
 
 def _full_width(settings: DemoSettings, console: Console) -> Comparison:

@@ -21,7 +21,7 @@ from ..timing import conditions, ratio
 from .data import standardise
 
 if TYPE_CHECKING:
-    from .run import OneBit, Outcome
+    from .run import FloatNet, OneBit, Outcome
 
 _PICTURES = 6
 _COLUMNS = ("network", "Dice", "IoU", "size", "latency")
@@ -30,17 +30,17 @@ _COLUMNS = ("network", "Dice", "IoU", "size", "latency")
 def result_rows(outcome: Outcome) -> list[list[str]]:
     """One row of text per network and way of running it; columns as in `_COLUMNS`."""
 
-    def row(label: str, key: str, scores: dict[str, float], size: int) -> list[str]:
-        latency = f"{outcome.timings[key].median:.2f} ms"
+    def row(label: str, scores: dict[str, float], size: int) -> list[str]:
+        latency = f"{outcome.timings[label].median:.2f} ms"
         return [label, f"{scores['dice']:.4f}", f"{scores['iou']:.4f}", f"{size / 1e6:.3f} MB", latency]
 
-    float_bytes = _state_bytes(outcome.float_model)
-    rows = [row(f"U-Net, {name}", name, scores, float_bytes) for name, scores in outcome.float_scores.items()]
-    for network in outcome.networks:
-        for name, scores in network.scores.items():
-            label = f"{network.title}, {name}"
-            rows.append(row(label, label, scores, network.verification.packed_bytes))
-    return rows
+    sizes = [_state_bytes(network.model) for network in outcome.floats]
+    sizes += [network.verification.packed_bytes for network in outcome.networks]
+    return [
+        row(f"{network.title}, {name}", scores, size)
+        for network, size in zip((*outcome.floats, *outcome.networks), sizes, strict=True)
+        for name, scores in network.scores.items()
+    ]
 
 
 def _state_bytes(model: nn.Module) -> int:
@@ -67,13 +67,31 @@ def results(outcome: Outcome) -> dict[str, Any]:
     return {
         "data": outcome.data.describe(),
         "settings": settings,
-        "float": outcome.float_scores,
+        "float": {network.title: network.scores for network in outcome.floats},
         "one_bit": one_bit,
         "latency_ms": {name: timing.median for name, timing in outcome.timings.items()},
         "full_width": outcome.comparison.to_dict(),
         "full_width_speedup": full_width_speedup(outcome),
         "conditions": conditions(torch.device("cpu"), outcome.settings.threads),
     }
+
+
+def honest_rival(outcome: Outcome) -> str:
+    """A sentence: the best float network that is as fast as the best packed one, and what that one scores."""
+
+    def fastest(network: Any) -> tuple[float, float]:
+        name = min(network.scores, key=lambda name: outcome.timings[f"{network.title}, {name}"].median)
+        return outcome.timings[f"{network.title}, {name}"].median, network.scores[name]["dice"]
+
+    best = max(outcome.networks, key=lambda network: fastest(network)[1])
+    ms, dice = fastest(best)
+    packed = f"{best.title}, packed: Dice {dice:.3f} in {ms:.2f} ms"
+    rivals = [network for network in outcome.floats if fastest(network)[0] <= ms]
+    if not rivals:
+        return f"{packed}. No float network here is as fast; the narrowest takes {fastest(outcome.floats[-1])[0]:.2f} ms."
+    rival = max(rivals, key=lambda network: fastest(network)[1])
+    rival_ms, rival_dice = fastest(rival)
+    return f"{packed}. The best float network that is as fast, {rival.title}: Dice {rival_dice:.3f} in {rival_ms:.2f} ms."
 
 
 def full_width_speedup(outcome: Outcome) -> float:
@@ -103,12 +121,13 @@ def print_tables(outcome: Outcome, console: Console, output: Path) -> None:
     )
     for network in outcome.networks:
         check = network.verification
-        lost = outcome.float_scores["float"]["dice"] - network.scores["packed"]["dice"]
+        lost = outcome.floats[0].scores["float"]["dice"] - network.scores["packed"]["dice"]
         console.print(
             f"{network.title}: Dice {lost:.3f} below float, {check.mismatches} bit mismatches, "
             f"{check.at_rounding} within one rounding, {check.float_bytes / check.packed_bytes:.1f}x smaller",
             highlight=False,
         )
+    console.print(honest_rival(outcome), highlight=False)
     console.print(f"Pictures and curves: {output / 'report.html'}", highlight=False)
 
 
@@ -124,10 +143,10 @@ def bands(phases: Phases, epochs: int) -> tuple[PhaseBand, ...]:
     )
 
 
-def training_curves(float_epochs: list[dict[str, float]], networks: list[OneBit]) -> list[Curve]:
+def training_curves(floats: list[FloatNet], networks: list[OneBit]) -> list[Curve]:
     """Loss, validation Dice, learning rate and health of the one-bit networks, over epochs."""
-    runs = {"float": float_epochs} | {network.title: network.epochs for network in networks}
-    phases = bands(networks[0].phases, len(float_epochs))
+    runs = {network.title: network.epochs for network in (*floats, *networks)}
+    phases = bands(networks[0].phases, len(floats[0].epochs))
 
     def curve(title: str, key: str, label: str, note: str = "") -> Curve:
         series = {
@@ -155,15 +174,14 @@ def training_curves(float_epochs: list[dict[str, float]], networks: list[OneBit]
 def pareto(outcome: Outcome) -> Pareto:
     """Dice of the test images against latency, every network eager and compiled."""
     points = [
-        ParetoPoint(f"U-Net, {name}", outcome.timings[name].median, scores["dice"], False)
-        for name, scores in outcome.float_scores.items()
+        ParetoPoint(label, outcome.timings[label].median, scores["dice"], name.startswith("packed"))
+        for network in (*outcome.floats, *outcome.networks)
+        for name, scores in network.scores.items()
+        for label in [f"{network.title}, {name}"]
     ]
-    for network in outcome.networks:
-        for name, scores in network.scores.items():
-            label = f"{network.title}, {name}"
-            points.append(ParetoPoint(label, outcome.timings[label].median, scores["dice"], True))
     size = outcome.settings.size
-    return Pareto(points, "Dice", f"Test images, {size}x{size} pixels, width {outcome.settings.width}.")
+    note = f"Test images, {size}x{size} pixels, width {outcome.settings.width} unless said. {honest_rival(outcome)}"
+    return Pareto(points, "Dice", note)
 
 
 @torch.no_grad()
@@ -175,7 +193,7 @@ def pictures(outcome: Outcome, network: OneBit) -> list[PictureRow]:
     for index in chosen:
         image = standardise(split.images[index])[None]
         by_float, by_packed = (
-            (model(image) > 0)[0, 0].numpy() for model in (outcome.float_model, network.packed)
+            (model(image) > 0)[0, 0].numpy() for model in (outcome.floats[0].model, network.packed)
         )
         rows.append(
             PictureRow(
@@ -194,7 +212,7 @@ def write(outcome: Outcome, output: Path) -> None:
     settings, comparison, best = outcome.settings, outcome.comparison, outcome.networks[0]
     check = best.verification
     summary = [
-        ("Dice, float", f"{outcome.float_scores['float']['dice']:.3f}"),
+        ("Dice, float", f"{outcome.floats[0].scores['float']['dice']:.3f}"),
         ("Dice, packed", f"{best.scores['packed']['dice']:.3f}"),
         ("wrong bits", str(sum(network.verification.mismatches for network in outcome.networks))),
         ("smaller", f"{check.float_bytes / check.packed_bytes:.1f}x"),
@@ -218,7 +236,7 @@ def write(outcome: Outcome, output: Path) -> None:
         title="Masked-binary segmentation of cell nuclei",
         summary=summary,
         tables=tables,
-        curves=training_curves(outcome.float_epochs, outcome.networks),
+        curves=training_curves(outcome.floats, outcome.networks),
         pictures=pictures(outcome, best),
         pareto=pareto(outcome),
         layers=[LayerBar(x.name, x.kind, x.zeros, x.bytes, x.output) for x in best.verification.layers],

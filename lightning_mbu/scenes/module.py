@@ -16,6 +16,10 @@ from ..schedule import Phases, warm_restart_cosine
 from ..scores import Scores, scores
 from .labels import IGNORE, label_map
 
+_OPTIMIZERS: dict[str, tuple[Any, dict[str, float]]] = {
+    "adam": (torch.optim.Adam, {}), "rmsprop": (torch.optim.RMSprop, {"momentum": 0.9}),
+}  # fmt: skip
+
 
 class LitScenes(L.LightningModule):
     """Cross-entropy with label smoothing + Dice (Eq. 18-20, 26), Adam, a cosine over each phase (Table 10).
@@ -34,6 +38,10 @@ class LitScenes(L.LightningModule):
         dice_weight: weight of the Dice loss; that of the cross-entropy is 1.
         weight_decay: of Adam (MBU-Net: 1e-8).
         cosine: False keeps the learning rate as it is (MBU-Net names no schedule).
+        optimizer: `"adam"`, or `"rmsprop"` with a momentum of 0.9 (MBU-Net's float networks, section A.3.1).
+
+    Raises:
+        ValueError: another optimizer.
     """
 
     def __init__(
@@ -45,8 +53,12 @@ class LitScenes(L.LightningModule):
         dice_weight: float = 1.0,
         weight_decay: float = 0.0,
         cosine: bool = True,
+        optimizer: str = "adam",
     ):
         super().__init__()
+        if optimizer not in _OPTIMIZERS:
+            raise ValueError(f"optimizer={optimizer!r} is unknown; choose one of {', '.join(_OPTIMIZERS)}.")
+        self.optimizer = optimizer
         self.model = model
         self.lr = lr
         self.dice_weight = dice_weight
@@ -100,7 +112,8 @@ class LitScenes(L.LightningModule):
         self.log_dict({f"{split}/{name}": value for name, value in values.items()}, prog_bar=True)
 
     def configure_optimizers(self) -> Any:
-        optimizer = torch.optim.Adam(self.parameters(), lr=self.lr, weight_decay=self.weight_decay)
+        make, options = _OPTIMIZERS[self.optimizer]
+        optimizer = make(self.parameters(), lr=self.lr, weight_decay=self.weight_decay, **options)
         if not self.cosine:
             # A scheduler that does nothing: without one MBUQuantize would bring its own.
             return [optimizer], [torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)]

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from ..atomic import write_atomically
-from ..benchmark import compare
+from ..benchmark import compare, time_floats
 from ..comparison import COMPILED, Comparison
 from ..deploy.packed import PackedModel
 from ..operations import Operations, count_operations
@@ -22,6 +22,7 @@ from ..scores import Scores
 from ..training_log import Epochs, curves, read_log
 from . import page
 from .data import SceneData
+from .float_rows import read_float
 from .labels import label_map
 from .recipe import score_network
 
@@ -38,6 +39,7 @@ class SceneReport:
         size: height and width of the images, pixels.
         packed: the network.
         pictures: test images with what it says.
+        rivals: float networks of the same data, scored and timed here.
     """
 
     scores: Scores
@@ -48,6 +50,7 @@ class SceneReport:
     size: tuple[int, int]
     packed: PackedModel
     pictures: Sequence[PictureRow | ClassPictureRow] = ()
+    rivals: Sequence[ParetoPoint] = ()
 
     @property
     def score(self) -> str:
@@ -56,9 +59,8 @@ class SceneReport:
 
     def pareto(self, others: Sequence[ParetoPoint]) -> Pareto:
         """This network, compiled and not, among `others`."""
-        value = float(self.scores.dice[1]) if self.score == "dice" else self.scores.miou
         own = [
-            ParetoPoint(name, timing.median, value, True)
+            ParetoPoint(name, timing.median, score_of(self.scores), True)
             for name, timing in self.speed.timings.items()
             if name.startswith("packed")
         ]
@@ -68,7 +70,7 @@ class SceneReport:
             if others
             else ""
         )
-        return Pareto([*own, *others], names[self.score], note)
+        return Pareto([*own, *self.rivals, *others], names[self.score], note)
 
     def fps(self, name: str) -> float:
         """Images per second of a candidate of `speed`, from its median time."""
@@ -122,14 +124,20 @@ class SceneReport:
                 name: None if math.isnan(iou) else iou
                 for name, iou in zip(self.scores.names, self.scores.iou.tolist(), strict=True)
             },
-            "float": vars(self.float_network), "packed": vars(self.network),
+            "rivals": [vars(point) for point in self.rivals], "float": vars(self.float_network), "packed": vars(self.network),
             "file_bytes": self.file_bytes, "speed": self.speed.to_dict(),
         }  # fmt: skip
 
 
+def score_of(scores: Scores) -> float:
+    """The score that networks are compared by: Dice of the foreground where there is one, else mIoU."""
+    return float(scores.dice[1]) if len(scores.names) == 2 else scores.miou
+
+
 def report(
-    path: Path, packed: PackedModel, model: nn.Module, data: SceneData, threads: int = 1, repeats: int = 9
-) -> SceneReport:
+    path: Path, packed: PackedModel, model: nn.Module, data: SceneData, threads: int = 1, repeats: int = 9,
+    floats: Sequence[Path] = (),
+) -> SceneReport:  # fmt: skip
     """Measures a packed network.
 
     Args:
@@ -139,15 +147,28 @@ def report(
         data: scored on the test split.
         threads: for the timing.
         repeats: rounds of the timing.
+        floats: files of float networks that a recipe has trained on the same data.
 
     Raises:
+        FileNotFoundError: one of `floats` is not there.
         ValueError: `model` has no layer of a name that `packed` has: it is not its twin.
     """
+    rivals = {f"float, {file.stem}": read_float(file) for file in floats}
     size = (1, packed.input_spec.channels, *data.size)
     network = count_operations(model, size, {layer.name for layer in packed.layers})
     scores = score_network(packed, data.test_dataloader(), data.labels.names)
     image = data.split("test")[0][0][None]
     speed = compare(model.eval(), packed, image, threads, repeats)
+    times = time_floats(rivals, image, threads, repeats) if rivals else {}
+    points = [
+        ParetoPoint(
+            name,
+            timing.median,
+            score_of(score_network(rivals[name], data.test_dataloader(), data.labels.names)),
+            False,
+        )
+        for name, timing in times.items()
+    ]
     return SceneReport(
         scores,
         count_operations(model, size, []),
@@ -157,6 +178,7 @@ def report(
         (data.size[0], data.size[1]),
         packed,
         page.pictures(packed, data.split("test")),
+        points,
     )
 
 
@@ -195,9 +217,15 @@ def run(options: Any, console: Any) -> int:
     others = [point for path in options.compare for point in page.read_points(path, score)]
     data = SceneData(options.dataset, options.root, size=tuple(options.size), batch_size=1, workers=0)
     model = find_model(options.model, options.arguments)
-    found = report(options.packed, load(options.packed), model, data, options.threads, options.repeats)
+    found = report(
+        options.packed, load(options.packed), model, data, options.threads, options.repeats, options.float
+    )
     console.print(found.scores)
     console.print(found.speed.table())
+    for point in found.rivals:
+        console.print(
+            f"{point.name}: {found.score} {point.score:.3f} in {point.ms:.2f} ms, compiled", highlight=False
+        )
     console.print(f"Report: {write(found, options.packed.name, options.output, others, epochs)}")
     if options.json:
         print(json.dumps(found.to_dict()))

@@ -10,6 +10,7 @@ from lightning_mbu import MBUQuantize
 from lightning_mbu.models import BiSegUNet
 from lightning_mbu.scenes import LitScenes, SceneData, write_tree
 from lightning_mbu.scenes.labels import IGNORE
+from lightning_mbu.scenes.recipe import _FLOAT
 from lightning_mbu.scores import scores
 
 
@@ -46,6 +47,18 @@ def test_loss_is_smoothed_cross_entropy_plus_dice():
     present = one_hot.sum((0, 2, 3)) > 0
     dice = ((1 - 2 * overlap / total) * present).mean()  # Eq. 19
     torch.testing.assert_close(found, cross_entropy + dice)
+
+
+def test_float_networks_of_the_other_paper_train_with_rmsprop():
+    module = LitScenes(
+        nn.Conv2d(3, 2, 1), "nuclei", lr=1e-5, weight_decay=1e-8, cosine=False, **_FLOAT["mbunet"]
+    )
+    (optimizer,), _ = module.configure_optimizers()
+    (group,) = optimizer.param_groups
+    assert type(optimizer) is torch.optim.RMSprop
+    assert (group["momentum"], group["lr"], group["weight_decay"]) == (0.9, 1e-5, 1e-8)  # Table A.1
+    with pytest.raises(ValueError, match="optimizer='sgd' is unknown; choose one of adam, rmsprop"):
+        LitScenes(nn.Conv2d(3, 2, 1), "nuclei", optimizer="sgd")
 
 
 class Rates(L.Callback):

@@ -11,7 +11,7 @@ from rich.console import Console
 from torch import nn
 from torch._inductor import config as inductor
 
-from lightning_mbu.benchmark import compare
+from lightning_mbu.benchmark import compare, time_floats
 from lightning_mbu.comparison import Comparison
 from lightning_mbu.timing import Timing, conditions, ratio, time_interleaved
 
@@ -58,6 +58,13 @@ def test_refuses_empty_runs(options):
         time_interleaved({"a": lambda: None}, **options)
     with pytest.raises(ValueError, match="0 candidates"):
         time_interleaved({})
+
+
+def test_rivals_are_compiled_and_timed_in_turn():
+    models = {"wide": network(8).train(), "narrow": network(2)}
+    times = time_floats(models, torch.randn(1, 3, 16, 16), 1, 3)
+    assert set(times) == set(models) and all(len(time.samples) == 3 for time in times.values())
+    assert models["wide"].training and not inductor.freezing
 
 
 def test_compare_end_to_end():

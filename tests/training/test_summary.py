@@ -6,6 +6,7 @@ import json
 import pytest
 import torch
 from rich.console import Console
+from torch import nn
 
 from lightning_mbu import convert, make_plan, prepare, summary
 from lightning_mbu.models import MBUNet
@@ -74,3 +75,46 @@ def test_packed_weights_have_the_size_that_is_announced(model):
     for layer in summary(model, SIZE).layers:
         if layer.kind != "float":
             assert densities[layer.name] == pytest.approx(layer.mask_density)
+
+
+class Mixer(nn.Module):
+    """Two linear layers over pixels between two convolutions, as in the encoders that are transformers."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.head = nn.Conv2d(3, 32, 3, padding=1), nn.Conv2d(32, 1, 1)
+        self.norm, self.up, self.down = nn.LayerNorm(32), nn.Linear(32, 64), nn.Linear(64, 32)
+
+    def forward(self, x):
+        x = self.stem(x)
+        y = self.norm(x.permute(0, 2, 3, 1))
+        weights = (y @ y.transpose(-1, -2)).softmax(-1)
+        y = self.down(torch.relu(self.up(weights @ y)))
+        return self.head(x + y.permute(0, 3, 1, 2))
+
+
+@pytest.mark.filterwarnings("ignore:only .* become one-bit:UserWarning")
+def test_linear_layers_are_listed_and_counted():
+    torch.manual_seed(0)
+    model, rows = Mixer(), 32 * 32
+    before = summary(model, SIZE)
+    assert [layer.name for layer in before.layers] == ["stem", "up", "down", "head"]
+    up = before.layers[1]
+    assert (up.role, up.kind, up.bits, up.shape, up.macs) == (
+        "linear",
+        "float",
+        32,
+        (rows, 64),
+        rows * 32 * 64,
+    )
+    assert before.other_macs == 2 * rows * 32 * 32  # the two products of attention
+    prepare(model, make_plan(model, torch.empty(SIZE), linear=True))
+    after = summary(model, SIZE)
+    assert [layer.kind == "float" for layer in after.layers] == [True, False, False, True]
+    assert [layer.bits for layer in after.layers[1:3]] == [
+        2 if x.kind == "masked" else 1 for x in after.layers[1:3]
+    ]
+    assert after.one_bit_macs == 2 * up.macs and after.other_macs == before.other_macs
+    assert after.one_bit_macs + after.float_macs == before.float_macs
+    assert "1024x64" in str(after) and "attention" in str(after)
+    assert after.layers[1].kernel == serving_kernel() and json.loads(after.to_json())["other_macs"]
