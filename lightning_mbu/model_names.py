@@ -38,10 +38,7 @@ def find_model(name: str, arguments: dict[str, Any] | None = None) -> Any:
 
 def _smp_model(name: str, arguments: dict[str, Any]) -> Any:
     architecture, _, encoder = name.partition("/")
-    from .on_demand import compiler_on_demand  # imports torch
-
-    with compiler_on_demand():
-        smp = importlib.import_module("segmentation_models_pytorch")
+    smp = importlib.import_module("segmentation_models_pytorch")
     known = sorted(key for key, value in vars(smp).items() if isinstance(value, type))
     if architecture not in known:
         raise ValueError(f"segmentation_models_pytorch has no {architecture!r}; it has {', '.join(known)}.")

@@ -8,6 +8,10 @@ from pathlib import Path
 
 from .commands.options import add_arguments
 
+_NUMBERS = {
+    "width": "of the network", "epochs": "of each run", "batch_size": "images per step",
+    "seeds": "runs of each variant", "workers": "processes that read images",
+}  # fmt: skip
 STUDIES = ("figure8", "table7", "table8", "table9")
 
 
@@ -73,9 +77,9 @@ def add_ablation_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--root", required=True, help="folder of the data set as published")
     parser.add_argument("--dataset", default=base.dataset, help="cityscapes, voc, ade20k or camvid")
     parser.add_argument("--size", type=int, nargs=2, default=base.size, help="height and width, pixels")
-    for name in ("width", "epochs", "batch_size", "seeds", "workers"):
-        parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=getattr(base, name))
-    parser.add_argument("--lr", type=float, default=base.lr)
+    for name, text in _NUMBERS.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=getattr(base, name), help=text)
+    parser.add_argument("--lr", type=float, default=base.lr, help="peak learning rate")
     parser.add_argument("--float", dest="quantize", action="store_false", help="train in float")
     parser.add_argument("--output", type=Path, default=Path("ablation.json"), help="results as JSON")
     parser.add_argument("--json", action="store_true", help="print the results as JSON too")

@@ -7,9 +7,8 @@ The run allocates nothing and computes nothing (`FakeTensorMode`), so it takes w
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,11 +74,6 @@ class Trace:
 
 
 class _Recorder(TorchDispatchMode):
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        """torch would import the compiler, two seconds, to keep it away from this class; nothing is compiled here."""
-        return False
-
     def __init__(self) -> None:
         super().__init__()
         self.operations: list[Operation] = []
@@ -171,10 +165,7 @@ def trace(model: nn.Module, example_input: Tensor) -> Trace:
         with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
             fake = torch.empty(example_input.shape, dtype=example_input.dtype, device=device)
             recorder.produce(fake, -1)
-            # For parts that are compiled already; there are none where nobody has imported the compiler, which takes
-            # a second.
-            compiler = "torch._dynamo" in sys.modules
-            eager = torch.compiler.set_stance("force_eager") if compiler else nullcontext()
+            eager = torch.compiler.set_stance("force_eager")  # for parts that are compiled already
             with _module_names(model, recorder.stack), recorder, eager:
                 model(fake)
     except Exception as error:

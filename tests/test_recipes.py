@@ -108,6 +108,15 @@ def test_the_papers_settings(name, size, monkeypatch, capsys):
     assert network["width"] == 64 and not network["shortcuts"]
 
 
+def test_help_shows_the_recipes_own_options_too(monkeypatch, capsys):
+    assert run_here("isic", ["--help"], monkeypatch) == 0
+    shown = capsys.readouterr().out
+    assert all(
+        f"--{name}" in shown
+        for name in ("output", "smoke", "preset", "float", "json", "data.root", "model.lr")
+    )
+
+
 @pytest.mark.parametrize(
     "arguments, words",
     [
@@ -121,15 +130,6 @@ def test_the_papers_settings(name, size, monkeypatch, capsys):
         (["--smoke", "--output", "no/net.mbu"], "folder of --output"),
     ],
 )
-def test_help_shows_the_recipes_own_options_too(monkeypatch, capsys):
-    assert run_here("isic", ["--help"], monkeypatch) == 0
-    shown = capsys.readouterr().out
-    assert all(
-        f"--{name}" in shown
-        for name in ("output", "smoke", "preset", "float", "json", "data.root", "model.lr")
-    )
-
-
 def test_a_mistake_gets_no_traceback(arguments, words, monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
     code = run_here("carvana", arguments, monkeypatch)

@@ -45,7 +45,7 @@ def test_report_scores_counts_and_times(tmp_path, capsys, monkeypatch):
         json.dumps(SMALL),
     ]
     arguments += ["--dataset", "camvid", "--root", str(root), "--size", "32", "48"]
-    network = {"class_path": "lightning_mbu.models.BiSegUNet", "init_args": {**SMALL, "width": 8}}
+    network = {"class_path": "lightning_mbu.models.BiSegUNet", "init_args": {**SMALL, "capacity_blocks": 1}}
     torch.save(
         {**network, "state_dict": BiSegUNet(**network["init_args"]).state_dict()}, tmp_path / "net.float8.pt"
     )
