@@ -141,7 +141,7 @@ def draw(image: Tensor, mask: Tensor, logits: Tensor) -> np.ndarray:
 
 def show(logger: Any, name: str, pictures: list[np.ndarray], step: int) -> None:
     """Hands pictures, uint8 `[H, W, 3]`, to a Lightning logger; one that can keep none is passed over."""
-    experiment = getattr(logger, "experiment", None)
+    experiment: Any = getattr(logger, "experiment", None)
     folder = getattr(logger, "log_dir", None) or getattr(logger, "save_dir", None)
     if hasattr(logger, "log_image"):  # Weights & Biases
         logger.log_image(name, pictures, step)
