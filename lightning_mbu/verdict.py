@@ -33,7 +33,7 @@ from .timing import conditions, time_interleaved
 # 256x256, one thread, AVX-512 VNNI): below this gain over float, eight bits are likely as fast.
 EIGHT_BIT_GAIN = 4.8
 _SIDE = 32  # pixels; the rate of a layer is measured on images of at most this side
-_RUNS, _BUDGET_S = 2, 1.0  # of the float network: so many, and more while time is left; the fastest counts
+_RUNS, _BUDGET_S = 20, 1.0  # of the float network: one, and more while time is left; the fastest counts
 
 
 @dataclass(frozen=True)
@@ -204,7 +204,7 @@ def _float_times(model: nn.Module, plan: Plan) -> tuple[float, dict[str, float],
         module.register_forward_hook(end(layer.name))
     runs = []  # the first prepares oneDNN's kernels
     end_s = time.perf_counter() + _BUDGET_S
-    while len(runs) < _RUNS or (len(runs) < 10 * _RUNS and time.perf_counter() < end_s):
+    while not runs or (len(runs) < _RUNS and time.perf_counter() < end_s):
         layer_ms.clear()
         values.clear()
         start = time.perf_counter()

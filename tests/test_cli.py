@@ -223,3 +223,9 @@ def test_model_names(tmp_path):
     assert isinstance(find_model(f"{tmp_path}/net.py:build", {"width": 8}), MBUNet)
     same = find_model("Unet/resnet18", {"classes": 4}), find_model("smp:Unet/resnet18", {"classes": 4})
     assert same[0].segmentation_head[0].out_channels == 4 and type(same[0]) is type(same[1])
+
+
+def test_bench_prints_json_or_writes_it():
+    parse = _parser().parse_args
+    assert parse(["bench", "mbunet", "--json"]).json == "-"
+    assert parse(["bench", "mbunet", "--json", "x.json"]).json == "x.json"
