@@ -43,7 +43,7 @@ def read_trained(
         raise FileNotFoundError(f"there is no file or folder {path}.")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+    except (pickle.UnpicklingError, RuntimeError, EOFError, LookupError, ValueError) as error:
         raise ValueError(
             f"{path} cannot be read as a checkpoint of weights ({str(error).splitlines()[0]}). If it holds Python "
             "objects that you trust, load it with lightning_mbu.load_from_checkpoint and call convert yourself."

@@ -117,7 +117,7 @@ def read_float(path: Path) -> nn.Module:
         stored = torch.load(path, map_location="cpu", weights_only=True)
         model = build(stored)
         model.load_state_dict(stored["state_dict"])
-    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError) as error:
+    except (pickle.UnpicklingError, RuntimeError, EOFError, LookupError, TypeError, ValueError) as error:
         raise ValueError(
             f"{path} is no float network of a recipe ({str(error).splitlines()[0]}); the recipes write one for each "
             "width of their --float."
