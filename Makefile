@@ -11,7 +11,7 @@ SOURCES := pyproject.toml constraints.txt ops/CMakeLists.txt ops/cuda.cmake $(sh
 export OMP_WAIT_POLICY ?= PASSIVE
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test matrix lint sanitize bench bench-ops gpu-check gpu-bench clean
+.PHONY: demo test soak matrix lint sanitize bench bench-ops gpu-check gpu-bench clean
 .DEFAULT_GOAL := test
 
 demo: $(READY)  ## train, convert, prove, compile, time; DATA=folder for real images, ARGS for `mbu demo --help`
@@ -19,6 +19,9 @@ demo: $(READY)  ## train, convert, prove, compile, time; DATA=folder for real im
 
 test: $(READY)  ## everything but lint, on up to four cores; ARGS for pytest
 	$(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile $(ARGS)
+
+soak: $(READY)  ## random runs against everything that must not break, every job; ARGS as `files --share 0.1 --seed 3`
+	PYTHONPATH=tests $(BIN)/python -m soak $(ARGS)
 
 matrix: $(READY)  ## every smp architecture and encoder, all the way, into docs/models.md; ARGS for pytest, -k for a part
 	MBU_MATRIX=all MBU_MATRIX_RESULTS=docs/results/models.json $(BIN)/python -m pytest -q tests/matrix $(ARGS)

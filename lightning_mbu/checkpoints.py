@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from torch import nn
 
 from .compiled import inside_compiled
+from .health import check_finite
 from .plan import Plan
 from .prepare import prepare
 
@@ -30,6 +31,7 @@ def store_with_weights(module: Any, network: nn.Module, plan: Plan, options: dic
     module.__dict__.setdefault("_mbu_own_on_save", module.on_save_checkpoint)
 
     def on_save_checkpoint(checkpoint: dict[str, Any]) -> None:
+        check_finite(network)
         module.__dict__["_mbu_own_on_save"](checkpoint)
         checkpoint[KEY] = {"plan": plan.to_json(), "network": name, "options": options}
 

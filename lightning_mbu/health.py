@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .layers import QuantizedConvolution
 
@@ -28,6 +28,22 @@ def mask_density(states: Tensor) -> float:
 
 
 @torch.no_grad()
+def check_finite(network: nn.Module) -> None:
+    """Stops a run that cannot recover, before a checkpoint replaces the last good one.
+
+    Raises:
+        FloatingPointError: a parameter holds NaN or infinity; it names the parameter and the ways out.
+    """
+    for name, parameter in network.named_parameters():
+        if not torch.isfinite(parameter).all():
+            raise FloatingPointError(
+                f"{name!r} has become NaN or infinite, and training cannot bring it back. The checkpoints written so far "
+                "are good. Lower the learning rate or clip gradients (Trainer(gradient_clip_val=1.0)), look for a batch "
+                "without a labelled pixel, or let Trainer(detect_anomaly=True) name the operation."
+            )
+
+
+@torch.no_grad()
 def pull_to_one(weight: Tensor, strength: float) -> Tensor:
     """Gradient of `strength * ||w - sign(w)||_1` with respect to `weight` (BiSegUNet, Eq. 24)."""
     return strength * torch.sign(weight.abs() - 1) * torch.sign(weight)
@@ -42,9 +58,14 @@ def epoch_numbers(
         layers: name -> layer.
         before: `weight_states` of each at the end of the epoch before.
 
+    Raises:
+        FloatingPointError: a layer's weights are not finite any more.
+
     Returns:
         `mbu/flip_ratio` and, where a layer is masked, `mbu/mask_density`; the states now.
     """
+    for layer in layers.values():
+        check_finite(layer)
     states = {name: weight_states(layer) for name, layer in layers.items()}
     weights = {name: value.numel() for name, value in states.items()}
     flips = sum(flip_ratio(before[name], states[name]) * weights[name] for name in states)

@@ -12,6 +12,7 @@ from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from torch import nn
 
+from .atomic import write_atomically
 from .cards import trained_card
 from .compiled import inside_compiled
 from .plan import Plan
@@ -60,7 +61,7 @@ def save_trained(
     has_card = card.exists()
     model.save_pretrained(folder)  # type: ignore[operator]
     stored = {"plan": plan.to_json(), "options": options or {}}
-    (folder / PLAN_NAME).write_text(json.dumps(stored, indent=2) + "\n")
+    write_atomically(folder / PLAN_NAME, (json.dumps(stored, indent=2) + "\n").encode())
     if not has_card:  # smp has written one that loads with smp alone, which cannot read these layers
         trained_card(type(model).__name__, plan, metrics, dataset).save(card)
     if repo_id is not None:
@@ -80,6 +81,7 @@ def load_trained(folder: str | Path, *, revision: str | None = None, token: str 
     Raises:
         FileNotFoundError: no such folder or repository, or it has no plan; a float smp checkpoint is read by smp's own
             `from_pretrained`.
+        ValueError: a file in it is damaged, or of something else.
     """
     place = Path(folder)
     if not place.is_dir():
@@ -94,10 +96,26 @@ def load_trained(folder: str | Path, *, revision: str | None = None, token: str 
             f"{folder} has no {PLAN_NAME}, so it holds no masked-binary model. "
             "Read a float one with segmentation_models_pytorch.from_pretrained and train it with MBUQuantize."
         )
-    stored = json.loads((place / PLAN_NAME).read_text())
-    config = json.loads((place / "config.json").read_text())
-    smp = importlib.import_module("segmentation_models_pytorch")
-    model = getattr(smp, config.pop("_model_class"))(**{**config, "encoder_weights": None})
-    prepare(model, Plan.from_json(stored["plan"]), **stored["options"])
-    model.load_state_dict(safetensors.torch.load_file(place / "model.safetensors"))
+    try:
+        stored = json.loads((place / PLAN_NAME).read_text())
+        config = json.loads((place / "config.json").read_text())
+        make = getattr(importlib.import_module("segmentation_models_pytorch"), config.pop("_model_class"))
+        # Only networks: smp has functions too, and some of them reach for the network or for files.
+        if not (isinstance(make, type) and issubclass(make, nn.Module)):
+            raise TypeError(f"{make!r:.80} is no network")
+        model = make(**{**config, "encoder_weights": None})
+        prepare(model, Plan.from_json(stored["plan"]), **stored["options"])
+        model.load_state_dict(safetensors.torch.load_file(place / "model.safetensors"))
+    except (
+        KeyError,
+        TypeError,
+        AttributeError,
+        ValueError,
+        RuntimeError,
+        safetensors.SafetensorError,
+    ) as error:
+        raise ValueError(
+            f"{folder} is damaged, or not a folder that save_trained has written: {error!r:.300} "
+            "Copy or save it again."
+        ) from error
     return model.eval()

@@ -15,7 +15,6 @@ Version 1 has convolutions that name the one tensor that they read, not a list t
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import json
 import math
@@ -33,17 +32,19 @@ from mbu_ops.packing import pack_weight
 
 from ..atomic import write_atomically
 from .graph_json import graph_from_json, graph_to_json
+from .guards import PackedFileError, Spread, plain_name, shape_of, whole_number
 from .packed import InputSpec, PackedLayer, PackedModel
 
 FORMAT_VERSION = 2
 _HEADER = "mbu"
+_TENSORS = ("constants", "weights")
 _LARGEST_DESCRIPTION = 64 * 2**20  # bytes; the graph of a network with ten thousand operations stays below
+# Bytes of JSON that one character of the header may become. Networks of four architectures need 5 to 9.
+_LARGEST_GROWTH = 64
 _TYPES = {
     str(t).removeprefix("torch."): t
     for t in (torch.float32, torch.int32, torch.int64, torch.uint8, torch.bool)
 }
-_DAMAGE = (KeyError, TypeError, AttributeError, IndexError, RuntimeError, json.JSONDecodeError, zlib.error,
-           binascii.Error, UnicodeDecodeError)  # fmt: skip
 
 
 def save(packed: PackedModel, path: str | Path) -> Path:
@@ -77,7 +78,7 @@ def load(path: str | Path) -> PackedModel:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: not a packed model, damaged, or written by a newer version.
+        PackedFileError: not a packed model, damaged, or written by a newer version; a kind of ValueError.
     """
     path = Path(path)
     if not path.is_file():
@@ -85,29 +86,34 @@ def load(path: str | Path) -> PackedModel:
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             header = (file.metadata() or {}).get(_HEADER)
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+            names = set(file.keys())
+            if header is not None and names != set(_TENSORS):
+                raise PackedFileError(f"it holds {sorted(names)!r:.80}, not {list(_TENSORS)}")
+            tensors = {name: file.get_tensor(name) for name in _TENSORS} if header is not None else {}
     except (safetensors.SafetensorError, ValueError, OSError) as error:
-        raise ValueError(
+        raise PackedFileError(
             f"{path} is damaged or not a packed model: {error}. Save it again from the source."
         ) from error
     if header is None:
-        raise ValueError(
+        raise PackedFileError(
             f"{path} is a safetensors file, but not a packed model; write one with save(packed, path)."
         )
     try:
         description = json.loads(_inflate(header))
-        version = description["version"]
+        version = whole_number(description["version"], 1, "its format version")
         if version > FORMAT_VERSION:
-            raise ValueError(
-                f"{path} has format version {version}; this lightning-mbu reads up to {FORMAT_VERSION}. Upgrade it."
+            raise PackedFileError(
+                f"it has format version {version}; this lightning-mbu reads up to {FORMAT_VERSION}. Upgrade it."
             )
         if description["sha256"] != _digest(description, tensors):
-            raise ValueError(
-                f"{path} is damaged: its contents do not match its checksum. Copy or save it again."
-            )
+            raise PackedFileError("its contents do not match its checksum.")
         return _rebuild(description, tensors)
-    except _DAMAGE as error:
-        raise ValueError(f"{path} is damaged: {error!r}. Copy or save it again.") from error
+    except PackedFileError as error:
+        raise PackedFileError(f"{path} is damaged or not for this version: {error}") from error
+    except MemoryError:
+        raise
+    except Exception as error:  # whatever a strange description runs into, the file is what is wrong
+        raise PackedFileError(f"{path} is damaged: {error!r:.300}. Copy or save it again.") from error
 
 
 def _serialize(packed: PackedModel) -> bytes:
@@ -139,10 +145,13 @@ def _serialize(packed: PackedModel) -> bytes:
 
 def _inflate(header: str) -> bytes:
     """The description's JSON; refuses one that would grow beyond what any network needs."""
+    limit = min(_LARGEST_DESCRIPTION, _LARGEST_GROWTH * (len(header) + 1024))
     inflater = zlib.decompressobj()
-    text = inflater.decompress(base64.b64decode(header, validate=True), _LARGEST_DESCRIPTION)
+    text = inflater.decompress(base64.b64decode(header, validate=True), limit)
     if inflater.unconsumed_tail:
-        raise ValueError(f"its description is larger than {_LARGEST_DESCRIPTION} bytes.")
+        raise PackedFileError(f"its description is larger than {limit} bytes.")
+    if not inflater.eof:  # the checksum of zlib stands at the end
+        raise PackedFileError("its description is cut short.")
     return text
 
 
@@ -150,7 +159,7 @@ def _digest(description: dict[str, Any], tensors: dict[str, Tensor]) -> str:
     """SHA-256 over the description, without the digest itself, and the bytes of both tensors."""
     content = {key: value for key, value in description.items() if key != "sha256"}
     digest = hashlib.sha256(json.dumps(content, separators=(",", ":"), sort_keys=True).encode())
-    for name in ("constants", "weights"):
+    for name in _TENSORS:
         digest.update(_bytes_of(tensors[name]).numpy().tobytes())
     return digest.hexdigest()
 
@@ -178,17 +187,24 @@ class _Reader:
 
     def __init__(self, data: Tensor):
         if data.dtype != torch.uint8 or data.dim() != 1:
-            raise ValueError(f"a data tensor is {data.dtype} {list(data.shape)}; it must be a row of bytes.")
+            raise PackedFileError(
+                f"a data tensor is {data.dtype} {list(data.shape)}; it must be a row of bytes."
+            )
         self.data, self.position = data, 0
 
     def take(self, count: int) -> Tensor:
         end = self.position + count
         if count < 0 or end > self.data.numel():
-            raise ValueError(
+            raise PackedFileError(
                 f"its data end at byte {self.data.numel()}, before byte {end} that it announces."
             )
         piece, self.position = self.data[self.position : end], end
         return piece
+
+    def finish(self) -> None:
+        """Raises where bytes are left: they belong to something that the description does not name."""
+        if self.position != self.data.numel():
+            raise PackedFileError(f"it holds {self.data.numel()} bytes of data and names {self.position}.")
 
     def take_bits(self, count: int) -> Tensor:
         """Bool `[count]`; inverse of `_to_bytes`."""
@@ -199,34 +215,56 @@ class _Reader:
 def _take_weight(data: _Reader, shape: list[int], kind: str) -> Tensor:
     """Inverse of `_weight_bytes`: int8 of `shape`."""
     count = math.prod(shape)
-    present = torch.ones(count, dtype=torch.bool) if kind == "binary" else data.take_bits(count)
+    if kind == "binary":
+        return torch.where(data.take_bits(count), 1, -1).to(torch.int8).view(shape)
+    present = data.take_bits(count)
     weight = torch.zeros(count, dtype=torch.int8)
-    signs = data.take_bits(int(present.sum()))
-    weight[present] = torch.where(signs, 1, -1).to(torch.int8)
+    weight[present] = torch.where(data.take_bits(int(present.sum())), 1, -1).to(torch.int8)
     return weight.view(shape)
 
 
 def _rebuild(description: dict[str, Any], tensors: dict[str, Tensor]) -> PackedModel:
     buffers: dict[str, tuple[Tensor, bool]] = {}
     data = _Reader(tensors["constants"])
-    for name, type_name, shape in description["constants"]:
-        kind = _TYPES[type_name]
+    for name, type_name, sizes in description["constants"]:
+        kind, shape = _TYPES[type_name], shape_of(sizes, f"constant {name!r:.80}")
         # Cloned: a piece of the row need not lie where its type wants it aligned.
-        buffers[name] = data.take(math.prod(shape) * kind.itemsize).clone().view(kind).view(shape), True
+        piece = data.take(math.prod(shape) * kind.itemsize).clone().view(kind).view(shape)
+        buffers[plain_name(name, "a constant")] = piece, True
+    data.finish()
     data, layers = _Reader(tensors["weights"]), []
+    spread = Spread(tensors["weights"].numel())
     for entry in description["layers"]:
-        entry = dict(entry)
-        shape = entry.pop("shape")
-        layer = PackedLayer(**{**entry, "segments": tuple(entry["segments"])})
+        layer, shape = _layer(entry)
+        spread.take(shape, layer.segments, layer.groups, layer.name)
         weight = _take_weight(data, shape, layer.kind)
         planes = pack_weight(weight.permute(0, 3, 1, 2), layer.segments, layer.groups)
         buffers[layer.planes] = planes, True
         buffers[layer.tiles] = torch.ops.mbu.tile_weight(planes), False
         layers.append(layer)
+    data.finish()
     nodes = description["nodes"]
     module = graph_from_json(_with_lists(nodes) if description["version"] == 1 else nodes, buffers)
-    rounded = description.get("rounds_streams", False)
-    return PackedModel(module, tuple(layers), InputSpec(**description["input"]), rounds_streams=rounded)
+    accepts = InputSpec(**description["input"])
+    whole_number(accepts.channels, 1, "its number of input channels")
+    whole_number(accepts.multiple, 1, "what its input sizes are multiples of")
+    rounded = bool(description.get("rounds_streams", False))
+    return PackedModel(module, tuple(layers), accepts, rounds_streams=rounded)
+
+
+def _layer(entry: dict[str, Any]) -> tuple[PackedLayer, list[int]]:
+    """One of the description's layers, and the shape of its weight, `[OC, KH, KW, C / groups]`."""
+    shape = shape_of(entry["shape"], "a weight")
+    segments = tuple(shape_of(entry["segments"], "the inputs of a layer", 1))
+    layer = PackedLayer(
+        **{**{key: value for key, value in entry.items() if key != "shape"}, "segments": segments}
+    )
+    whole_number(layer.groups, 1, "a number of groups")
+    if layer.kind not in ("masked", "binary") or len(shape) != 4 or min(shape[1:]) < 1:
+        raise PackedFileError(f"a layer is {layer.kind!r:.80} of shape {shape}; none can be like that.")
+    plain_name(layer.planes, "a weight")
+    plain_name(layer.tiles, "a weight")
+    return layer, shape
 
 
 def _with_lists(nodes: list[list[Any]]) -> list[list[Any]]:

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Node
 
+from .guards import PackedFileError, identifier, plain_name
+
 _NAMESPACES = ("aten", "mbu")
 _OPERATORS = {
     name: getattr(operator, name)
@@ -60,25 +62,59 @@ def graph_from_json(nodes: list[list[Any]], buffers: dict[str, tuple[Tensor, boo
         buffers: name -> tensor, and whether it is saved with the module.
 
     Raises:
-        ValueError: an unknown operation, a value that does not belong there, or a tensor that is missing.
+        PackedFileError: an unknown operation, a value that does not belong there, or a tensor that is missing.
     """
     graph = Graph()
     made: list[Node] = []
     for op, target, arguments, options in nodes:
         if op not in ("placeholder", "get_attr", "call_function", "output"):
-            raise ValueError(
-                f"the graph has a node of kind {op!r}; only calls, constants, input and output can be read."
+            raise PackedFileError(
+                f"the graph has a node of kind {op!r:.80}; only calls, constants, input and output can be read."
             )
         if op == "get_attr" and target not in buffers:
-            raise ValueError(f"the graph reads {target!r}, which the file does not hold.")
+            raise PackedFileError(f"the graph reads {target!r:.80}, which the file does not hold.")
+        given = _decode(arguments, made), _decode(options, made)
+        _check_form(op, target, *given)
         resolved = _find_operation(target) if op == "call_function" else target
-        made.append(graph.create_node(op, resolved, _decode(arguments, made), _decode(options, made)))
+        if op == "call_function":
+            _check_call(resolved, *given)
+        made.append(graph.create_node(op, resolved, *given))
+    kinds = [node.op for node in made]
+    if kinds.count("placeholder") != 1 or kinds.count("output") != 1 or kinds[-1] != "output":
+        raise PackedFileError("the graph must have one input, and one output at its end.")
     module = GraphModule(nn.Module(), Graph())
     for name, (tensor, persistent) in buffers.items():
         _register(module, name, tensor, persistent)
     module.graph = graph
     graph.lint()
     return module
+
+
+def _check_form(op: str, target: Any, arguments: Any, options: Any) -> None:
+    """Refuses what a node of its kind never has; torch.fx would write it into source code."""
+    if not isinstance(arguments, tuple) or not isinstance(options, dict):
+        raise PackedFileError(f"the graph has a node {op!r} without a list and a map of arguments.")
+    if op != "call_function":
+        if op != "get_attr":  # that name is one of the file's tensors
+            identifier(target, f"a node of kind {op}")
+        if options or len(arguments) != (op == "output"):
+            raise PackedFileError(f"the graph has a node of kind {op} with arguments that it cannot take.")
+
+
+def _check_call(operation: Any, arguments: tuple[Any, ...], options: dict[str, Any]) -> None:
+    """Refuses options that the operation does not have, and integer operations on anything but numbers."""
+    if isinstance(operation, torch._ops.OpOverload):
+        unknown = set(options) - {argument.name for argument in operation._schema.arguments}
+    else:
+        unknown = set(options)
+        if not all(isinstance(argument, Node | int | float) for argument in arguments):
+            raise PackedFileError(
+                f"the graph calls {operation.__name__} with {arguments!r:.80}; it takes numbers."
+            )
+    if unknown:
+        raise PackedFileError(
+            f"the graph calls {operation.__name__} with {sorted(unknown)!r:.80}, which it does not take."
+        )
 
 
 def _register(root: nn.Module, name: str, tensor: Tensor, persistent: bool) -> None:
@@ -106,7 +142,7 @@ def _target_name(node: Node) -> str:
 
 
 def _find_operation(name: str) -> Any:
-    namespace, packet, *overload = name.split(".")
+    namespace, packet, *overload = plain_name(name, "an operation").split(".")
     if namespace == "operator" and packet in _OPERATORS:
         return _OPERATORS[packet]
     found = None
@@ -115,13 +151,11 @@ def _find_operation(name: str) -> Any:
             getattr(getattr(torch.ops, namespace), packet, None), overload[0] if overload else "", None
         )
     if not isinstance(found, torch._ops.OpOverload):
-        raise ValueError(  # noqa: TRY004 (a wrong file, not a wrong argument)
-            f"the graph calls {name!r}, an operation that this version does not have."
-        )
+        raise PackedFileError(f"the graph calls {name!r}, an operation that this version does not have.")
     takes = [str(argument.type) for argument in found._schema.arguments]
     # Refuses what could reach outside the graph: from_file takes a name and no tensor, in-place calls write.
     if not any("Tensor" in kind for kind in takes) or found._schema.is_mutable:
-        raise ValueError(f"the graph calls {name!r}, which is not a pure function of tensors.")
+        raise PackedFileError(f"the graph calls {name!r}, which is not a pure function of tensors.")
     return found
 
 
@@ -152,7 +186,7 @@ def _decode(value: Any, made: list[Node]) -> Any:
     ((kind, content),) = value.items()
     if kind == "node":
         if not 0 <= content < len(made):
-            raise ValueError(f"a node reads node {content}, which does not stand before it.")
+            raise PackedFileError(f"a node reads node {content}, which does not stand before it.")
         return made[content]
     if kind == "map":
         return {key: _decode(item, made) for key, item in content.items()}
@@ -162,5 +196,5 @@ def _decode(value: Any, made: list[Node]) -> Any:
         return float(content)
     found = getattr(torch, content, None) if kind in _ENUMERATIONS else None
     if found is None or not isinstance(found, _ENUMERATIONS[kind]):
-        raise ValueError(f"the graph holds {value!r}, which is not a value that this version knows.")
+        raise PackedFileError(f"the graph holds {value!r}, which is not a value that this version knows.")
     return found

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from huggingface_hub import ModelCard, ModelHubMixin, hf_hub_download
 
+from ..atomic import write_atomically
 from ..cards import TAGS, card_data, metrics_text, plan_table
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ class PackedHubMixin(ModelHubMixin, library_name="lightning-mbu", tags=TAGS):
         save(packed, save_directory / FILE_NAME)
         specification = packed.input_spec
         config = {"channels": specification.channels, "multiple": specification.multiple, "file": FILE_NAME}
-        (save_directory / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+        write_atomically(save_directory / "config.json", (json.dumps(config, indent=2) + "\n").encode())
 
     @classmethod
     def _from_pretrained(  # type: ignore[override]

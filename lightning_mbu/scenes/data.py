@@ -36,6 +36,21 @@ def read_labels(path: Path) -> np.ndarray:
         return np.array(image.convert("L") if image.mode in ("1", "LA") else image)
 
 
+def read_image(path: Path) -> np.ndarray:
+    """uint8 `[H, W, 3]`.
+
+    Raises:
+        ValueError: not a readable image; the file is named.
+    """
+    try:
+        with Image.open(path) as opened:
+            return np.array(opened.convert("RGB"))
+    except (OSError, SyntaxError) as error:
+        raise ValueError(
+            f"{path} ({path.stat().st_size} bytes) cannot be read as an image: {error}."
+        ) from error
+
+
 class SceneDataset(Dataset):
     """Images float32 `[3, H, W]`, each standardised to its own mean and deviation, and classes int64 `[H, W]`."""
 
@@ -47,9 +62,15 @@ class SceneDataset(Dataset):
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         image_path, label_path = self.pairs[index]
-        with Image.open(image_path) as opened:
-            image = np.array(opened.convert("RGB"))
-        classes = self.labels.to_classes(read_labels(label_path))
+        image = read_image(image_path)
+        try:
+            classes = self.labels.to_classes(read_labels(label_path))
+        except (
+            OSError,
+            SyntaxError,
+            ValueError,
+        ) as error:  # Pillow raises SyntaxError for some broken PNG chunks
+            raise ValueError(f"{label_path} cannot be read as labels: {error}") from error
         if image.shape[:2] != classes.shape:
             raise ValueError(
                 f"{image_path} is {image.shape[0]}x{image.shape[1]} and its labels {label_path} are "

@@ -29,10 +29,12 @@ class LabelMap:
     Attributes:
         names: of the classes, by index.
         table: uint8 `[256]`, stored value -> class index or `IGNORE`.
+        known: bool `[256]`, values that the data set stores; others are in no label image of it.
     """
 
     names: tuple[str, ...]
     table: np.ndarray
+    known: np.ndarray
 
     @property
     def classes(self) -> int:
@@ -42,38 +44,48 @@ class LabelMap:
         """uint8 `[H, W]` as read from the file -> uint8 `[H, W]` of class indices and `IGNORE`.
 
         Raises:
-            ValueError: another type or shape, as of a label image in colours.
+            ValueError: another type or shape, as of a label image in colours, or a value that the data set does not have.
         """
         if stored.dtype != np.uint8 or stored.ndim != 2:
             raise ValueError(
                 f"a label image is {stored.dtype} {list(stored.shape)}; expected uint8 [H, W] with one class number "
                 "per pixel. Take the label files, not the coloured ones that are made for people."
             )
+        unknown = np.flatnonzero((np.bincount(stored.ravel(), minlength=256) > 0) & ~self.known)
+        if unknown.size:
+            raise ValueError(
+                f"a label image holds {unknown[:5].tolist()}, which no class of {len(self.names)} has, nor what is left "
+                "out. Take the label files of the release, not resampled or coloured ones."
+            )
         return self.table[stored]
 
 
-def _map(names: tuple[str, ...], stored: tuple[int, ...] | range) -> LabelMap:
+def _map(
+    names: tuple[str, ...], stored: tuple[int, ...] | range, left_out: tuple[int, ...] | range
+) -> LabelMap:
+    known = np.zeros(256, bool)
+    known[[*stored, *left_out, IGNORE]] = True
     table = np.full(256, IGNORE, np.uint8)
     table[list(stored)] = np.arange(len(names))
     table.setflags(write=False)
-    return LabelMap(names, table)
+    return LabelMap(names, table, known)
 
 
 def _foreground(name: str) -> LabelMap:
     """0 is the background and everything else `name`: masks are stored as 0 and 1 or as 0 and 255."""
     table = np.minimum(np.arange(256), 1).astype(np.uint8)
     table.setflags(write=False)
-    return LabelMap(("background", name), table)
+    return LabelMap(("background", name), table, np.ones(256, bool))
 
 
 DATASETS: dict[str, LabelMap] = {
-    "cityscapes": _map(tuple(_CITYSCAPES.values()), tuple(_CITYSCAPES)),
+    "cityscapes": _map(tuple(_CITYSCAPES.values()), tuple(_CITYSCAPES), range(34)),
     # 255 is the border around objects.
-    "voc": _map(_VOC, range(21)),
+    "voc": _map(_VOC, range(21), ()),
     # 0 is everything else; objectInfo150.txt of the data set names 1 to 150.
-    "ade20k": _map(tuple(f"class {index}" for index in range(1, 151)), range(1, 151)),
+    "ade20k": _map(tuple(f"class {index}" for index in range(1, 151)), range(1, 151), (0,)),
     # 11 is unlabelled.
-    "camvid": _map(_CAMVID, range(11)),
+    "camvid": _map(_CAMVID, range(11), (11,)),
     # The three of the MBU-Net paper: one thing and its background.
     "carvana": _foreground("car"),
     "isic": _foreground("lesion"),

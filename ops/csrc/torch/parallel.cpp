@@ -1,6 +1,10 @@
 #include "mbu/parallel.h"
 
+#include <pthread.h>
 #include <torch/csrc/stable/ops.h>
+#if defined(__linux__)
+#include <dirent.h>
+#endif
 
 #include <algorithm>
 #include <atomic>
@@ -43,10 +47,33 @@ void take_pieces(int64_t thread, int64_t, void* context) {
   }
 }
 
+// A fork takes along the thread that calls it alone, but the OpenMP of GCC goes on to believe in the pool of
+// the parent: the child's first parallel region would wait for it for ever. So a child of a process that had
+// threads works alone. Whether these are a pool cannot be told.
+std::atomic<bool> had_threads{false}, without_pool{false};
+
+void before_fork() {
+  had_threads = true;
+#if defined(__linux__)
+  DIR* tasks = opendir("/proc/self/task");
+  if (!tasks) return;
+  int entries = 0;  // ".", ".." and one for every thread
+  while (entries < 4 && readdir(tasks)) ++entries;
+  closedir(tasks);
+  had_threads = entries > 3;
+#endif
+}
+
+void in_child() {
+  if (had_threads) without_pool = true;
+}
+
+const int kWatchesForks = pthread_atfork(before_fork, nullptr, in_child);
+
 }  // namespace
 
 int num_threads() {
-  return static_cast<int>(torch::stable::get_num_threads());
+  return without_pool ? 1 : static_cast<int>(torch::stable::get_num_threads());
 }
 
 void parallel_range(int64_t count, int64_t grain, RangeFunction function, void* context) {

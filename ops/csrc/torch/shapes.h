@@ -69,6 +69,13 @@ inline int64_t transposed_size(const char* op, const char* axis, int64_t input, 
   return size;
 }
 
+// Elements that a layer reads for one image, its padding included; kernels copy some rows of them at a time.
+inline void check_reach(const char* op, Extent input, Extent padding, int64_t channels) {
+  const int64_t height = checked_add(input.h, checked_mul(2, padding.h, op), op);
+  const int64_t width = checked_add(input.w, checked_mul(2, padding.w, op), op);
+  checked_mul(checked_mul(height, width, op), checked_mul(channels, sizeof(Word), op), op);
+}
+
 // The rule of torch.nn.MaxPool2d: with ceil_mode the last window may run over the end, if it starts inside
 // the input or the padding before it.
 inline int64_t pool_size(const char* axis, int64_t input, int64_t kernel, int64_t stride, int64_t padding,
@@ -85,6 +92,10 @@ inline int64_t pool_size(const char* axis, int64_t input, int64_t kernel, int64_
   return size;
 }
 
+// Products of one output. Counters are 32 bits wide, and an exact dot product must fit the 24 bits of a
+// float32.
+constexpr int64_t kLargestSpan = int64_t{1} << 24;
+
 inline void check_planes(const Tensor& planes) {
   const char* op = "tile_weight";
   check_here(op, "planes", planes);
@@ -97,8 +108,7 @@ inline void check_planes(const Tensor& planes) {
   const int64_t span = checked_mul(taps, checked_mul(planes.size(4), kWordBits, op), op);
   MBU_CHECK(taps > 0 && planes.size(4) > 0, op, ": kernel ", planes.size(2), "x", planes.size(3), " with ",
             planes.size(4), " channel words is empty; a layer needs at least one weight");
-  // Counters are 32 bits wide, and an exact dot product must fit the 24 bits of a float32.
-  MBU_CHECK(span <= int64_t{1} << 24, op, ": one output sums ", span, " products; at most ", int64_t{1} << 24,
+  MBU_CHECK(span <= kLargestSpan, op, ": one output sums ", span, " products; at most ", kLargestSpan,
             " are supported");
   checked_mul(span, checked_add(planes.size(1), kTileChannels, op), op);
   MBU_CHECK(planes.size(1) <= std::numeric_limits<int32_t>::max(), op, ": ", planes.size(1),
@@ -128,6 +138,11 @@ inline TiledWeight tiled_weight(const char* op, const Tensor& weight, int64_t ou
             "] but weight was tiled for [", h.kernel_h, ", ", h.kernel_w, "]");
   MBU_CHECK(h.words == words, op, ": bits has ", words, " channel words but weight was tiled for ", h.words,
             "; input channels and weight must be packed with the same segments");
+  // The rule of check_planes again, for a header that did not come from there: sizes below stay in 64 bits.
+  const int64_t span =
+      checked_mul(checked_mul(kernel.h, kernel.w, op), checked_mul(words, kWordBits, op), op);
+  MBU_CHECK(out_channels >= 0 && span > 0 && span <= kLargestSpan, op, ": weight has a header for ",
+            out_channels, " outputs of ", span, " products each; at most ", kLargestSpan, " are supported");
   const int64_t size = TiledWeight::size(h.layout, out_channels, kernel, h.tile_words);
   bool fits = weight.numel() == size && h.tile_words >= 1 && h.tile_words <= words;
   for (int64_t i = 0; fits && i < words_of(out_channels); ++i)

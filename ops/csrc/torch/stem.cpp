@@ -17,6 +17,9 @@ PlaceNames here() {
   return {"the CPU", "cpu()"};
 }
 
+// Columns that a kernel reads are at most this many times the padded width: it rounds outputs up to 12.
+constexpr int64_t kStemReach = 12;
+
 // Everything but what follows the convolution.
 StemParams stem_layer(const char* op, const Tensor& x, const Tensor& weight, int64_t out_channels,
                       Pair stride, Pair padding, Pair dilation) {
@@ -53,6 +56,11 @@ StemParams stem_layer(const char* op, const Tensor& x, const Tensor& weight, int
   p.dilation = pair(op, "dilation", dilation, 1);
   p.output = {conv_size(op, "height", p.height, p.kernel.h, p.stride.h, p.padding.h, p.dilation.h),
               conv_size(op, "width", p.width, p.kernel.w, p.stride.w, p.padding.w, p.dilation.w)};
+  // Where there is one output, no step is taken; kernels round outputs up to whole registers.
+  if (p.output.h == 1) p.stride.h = 1;
+  if (p.output.w == 1) p.stride.w = 1;
+  check_reach(op, {p.height, checked_mul(p.width, kStemReach, op)}, {p.padding.h, p.padding.w * kStemReach},
+              p.channels);
   const int64_t pixels = checked_mul(checked_mul(p.batch, p.output.h, op), p.output.w, op);
   checked_mul(pixels, checked_mul(words_of(out_channels), kTileChannels * 4, op), op);
   return p;

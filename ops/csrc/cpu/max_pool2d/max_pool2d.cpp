@@ -14,6 +14,16 @@ namespace {
 // Input words (about 0.2 ns each) below which a second thread does not pay.
 constexpr int64_t kGrain = 100000;
 
+// The places begin + i * step, i in [0, count), that lie in [0, size).
+struct Inside {
+  int64_t first, count;
+
+  Inside(int64_t begin, int64_t step, int64_t count, int64_t size)
+      : first(begin < 0 ? (-begin + step - 1) / step : 0),
+        count(begin >= size ? 0
+                            : std::max<int64_t>(std::min(count, (size - 1 - begin) / step + 1) - first, 0)) {}
+};
+
 struct RowMemory {
   Scratch pointers, gathered, combined;
 };
@@ -24,9 +34,10 @@ void combine_columns(const MaxPool2dParams& p, const Word* row, Word* out) {
   const int64_t words = kWords ? kWords : p.input.words;
   for (int64_t x = 0; x < p.output.w; ++x, out += words) {
     for (int64_t k = 0; k < words; ++k) out[k] = 0;
-    for (int64_t j = 0, column = x * p.stride.w - p.padding.w; j < p.kernel.w; ++j, column += p.dilation.w) {
-      if (column < 0 || column >= p.input.width) continue;
-      const Word* source = row + column * words;
+    const int64_t begin = x * p.stride.w - p.padding.w;
+    const Inside inside(begin, p.dilation.w, p.kernel.w, p.input.width);
+    for (int64_t j = inside.first; j < inside.first + inside.count; ++j) {
+      const Word* source = row + (begin + j * p.dilation.w) * words;
       for (int64_t k = 0; k < words; ++k) out[k] |= source[k];
     }
   }
@@ -36,10 +47,12 @@ void pool_row(const MaxPool2dParams& p, int64_t n, int64_t y) {
   static thread_local RowMemory memory;
   const PackedImage& in = p.input;
   const int64_t count = in.width * in.words;
-  auto* rows = memory.pointers.get<const Word*>(p.kernel.h);
-  int64_t row_count = 0;
-  for (int64_t i = 0, line = y * p.stride.h - p.padding.h; i < p.kernel.h; ++i, line += p.dilation.h)
-    if (line >= 0 && line < in.height) rows[row_count++] = in.data + n * in.stride_n + line * in.stride_h;
+  const int64_t begin = y * p.stride.h - p.padding.h;
+  const Inside inside(begin, p.dilation.h, p.kernel.h, in.height);
+  const int64_t row_count = inside.count;
+  auto* rows = memory.pointers.get<const Word*>(row_count);
+  for (int64_t i = 0; i < row_count; ++i)
+    rows[i] = in.data + n * in.stride_n + (begin + (inside.first + i) * p.dilation.h) * in.stride_h;
 
   if (in.stride_w != in.words) {  // a slice of a wider tensor: bring its words together first
     Word* gathered = memory.gathered.get<Word>(row_count * count);

@@ -21,7 +21,7 @@ struct Extent {
 };
 
 constexpr int64_t words_of(int64_t channels) {
-  return (channels + kWordBits - 1) / kWordBits;
+  return channels / kWordBits + (channels % kWordBits > 0);  // no sum that could overflow
 }
 
 // The bits of word `word` that belong to one of `channels` channels.

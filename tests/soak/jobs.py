@@ -1,0 +1,13 @@
+"""Every job of `make soak`, and how much of it belongs to `make test`."""
+
+from __future__ import annotations
+
+from .job import Job
+
+JOBS = (
+    Job("kernels", "kernels", "results", 600, 40_000),
+    Job("limits", "limits", "lists", 1, 1),
+    Job("threads", "threads", "calls", 200, 20_000),
+    Job("fork", "fork", "processes", 2, 50),
+    Job("files", "files", "mutants", 300, 20_000),
+)
