@@ -5,6 +5,7 @@
 The scale stands outside the convolution on purpose. At gate 1 the convolution then adds and subtracts ones, which
 float32 does without rounding in any order of summation: its result *is* the integer that the packed layer counts,
 and everything after it can be repeated bit for bit. At gate 0 the scale cancels: the layer is the float one.
+A layer in training mode needs no bit twice: its scale goes into the weight, which has fewer entries than its output.
 
 With a thermometer code of T planes (T thresholds per channel) the convolution reads T * C one-bit channels, plane
 after plane, and has weights of its own for each; in the float phase the first plane carries the activation and the
@@ -23,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from .plain import adopt, own_forward
-from .quantizers import ABSORBABLE, ESTIMATORS, binarize_activation
+from .quantizers import ABSORBABLE, ESTIMATORS, binarize_activation, settled
 from .residual import BridgedBatchNorm2d
 from .weight_quantizers import INTEGER_KINDS, WeightQuantizer, weight_quantizer
 
@@ -157,8 +158,8 @@ class QuantizedConvolution(nn.Module):
         weight = self.latent_weight()
         present = (self.weight_quantizer(weight) != 0).to(weight.dtype)
         axes = [axis for axis in range(weight.dim()) if axis != self.output_axis]
-        total = (weight.abs() * present).sum(axes)
-        return (total / present.sum(axes).clamp_min(1)).clamp_min(_SMALLEST_SCALE)
+        fitted = (weight.abs() * present).sum(axes) / present.sum(axes).clamp_min(1)
+        return fitted.clamp_min(_SMALLEST_SCALE)
 
     def effective_scale(self) -> Tensor | None:
         """`[out_channels]`, positive; its gradient fades with the gate, so that it rests in the float phase."""
@@ -166,10 +167,8 @@ class QuantizedConvolution(nn.Module):
             return self._fitted_scale()
         if self.scale is None:
             return None
-        gated = torch.lerp(
-            self.scale.detach(), self.scale, (self.gate * self.weight_gate).to(self.scale.dtype)
-        )
-        return gated.abs().clamp_min(_SMALLEST_SCALE)
+        gate = (self.gate * self.weight_gate).to(self.scale.dtype)
+        return torch.lerp(self.scale.detach(), self.scale, gate).abs().clamp_min(_SMALLEST_SCALE)
 
     def latent_weight(self) -> Tensor:
         """All latent weights, those of further planes behind `weight` along the axis of input channels."""
@@ -192,14 +191,17 @@ class QuantizedConvolution(nn.Module):
             planes.append(binarize_activation(x, part, self.gate, self.estimator, absorbs, self.sharpness))
         return planes[0] if self.planes == 1 else torch.cat(planes, 1)
 
-    def _gated_weight(self, scale: Tensor | None) -> Tensor:
+    def _gated_weight(self, scale: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """The weight, and the scale that is left to apply behind it."""
         weight = self.latent_weight()
-        quantized = self.weight_quantizer(weight)
-        if scale is not None:
-            shape = [1] * weight.dim()
-            shape[self.output_axis] = -1
-            weight = weight / scale.view(shape)
-        return torch.lerp(weight, quantized, (self.gate * self.weight_gate).to(weight.dtype))
+        shape = [-1 if axis == self.output_axis else 1 for axis in range(weight.dim())]
+        gate = (self.gate * self.weight_gate).to(weight.dtype)
+        gated = self.weight_quantizer(weight)
+        if not settled(gate, weight):
+            gated = torch.lerp(weight if scale is None else weight / scale.view(shape), gated, gate)
+        if scale is None or not self.training or torch.is_autocast_enabled(weight.device.type):
+            return gated, scale
+        return gated * scale.view(shape), None
 
     def _finish(self, y: Tensor, x: Tensor, scale: Tensor | None) -> Tensor:
         # The packed layer repeats these two roundings in this order; keep them apart and in step with it.
@@ -207,7 +209,8 @@ class QuantizedConvolution(nn.Module):
             y = y * scale.view(1, -1, 1, 1)
         if self.bias is not None:
             y = y + self.bias.view(1, -1, 1, 1)
-        return y if self.bridge is None else self.bridge.bridge(y, x, self.gate)
+        gate = None if settled(self.gate, y) else self.gate
+        return y if self.bridge is None else self.bridge.bridge(y, x, gate)
 
     def extra_repr(self) -> str:
         parts = [super().extra_repr(), self.kind]
@@ -223,8 +226,8 @@ class MaskedBinaryConv2d(QuantizedConvolution, nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """`[N, in_channels, H, W]` -> `[N, out_channels, H', W']`."""
-        scale = self.effective_scale()
-        y = self._conv_forward(self.binarize(x), self._gated_weight(scale), None)
+        weight, scale = self._gated_weight(self.effective_scale())
+        y = self._conv_forward(self.binarize(x), weight, None)
         return self._finish(y, x, scale)
 
 
@@ -239,12 +242,11 @@ class MaskedBinaryConvTranspose2d(QuantizedConvolution, nn.ConvTranspose2d):
         output_padding: Any = self.output_padding
         if output_size is not None:
             output_padding = self._output_padding(x, output_size, *geometry, 2, self.dilation)  # type: ignore[arg-type]
-        scale = self.effective_scale()
         stride, padding, _ = geometry
+        weight, scale = self._gated_weight(self.effective_scale())
         y = nn.functional.conv_transpose2d(
-            self.binarize(x), self._gated_weight(scale), None, stride, padding, output_padding,
-            self.groups, self.dilation,
-        )  # fmt: skip
+            self.binarize(x), weight, None, stride, padding, output_padding, self.groups, self.dilation
+        )
         return self._finish(y, x, scale)
 
 

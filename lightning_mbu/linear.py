@@ -36,9 +36,9 @@ class MaskedBinaryLinear(QuantizedConvolution, nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """`[..., in_features]` -> `[..., out_features]`."""
-        scale = self.effective_scale()
+        weight, scale = self._gated_weight(self.effective_scale())
         signs = self.binarize(self.as_images(x)).permute(0, 2, 3, 1).reshape(x.shape)
-        y = nn.functional.linear(signs, self._gated_weight(scale))
+        y = nn.functional.linear(signs, weight)
         # The packed layer repeats these two roundings in this order; keep them apart and in step with it.
         if scale is not None:
             y = y * scale

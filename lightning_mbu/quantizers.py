@@ -14,10 +14,13 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 
 def _sign(x: Tensor) -> Tensor:
-    """+1 where x >= 0, else -1, without `torch.where`, whose CPU kernel is slow for scalar branches."""
+    """+1 where x >= 0, else -1, in one pass; `torch.where` is slow on a CPU where both branches are scalars.
+
+    x holds no negative zero, whose sign `copysign` would take.
+    """
     if torch.compiler.is_compiling():
         return (x >= 0).to(x.dtype) * 2 - 1
-    return torch.ge(x, 0, out=torch.empty_like(x)).mul_(2).sub_(1)
+    return torch.copysign(x.new_ones(()), x)
 
 
 # Straight-through estimators: the derivative that stands in for that of sign(x), as a factor of the gradient.
@@ -31,7 +34,7 @@ def clipped(x: Tensor, sharpness: Tensor | float = 1.0) -> Tensor:
 
 def approx_sign(x: Tensor, sharpness: Tensor | float = 1.0) -> Tensor:
     """2 - 2|x| where |x| <= 1, else 0: the slope of a quadratic sign (Bi-Real Net, arXiv:1808.00278)."""
-    return (2 - 2 * x.abs()).clamp_min_(0)
+    return x.abs().mul_(-2).add_(2).clamp_min_(0)
 
 
 def tanh_slope(x: Tensor, sharpness: Tensor | float = 1.0) -> Tensor:
@@ -68,11 +71,20 @@ ABSORBABLE = tuple(_ABSORBABLE)
 _ABSORBABLE["everything"] = (torch.zeros_like, torch.zeros_like)
 
 
-def _settled(gate: Tensor, x: Tensor) -> bool:
+def settled(gate: Tensor, x: Tensor) -> bool:
     """Whether the float branch can be left out, which saves several passes over every activation.
     On an accelerator the question would cost a synchronization, and in a compiled graph a recompilation."""
     eager = not torch.compiler.is_compiling() and not isinstance(x, FakeTensor)
     return eager and gate.device.type == "cpu" and bool(gate == 1)
+
+
+def _through(grad: Tensor, x: Tensor, estimator: str, sharpness: Tensor | float = 1.0) -> Tensor:
+    """`grad * estimator(x)`."""
+    if estimator != "clipped":
+        return ESTIMATORS[estimator](x, sharpness).mul_(grad)
+    # One pass. hardtanh's interval is open: up to the next number behind 1 is up to 1 and with it.
+    bound = 1 + torch.finfo(x.dtype).eps
+    return torch.ops.aten.hardtanh_backward(grad, x, -bound, bound)
 
 
 class _GatedSign(torch.autograd.Function):
@@ -80,19 +92,20 @@ class _GatedSign(torch.autograd.Function):
     def forward(
         ctx, x: Tensor, threshold: Tensor, gate: Tensor, sharpness: Tensor, estimator: str, absorbs: str
     ) -> Tensor:
-        ctx.save_for_backward(x, threshold, gate, sharpness)
-        ctx.estimator, ctx.absorbs, ctx.settled = estimator, absorbs, _settled(gate, x)
-        quantized = _sign(x - threshold)
+        ctx.estimator, ctx.absorbs, ctx.settled = estimator, absorbs, settled(gate, x)
+        distance = x + (0.0 - threshold)  # x - threshold, but never -0
+        ctx.save_for_backward(None if ctx.settled else x, distance, gate, sharpness)
+        quantized = _sign(distance)
         if ctx.settled:
             return quantized
         return torch.lerp(_ABSORBABLE[absorbs][0](x), quantized, gate.to(x.dtype))
 
     @staticmethod
     def backward(ctx, grad: Tensor):
-        x, threshold, gate, sharpness = ctx.saved_tensors
-        quantized = grad * ESTIMATORS[ctx.estimator](x - threshold, sharpness)
+        x, distance, gate, sharpness = ctx.saved_tensors
+        quantized = _through(grad, distance, ctx.estimator, sharpness)
         if not ctx.settled:
-            quantized = quantized * gate.to(x.dtype)
+            quantized = quantized * gate.to(grad.dtype)
         grad_threshold = None
         if ctx.needs_input_grad[1]:
             grad_threshold = -quantized.sum((0, 2, 3), keepdim=True)
@@ -149,29 +162,29 @@ class _BinarySign(torch.autograd.Function):
     @staticmethod
     def forward(ctx, w: Tensor) -> Tensor:
         ctx.save_for_backward(w)
-        return _sign(w)
+        return _sign(w + 0.0)  # never -0
 
     @staticmethod
     def backward(ctx, grad: Tensor):
         (w,) = ctx.saved_tensors
-        return grad * clipped(w)
+        return _through(grad, w, "clipped")
 
 
 class _MaskedSign(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, w: Tensor, delta: Tensor, window: Tensor) -> Tensor:
+    def forward(ctx, w: Tensor, magnitude: Tensor, delta: Tensor, window: Tensor) -> Tensor:
         ctx.save_for_backward(w, delta, window)
-        return torch.sign(w) * (w.abs() > delta)
+        return torch.sign(w) * (magnitude > delta)
 
     @staticmethod
     def backward(ctx, grad: Tensor):
         w, delta, window = ctx.saved_tensors
         grad_delta = None
-        if ctx.needs_input_grad[1]:
+        if ctx.needs_input_grad[2]:
             # Raising delta removes sign(w) where |w| passes it; the step is read as a ramp `window` wide.
             near = (w.abs() - delta).abs() <= window / 2
             grad_delta = -(grad * torch.sign(w) * near).sum() / window
-        return grad * clipped(w), grad_delta, None
+        return _through(grad, w, "clipped"), None, grad_delta, None
 
 
 class BinaryWeight(nn.Module):
@@ -213,19 +226,19 @@ class MaskedWeight(nn.Module):
         if rule == "learned":
             self.factor = nn.Parameter(torch.tensor(0.7))
 
-    def delta(self, weight: Tensor) -> Tensor:
-        """The masking threshold for `weight`, a scalar tensor."""
-        magnitude = weight.detach().abs()
+    def _delta(self, magnitude: Tensor, mean: Tensor) -> Tensor:
+        """The masking threshold, a scalar tensor."""
         if self.rule == "sparsity":
             zeros = int(self.sparsity * magnitude.numel())
             return magnitude.flatten().kthvalue(zeros).values if zeros else magnitude.new_tensor(-1.0)
-        mean = magnitude.mean()
         return self.factor.abs() * mean if self.rule == "learned" else 0.7 * mean
 
     def forward(self, weight: Tensor) -> Tensor:
         """Any shape -> same shape and dtype, values in {-1, 0, +1}."""
-        window = weight.detach().abs().mean().clamp_min(torch.finfo(weight.dtype).tiny)
-        return _MaskedSign.apply(weight, self.delta(weight), window)
+        magnitude = weight.detach().abs()
+        mean = magnitude.mean()
+        window = mean.clamp_min(torch.finfo(weight.dtype).tiny)
+        return _MaskedSign.apply(weight, magnitude, self._delta(magnitude, mean), window)
 
     def extra_repr(self) -> str:
         return self.rule if self.rule != "sparsity" else f"sparsity={self.sparsity}"

@@ -26,7 +26,7 @@ def add_study_options(parser: argparse.ArgumentParser) -> None:
     _add_common(parser, "mbu-study")
     add("--quick", action="store_true", help="64 pixels, 8 epochs: the ordering in minutes, not the accuracy")
     add("--seeds", type=int, default=1, help="runs of each row")
-    add("--only", nargs="+", default=(), metavar="ROW", help="rows of `ingredients` to run")
+    add("--only", nargs="+", default=(), metavar="ROW", help="rows of `ingredients`, as 'shortcuts + RPReLU'")
     add("--permutations", type=int, default=6, help="figure3: orders of masking to draw")
     add("--depth", type=int, default=4, help="figure3: blocks masked in each")
     add("--w-op", type=float, default=0.5, help="pareto: weight of operations in the cost score (Eq. 2)")

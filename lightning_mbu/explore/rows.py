@@ -19,35 +19,61 @@ _TABLE1: dict[str, dict[str, Any]] = {
     "binary": {"layers": "binary"},
 }
 
-# One ingredient at a time, on top of the row above it where the name says so.
-_SHORTCUTS = {"shortcuts": True}
-_INGREDIENTS: dict[str, dict[str, Any]] = {
+# What a row's name consists of: what each part changes of an `Experiment`, "options" those of `MBUQuantize`.
+_PARTS: dict[str, dict[str, Any]] = {
     "float": {"layers": "float"},
-    "float, shortcuts": {"layers": "float", **_SHORTCUTS},
     "plain": {},
-    "shortcuts": {**_SHORTCUTS},
-    "plain, thermometer of 2": {"options": {"planes": 2}},
-    "shortcuts, thermometer of 2": {**_SHORTCUTS, "options": {"planes": 2}},
-    "shortcuts, RPReLU": {**_SHORTCUTS, "options": {"shift": True}},
-    "shortcuts, batch norms measured anew": {**_SHORTCUTS, "options": {"reestimate": 32}},
-    "plain, batch norms measured anew": {"options": {"reestimate": 32}},
-    "shortcuts, annealed estimator": {**_SHORTCUTS, "options": {"estimator": "annealed"}},
-    "shortcuts, ApproxSign": {**_SHORTCUTS, "options": {"estimator": "approx_sign"}},
-    "shortcuts, weight decay 1e-2 on float layers": {**_SHORTCUTS, "weight_decay": 1e-2},
-    "shortcuts, float start 25 %": {**_SHORTCUTS, "options": {"float_share": 0.25, "order": "all"}},
-    "shortcuts, float start 25 %, distilled": {
-        **_SHORTCUTS, "options": {"float_share": 0.25, "order": "all", "distill": 1.0},
+    "shortcuts": {"shortcuts": True},
+    "added shortcuts": {"options": {"shortcuts": True}},
+    "RPReLU": {"options": {"shift": True}},
+    "thermometer of 2": {"options": {"planes": 2}},
+    "thermometer of 3": {"options": {"planes": 3}},
+    "learned thresholds": {"options": {"thresholds": "learned"}},
+    "thresholds at zero": {"options": {"thresholds": "zero"}},
+    "batch norms measured anew": {"options": {"reestimate": 32}},
+    "clipped estimator": {"options": {"estimator": "clipped"}},
+    "ApproxSign": {"options": {"estimator": "approx_sign"}},
+    "tanh estimator": {"options": {"estimator": "tanh"}},
+    "annealed estimator": {"options": {"estimator": "annealed"}},
+    "float start 25 %": {"options": {"float_share": 0.25, "order": "all"}},
+    "distilled": {"options": {"distill": 1.0}},
+    "taught by its float twin": {"taught": True},
+    "started from its float twin": {"started": True},
+    "activations first 25 %": {"options": {"weights_after": 0.25}},
+    "one by one over 50 %": {"options": {"incremental_share": 0.5}},
+    "one by one over 50 %, backwards": {"options": {"incremental_share": 0.5, "order": "reverse"}},
+    "averaged from 75 %": {"options": {"average_from": 0.75}},
+    "all masked": {"options": {"masked": "all"}},
+    "none masked": {"options": {"masked": "none"}},
+    "learned masks": {"options": {"mask_rule": "learned"}},
+    "half of each layer masked": {"options": {"mask_rule": "sparsity", "sparsity": 0.5}},
+    "half of all blocks of 16x16 absent": {
+        "options": {"mask_blocks": (16, 16), "block_density": 0.5, "masked": "all"}
     },
-    "shortcuts, activations first 25 %": {**_SHORTCUTS, "options": {"weights_after": 0.25}},
-    "shortcuts, averaged from 75 %": {**_SHORTCUTS, "options": {"average_from": 0.75}},
-    "shortcuts, learned masks": {**_SHORTCUTS, "options": {"mask_rule": "learned"}},
-    "shortcuts, analytic scale": {**_SHORTCUTS, "options": {"scale": "analytic"}},
-    "shortcuts, no scale": {**_SHORTCUTS, "options": {"scale": "none"}},
-    "shortcuts, blocks of 16x16, half absent": {
-        **_SHORTCUTS, "options": {"mask_blocks": (16, 16), "block_density": 0.5, "masked": "all"},
-    },
-    "plain, added shortcuts": {"options": {"shortcuts": True}},
-}  # fmt: skip
+    "analytic scale": {"options": {"scale": "analytic"}},
+    "no scale": {"options": {"scale": "none"}},
+    "weight decay 1e-2 on float layers": {"weight_decay": 1e-2},
+    "scales and thresholds at a tenth of the rate": {"extras_lr": 0.1},
+    "warm-up of 10 %": {"warmup": 0.1},
+    "rate 1e-3": {"lr": 1e-3},
+    "rate 3e-3": {"lr": 3e-3},
+    "rate 5e-3": {"lr": 5e-3},
+    "rate 1e-2": {"lr": 1e-2},
+    "rate 2e-2": {"lr": 2e-2},
+    "batches of 4": {"batch_size": 4},
+}
+_SEPARATOR = " + "
+
+# What `mbu study ingredients` runs if it is not told: baselines, and one ingredient at a time on top of shortcuts.
+_BASELINES = ("float", "float + shortcuts", "plain", "shortcuts")
+_PLAIN_TOO = ("added shortcuts", "thermometer of 2", "batch norms measured anew", "ApproxSign")
+_NEEDS = {"distilled": "float start 25 %"}  # a teacher
+
+
+def _default_rows() -> list[str]:
+    single = [part for part in _PARTS if part not in ("float", "plain", "shortcuts", "added shortcuts")]
+    rows = [_SEPARATOR.join(filter(None, ("shortcuts", _NEEDS.get(part), part))) for part in single]
+    return [*_BASELINES, *(f"plain{_SEPARATOR}{part}" for part in _PLAIN_TOO), *rows]
 
 
 def repeat(rows: dict[str, Experiment], seeds: int) -> dict[str, Experiment]:
@@ -66,18 +92,27 @@ def table1(base: Experiment) -> dict[str, Experiment]:
 
 
 def ingredients(base: Experiment, only: tuple[str, ...] = ()) -> dict[str, Experiment]:
-    """Baselines, and one ingredient at a time.
+    """Rows named after what they are made of, such as `"shortcuts + ApproxSign + RPReLU"`.
 
     Args:
-        only: rows to run; all if empty.
+        only: rows to run; if empty, baselines and one ingredient at a time.
 
     Raises:
-        ValueError: `only` names a row that does not exist.
+        ValueError: a part of a name that does not exist.
     """
-    unknown = [name for name in only if name not in _INGREDIENTS]
-    if unknown:
-        raise ValueError(f"there are no rows {unknown}; choose from {'; '.join(_INGREDIENTS)}.")
-    return {name: replace(base, **_INGREDIENTS[name]) for name in only or _INGREDIENTS}
+    return {name: _compose(base, name) for name in only or _default_rows()}
+
+
+def _compose(base: Experiment, name: str) -> Experiment:
+    for part in name.split(_SEPARATOR):
+        if part not in _PARTS:
+            raise ValueError(
+                f"there is no ingredient {part!r}; join with {_SEPARATOR!r} what you want of {'; '.join(_PARTS)}."
+            )
+        change = dict(_PARTS[part])
+        options = {**base.options, **change.pop("options", {})}
+        base = replace(base, options=options, **change)
+    return base
 
 
 def figure3(

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
+import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import lightning as L
-import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback
 from segmentation_models_pytorch.losses import DiceLoss
@@ -37,7 +39,11 @@ class Experiment:
         width, shortcuts: of `MBUNet`.
         epochs, batch_size: passes over the training images, images a step.
         lr: peak of the one cosine; None: 3e-3 with shortcuts, 5e-3 without, which measured best of a few.
+        warmup: share of the run over which the learning rate rises to its cosine.
         weight_decay: AdamW on the float layers alone; 0 is Adam.
+        extras_lr: factor on the learning rate of scales and thresholds.
+        taught: distilled from its float twin, which is trained first, as long, from the same seed.
+        started: begins with the weights of that twin.
         seed: of weights, order and augmentation.
     """
 
@@ -48,7 +54,11 @@ class Experiment:
     epochs: int = 12
     batch_size: int = 8
     lr: float | None = None
+    warmup: float = 0.0
     weight_decay: float = 0.0
+    extras_lr: float = 1.0
+    taught: bool = False
+    started: bool = False
     seed: int = 0
 
     @property
@@ -68,20 +78,23 @@ class _Images(Dataset):
     """Standardised image float32 `[3, H, W]` and labels int64 `[H, W]`; `augment` draws an orientation."""
 
     def __init__(self, part: Labelled, turns: bool, augment: bool):
-        self.part, self.turns, self.augment = part, turns, augment
+        self.turns, self.augment = turns, augment
+        # Once for all epochs: a turned image gives exactly the turned result.
+        self.images = torch.stack([standardise(image) for image in part.images])
+        self.labels = torch.from_numpy(part.labels).long()
 
     def __len__(self) -> int:
-        return len(self.part.images)
+        return len(self.images)
 
     def __getitem__(self, item: int) -> tuple[Tensor, Tensor]:
-        image, label = self.part.images[item], self.part.labels[item]
+        image, label = self.images[item], self.labels[item]
         if self.augment:
             orientation = int(torch.randint(ORIENTATIONS if self.turns else 2, ()))
             turns, mirrored = divmod(orientation, 2)
-            image, label = np.rot90(image, turns), np.rot90(label, turns)
+            image, label = image.rot90(turns, (1, 2)), label.rot90(turns, (0, 1))
             if mirrored:
-                image, label = image[:, ::-1], label[:, ::-1]
-        return standardise(image), torch.from_numpy(np.ascontiguousarray(label)).long()
+                image, label = image.flip(2), label.flip(1)
+        return image, label
 
 
 def loader(data: DataSet, split: str, batch_size: int, augment: bool = False) -> DataLoader:
@@ -138,13 +151,25 @@ class _Segmenter(L.LightningModule):
         return nn.functional.binary_cross_entropy_with_logits(logits, target) + dice
 
     def configure_optimizers(self):
+        experiment = self.experiment
         groups = MBUQuantize.parameter_groups(
-            self.model, self.experiment.peak, weight_decay=self.experiment.weight_decay
+            self.model,
+            experiment.peak,
+            weight_decay=experiment.weight_decay,
+            extras_lr=experiment.extras_lr,
         )
-        optimizer = torch.optim.AdamW(groups, lr=self.experiment.peak)
+        optimizer = torch.optim.AdamW(groups, lr=experiment.peak, fused=True)
         steps = max(int(self.trainer.estimated_stepping_batches), 1)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: rate(step / steps, experiment.warmup)
+        )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def rate(progress: float, warmup: float) -> float:
+    """Factor on the learning rate: a cosine from 1 to 0, under a straight line up from 0 while it warms up."""
+    cosine = (1 + math.cos(math.pi * progress)) / 2
+    return cosine * min(progress / warmup, 1.0) if warmup else cosine
 
 
 class _Steps(Callback):
@@ -157,10 +182,13 @@ class _Steps(Callback):
         self.report(trainer.global_step / max(int(trainer.estimated_stepping_batches), 1))
 
 
-def _quantizer(experiment: Experiment, model: nn.Module, size: tuple[int, int]) -> MBUQuantize | None:
+def _quantizer(
+    experiment: Experiment, model: nn.Module, size: tuple[int, int], twin: Path
+) -> MBUQuantize | None:
     if experiment.layers == "float":
         return None
-    quantizer = MBUQuantize(input_size=size, **experiment.options)
+    taught: dict[str, Any] = {"distill": 1.0, "teacher": str(twin)} if experiment.taught else {}
+    quantizer = MBUQuantize(input_size=size, **{**experiment.options, **taught})
     example = torch.empty(1, 3, *size)
     if isinstance(experiment.layers, dict):
         quantizer.plan = block_plan(model, example, experiment.layers)
@@ -183,24 +211,14 @@ def run(
     Raises:
         KeyboardInterrupt: stopped with Ctrl-C.
     """
-    L.seed_everything(experiment.seed, verbose=False)
-    size = (int(data.splits["train"].images.shape[1]), int(data.splits["train"].images.shape[2]))
-    module = _Segmenter(experiment, len(data.classes))
-    quantizer = _quantizer(experiment, module.model, size)
-    trainer = L.Trainer(
-        accelerator="cpu", max_epochs=experiment.epochs, logger=False, enable_checkpointing=False,
-        enable_progress_bar=False, enable_model_summary=False,
-        callbacks=[_Steps(report), *([quantizer] if quantizer else [])],
-    )  # fmt: skip
-    started = time.monotonic()
-    try:
-        trainer.fit(module, loader(data, "train", experiment.batch_size, augment=True))
-    except SystemExit as stopped:  # what Lightning makes of Ctrl-C
-        raise KeyboardInterrupt from stopped
-    if trainer.interrupted:
-        raise KeyboardInterrupt
-    model = module.model.eval()
-    scores: dict[str, Any] = {"minutes": (time.monotonic() - started) / 60}
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        twin = Path(folder) / "twin.pt"
+        if experiment.taught or experiment.started:
+            trained = run(replace(experiment, layers="float", taught=False, started=False), data)
+            torch.save(trained.model.state_dict(), twin)
+        model = _train(experiment, data, report, twin)
+    scores: dict[str, Any] = {"minutes": (time.monotonic() - began) / 60}
     for split in ("val", "test"):
         found = evaluate(model, loader(data, split, experiment.batch_size), len(data.classes))
         scores |= {f"{split}/{name}": value for name, value in found.items()}
@@ -208,3 +226,25 @@ def run(
         name: float((layer.quantized_weight() == 0).float().mean()) for name, layer in quantized_layers(model)
     }
     return Trained(model, scores)
+
+
+def _train(experiment: Experiment, data: DataSet, report: Callable[[float], None], twin: Path) -> nn.Module:
+    """The trained network, in evaluation mode; `twin` is read if the experiment has one."""
+    L.seed_everything(experiment.seed, verbose=False)
+    size = (int(data.splits["train"].images.shape[1]), int(data.splits["train"].images.shape[2]))
+    module = _Segmenter(experiment, len(data.classes))
+    if experiment.started:
+        module.model.load_state_dict(torch.load(twin, weights_only=True))
+    quantizer = _quantizer(experiment, module.model, size, twin)
+    trainer = L.Trainer(
+        accelerator="cpu", max_epochs=experiment.epochs, logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False,
+        callbacks=[_Steps(report), *([quantizer] if quantizer else [])],
+    )  # fmt: skip
+    try:
+        trainer.fit(module, loader(data, "train", experiment.batch_size, augment=True))
+    except SystemExit as stopped:  # what Lightning makes of Ctrl-C
+        raise KeyboardInterrupt from stopped
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+    return module.model.eval()

@@ -84,7 +84,8 @@ def test_the_gate_leads_from_the_float_layer_to_signs(kind: str) -> None:
     signs = torch.where(x >= 0, 1.0, -1.0)
     dots = signs @ layer.quantized_weight().T
     assert layer.scale is not None and layer.bias is not None
-    assert torch.equal(layer(x), dots * layer.scale + layer.bias)
+    assert torch.equal(layer.eval()(x), dots * layer.scale + layer.bias)
+    layer.train()
     layer(x).sum().backward()
     for parameter in layer.parameters():
         assert parameter.grad is not None and parameter.grad.isfinite().all()

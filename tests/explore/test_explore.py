@@ -1,6 +1,7 @@
 import csv
 import json
 import random
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
@@ -18,7 +19,7 @@ from lightning_mbu.explore.search import parse_choice
 from lightning_mbu.explore.shapley import chains, named_subset, shapley_values, subset_name
 from lightning_mbu.explore.store import open_study, run_rows
 from lightning_mbu.explore.study import StudySettings
-from lightning_mbu.explore.training import Experiment, evaluate, loader, predicted, run
+from lightning_mbu.explore.training import Experiment, evaluate, loader, predicted, rate, run
 from lightning_mbu.models import MBUNet
 
 
@@ -159,12 +160,27 @@ def test_rows():
     base = Experiment(epochs=1)
     assert [e.layers for e in table1(base).values()] == ["float", "int8", "int4", "int2", "planned", "binary"]
     assert list(repeat(table1(base), 2))[6:8] == ["full precision #1", "int8 weights #1"]
-    assert ingredients(base, ("shortcuts",))["shortcuts"].shortcuts
-    with pytest.raises(ValueError, match="no rows"):
+    both = ingredients(base, ("shortcuts + ApproxSign + RPReLU",))["shortcuts + ApproxSign + RPReLU"]
+    assert both.shortcuts and both.options == {"estimator": "approx_sign", "shift": True}
+    assert len(ingredients(base)) > 20 and ingredients(base)["float"].layers == "float"
+    with pytest.raises(ValueError, match="no ingredient .luck"):
         ingredients(base, ("luck",))
     subsets = figure3(base, ("x", "y"), 4, 1)
     assert subsets["10"].layers == {"x": "masked"} and subsets["00"].layers == {}
     assert list(pareto(base, ("x", "y"), (0, 2)))[-1] == "2 of 2 masked"
+
+
+def test_learning_rate_warms_up_and_falls_to_zero():
+    assert [rate(p, 0.0) for p in (0, 0.5, 1)] == pytest.approx([1, 0.5, 0])
+    assert [rate(p, 0.5) for p in (0, 0.25, 0.5, 1)] == pytest.approx([0, 0.426777, 0.5, 0], abs=1e-6)
+
+
+@pytest.mark.parametrize("help", ["taught", "started"])
+def test_a_network_learns_from_its_float_twin(help, isbi, one_thread):
+    data = read_data(isbi, 16)
+    base = Experiment(width=8, epochs=1, batch_size=4)
+    alone, helped = (run(x, data).model.state_dict() for x in (base, replace(base, **{help: True})))
+    assert not torch.equal(alone["head.weight"], helped["head.weight"])
 
 
 def test_a_stopped_study_goes_on_and_does_nothing_twice(tmp_path):

@@ -3,6 +3,7 @@ import torch
 from torch import nn
 
 from lightning_mbu.layers import MaskedBinaryConv2d, quantize_layer
+from lightning_mbu.linear import quantize_linear
 from lightning_mbu.quantizers import ESTIMATORS, BinaryWeight, MaskedWeight, binarize_activation
 
 
@@ -41,6 +42,17 @@ def test_gate_one_has_the_estimators_gradient(name):
     slope = ESTIMATORS[name]((x - threshold).detach())
     assert torch.allclose(x.grad, upstream * slope)
     assert torch.allclose(threshold.grad, -(upstream * slope).sum((0, 2, 3), keepdim=True), atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_clipped_gradient_reaches_one_and_no_further(dtype):
+    one = torch.ones((), dtype=dtype)
+    x = torch.stack([one, torch.nextafter(one, 2 * one), -one, torch.nextafter(-one, -2 * one)]).view(
+        1, 4, 1, 1
+    )
+    x.requires_grad_()
+    binarize_activation(x, torch.zeros(1, 4, 1, 1, dtype=dtype), gate(1)).sum().backward()
+    assert x.grad.flatten().tolist() == [1, 0, 1, 0]
 
 
 def test_estimators_by_hand():
@@ -119,12 +131,34 @@ def test_layer_keeps_parameters_and_is_float_at_gate_zero(make, kind, scale):
 @pytest.mark.parametrize("kind", ["masked", "binary"])
 def test_layer_at_gate_one_scales_an_exact_integer(kind):
     torch.manual_seed(0)
-    layer = quantize_layer(nn.Conv2d(40, 12, 3, padding=1), kind)
+    layer = quantize_layer(nn.Conv2d(40, 12, 3, padding=1), kind).eval()
     x = torch.randn(2, 40, 7, 7)
     signs = torch.where(x >= 0, 1.0, -1.0).double()
     dot = nn.functional.conv2d(signs, layer.quantized_weight().double(), padding=1)
     expected = dot.float() * layer.effective_scale().view(1, -1, 1, 1) + layer.bias.view(1, -1, 1, 1)
     assert torch.equal(layer(x), expected)
+
+
+@pytest.mark.parametrize("make, shape", [
+    (lambda: quantize_layer(nn.Conv2d(8, 12, 3), "masked"), (2, 8, 6, 6)),
+    (lambda: quantize_layer(nn.ConvTranspose2d(8, 12, 2, 2), "binary"), (2, 8, 6, 6)),
+    (lambda: quantize_linear(nn.Linear(8, 12), "masked"), (5, 8)),
+])  # fmt: skip
+@pytest.mark.parametrize("value", [0.0, 0.5, 1.0])
+def test_training_mode_computes_the_same_up_to_rounding(make, shape, value):
+    torch.manual_seed(0)
+    layer, x = make(), torch.randn(shape, requires_grad=True)
+    torch.nn.init.uniform_(layer.scale, 0.1, 2)
+    layer.gate.fill_(value)
+    found = {}
+    for training in (False, True):
+        layer.train(training).zero_grad()
+        x.grad = None
+        y = layer(x)
+        (y * torch.linspace(-1, 1, y.numel()).view_as(y)).sum().backward()
+        found[training] = [y, x.grad, *(p.grad for p in layer.parameters())]
+    for exact, fast in zip(found[False], found[True], strict=True):
+        assert torch.allclose(exact, fast, rtol=1e-4, atol=1e-4)
 
 
 def test_what_is_learned_rests_in_the_float_phase_and_nothing_is_unused():
