@@ -55,7 +55,9 @@ class Job:
     @property
     def title(self) -> str:
         """A few words for tables and the progress bar."""
-        words = f"{self.model.rpartition(':')[2]}, {self.size}, {self.threads} thread{'s' * (self.threads > 1)}"
+        words = (
+            f"{self.model.rpartition(':')[2]}, {self.size}, {self.threads} thread{'s' * (self.threads > 1)}"
+        )
         words += "" if self.isa == "native" else f", {self.isa}"
         return f"{words}, {self.candidate}" if self.candidate else words
 
