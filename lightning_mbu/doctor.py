@@ -72,6 +72,24 @@ def _show_gpus(console: Console, findings: dict[str, Any]) -> None:
             str(len(gpu["refusals"])), _yes(gpu["self_test"]),
         )  # fmt: skip
     console.print(table)
+    for gpu in findings["gpus"]:
+        _show_choices(console, gpu)
+
+
+def _show_choices(console: Console, gpu: dict[str, Any]) -> None:
+    """What the timed search measured on a card, beside what the library's table predicts."""
+    if not gpu["choices"]:
+        console.print(
+            f"{gpu['name']}: kernels by the library's table; MBU_CUDA_SEARCH=1 times them per layer",
+            highlight=False,
+        )
+        return
+    title = f"Measured on {gpu['name']} (taken with MBU_CUDA_SEARCH=1)"
+    table = _table(title, "layer", "fastest", "us", "predicted", "us")
+    for choice in gpu["choices"]:
+        names = choice["fastest"], choice["predicted"]
+        table.add_row(choice["layer"], *(text for n in names for text in (n, f"{choice['times'][n]:.1f}")))
+    console.print(table)
 
 
 def show_library(console: Console, as_json: bool) -> None:

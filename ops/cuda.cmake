@@ -76,7 +76,7 @@ add_custom_command(OUTPUT ${MBU_CUDA_TABLE}
   COMMENT "CUDA table of images")
 # The assembler reads the images, so the object depends on them.
 set_source_files_properties(${MBU_CUDA_TABLE} PROPERTIES OBJECT_DEPENDS "${MBU_CUDA_FILES}")
-set(MBU_CUDA_CPP cache choose doctor driver launch nvrtc plan plan_flat plan_gemm select weight)
+set(MBU_CUDA_CPP cache choose doctor driver launch nvrtc plan plan_flat plan_gemm search select weight)
 list(TRANSFORM MBU_CUDA_CPP PREPEND ${CSRC}/cuda/)
 list(TRANSFORM MBU_CUDA_CPP APPEND .cpp)
 target_sources(_C PRIVATE ${MBU_CUDA_TABLE} ${MBU_CUDA_CPP} ${CSRC}/torch/context.cpp)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 import torch
 
-from lightning_mbu.bench import gpu
+from lightning_mbu.bench import gpu, gpu_rivals
+from mbu_ops import peak
 from mbu_ops.roofline import CARDS, Convolution, choose, predict, read_layers, table, tiles_of
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -22,6 +24,27 @@ def test_every_step_runs_dry(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert "none of these numbers is a result" in text
     for name in ("| toy |", "| toy up |", "| one-bit |", "| bf16 |"):
         assert name in text
+    products = [
+        line for line in text[text.index("## The same sums in 8 bits") :].splitlines() if "toy" in line
+    ]
+    assert len(products) == 2
+    assert all(re.fullmatch(r"\| toy( up)? \| [^|]+ \| [^|]+ \|", line) for line in products)
+
+
+def test_products_of_bytes_are_what_torch_says_or_refused() -> None:
+    try:
+        call = gpu_rivals.int8_call(32, 48, 16, torch.device("cpu"))
+    except RuntimeError as error:
+        pytest.skip(f"torch._int_mm on this processor: {error}")
+    product = call()
+    assert isinstance(product, torch.Tensor)
+    assert product.shape == (32, 16)
+
+
+def test_rates_count_every_product() -> None:
+    """A warp's step of a b1 form is 16 x 8 sums of 256 bits, a multiply-add two operations."""
+    assert peak.operations("sm80_xor", 1, 1) == 8 * 8 * 2 * 16 * 8 * 256
+    assert peak.operations("sm80_int8", 3, 5) * 8 == 3 * 5 * peak.operations("sm80_xor", 1, 1)
 
 
 def test_a_wrong_bit_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:

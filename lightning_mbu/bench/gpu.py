@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import copy
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -22,12 +21,12 @@ from mbu_ops import pack_bits, pack_weight, reference
 from mbu_ops.roofline import CARDS, Card, Convolution, predict, read_layers
 
 from ..timing import Timing, conditions, time_interleaved
+from .gpu_rivals import Call, byte_rows, captured, peak_rows, synchronise
 
 SHAPES = Path(__file__).resolve().parents[2] / "ops" / "bench" / "shapes" / "mbunet_256.txt"
 # Height and width of the MBU-Net paper's images, up to multiples of 16.
 SIZES = ((640, 960), (480, 640), (512, 512))
 BATCHES = (1, 64)
-Call = Callable[[], object]
 
 
 def card_of(device: torch.device) -> Card | None:
@@ -36,26 +35,6 @@ def card_of(device: torch.device) -> Card | None:
         return None
     name = torch.cuda.get_device_name(device).replace("GeForce ", "")
     return next((card for card in CARDS if card.name.split(" GB")[0] in name), None)
-
-
-def captured(call: Call, device: torch.device) -> Call:
-    """`call` as a CUDA graph; on the CPU, itself."""
-    if device.type != "cuda":
-        return call
-    stream = torch.cuda.Stream(device)
-    stream.wait_stream(torch.cuda.current_stream(device))
-    with torch.cuda.stream(stream):
-        call()
-    torch.cuda.current_stream(device).wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        call()
-    return graph.replay
-
-
-def synchronise(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def layer_call(layer: Convolution, side: tuple[int, int], device: torch.device) -> Call:
@@ -197,9 +176,20 @@ def page(device: torch.device, repeats: int, dry: bool) -> str:
     if dry:
         lines += ["A dry run on the CPU at toy sizes: none of these numbers is a result.", ""]
     lines += [f"- {name}: {value}" for name, value in conditions(device, torch.get_num_threads()).items()]
+    lines += [
+        "",
+        "## Instructions on registers alone",
+        "",
+        "| instruction | 10^12 operations/s |",
+        "|---|---|",
+    ]
+    lines += peak_rows(device)
     lines += ["", "## Layers of MBU-Net, one image of 256x256, in a CUDA graph", ""]
     lines += ["| layer | median us | TMAC/s | predicted arithmetic us | memory us | reached |"]
     lines += ["|---|---|---|---|---|---|", *layer_rows(layers, device, repeats)]
+    lines += ["", "## The same sums in 8 bits, as matrix products of torch", ""]
+    lines += ["Without the copies that make a matrix of an image, so a bound that favours them.", ""]
+    lines += ["| layer | int8 us | fp8 us |", "|---|---|---|", *byte_rows(layers, device, repeats)]
     lines += ["", "## MBU-Net, width 64", ""]
     lines += ["| images | network | median ms per image | quartiles | J per image |", "|---|---|---|---|---|"]
     lines += network_rows(model, packed, shapes, device, repeats, dry)

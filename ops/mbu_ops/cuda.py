@@ -75,12 +75,33 @@ class CudaDevice:
         return sorted({name.rpartition("__")[2] for name in self.routes if name.startswith("conv2d")})
 
 
+@dataclass(frozen=True)
+class CudaChoice:
+    """What the timed search (`MBU_CUDA_SEARCH=1`) measured for a layer on a card.
+
+    Attributes:
+        layer: all that its time depends on.
+        predicted: the kernel that the library's own table takes.
+        times: kernel -> microseconds.
+    """
+
+    layer: str
+    predicted: str
+    times: dict[str, float]
+
+    @property
+    def fastest(self) -> str:
+        """The kernel that runs the layer while the search is on."""
+        return min(self.times, key=self.times.__getitem__)
+
+
 @functools.cache
 def _functions() -> ctypes.CDLL:
     library = ctypes.CDLL(str(_library.require().__file__))
     for name in ("image_stem", "kernel_name", "kernel_stem", "kernel_targets"):
         getattr(library, f"mbu_cuda_{name}").restype = ctypes.c_char_p
     library.mbu_cuda_image.restype = ctypes.c_void_p
+    library.mbu_cuda_peak.restype = ctypes.c_double
     return library
 
 
@@ -170,3 +191,15 @@ def cache_folder() -> str:
     text = ctypes.create_string_buffer(_TEXT_BYTES)
     _functions().mbu_cuda_cache_folder(text, _TEXT_BYTES)
     return text.value.decode()
+
+
+def cuda_choices(index: int) -> list[CudaChoice]:
+    """What the search measured on card `index` with this driver and this library, the first 64 KiB of it."""
+    text = ctypes.create_string_buffer(1 << 16)
+    _functions().mbu_cuda_measured(index, text, len(text))
+    choices = []
+    for entry in text.value.decode().split("\n\n")[:-1]:  # the last one may be cut
+        layer, predicted, *times = entry.splitlines()
+        pairs = (line.split() for line in times)
+        choices.append(CudaChoice(layer, predicted, {name: float(time) for name, time in pairs}))
+    return choices

@@ -60,7 +60,9 @@ def _gpus() -> list[dict[str, Any]]:
     devices = []
     for device in cuda.cuda_devices():
         tested = self_test(f"cuda:{device.index}") if usable else None
-        devices.append({**vars(device), "families": device.families, "self_test": tested})
+        choices = [{**vars(choice), "fastest": choice.fastest} for choice in cuda.cuda_choices(device.index)]
+        found = {**vars(device), "families": device.families, "self_test": tested, "choices": choices}
+        devices.append(found)
     return devices
 
 
@@ -93,7 +95,8 @@ def doctor() -> dict[str, Any]:
 
     Returns:
         `torch`, `torch_cuda`, `library`, `processor`; `cpu_kernels` (see `backends.CpuKernel`) and `gpus` (see
-        `cuda.CudaDevice`), each with `self_test`: bit-exact, or None where it could not run; `images` of the library
+        `cuda.CudaDevice`, with the `choices` that were measured there), each with `self_test`: bit-exact, or None
+        where it could not run; `images` of the library
         as target -> number; `driver` with its `version` (0: none), `devices` and `why`; `kernel_cache`; `advice`,
         one sentence for each thing that makes this machine slower than it could be.
     """

@@ -1,10 +1,13 @@
-// Compiled kernels on disk. Code is loaded into a process from here, so nobody else may write it: the folder
-// is the user's own, of mode 0700 and no link, and files are opened without following links. A file appears
-// under its name complete (written beside it, then renamed), so that processes may share the folder.
+// Compiled kernels, and measured choices of them, on disk. Code is loaded into a process from here, so nobody
+// else may write it: the folder is the user's own, of mode 0700 and no link, and files are opened without
+// following links. A file appears under its name complete (written beside it, then renamed), so that
+// processes may share the folder.
+#include <dirent.h>
 #include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
@@ -70,10 +73,21 @@ std::string cache_folder() {
   return home.empty() ? "" : home + "/.cache/lightning-mbu/kernels";
 }
 
-bool read_cached(const std::string& key, std::string& code) {
+// Two 64-bit FNV-1a sums with different starts. The cache folder belongs to one user, so that chance is the
+// only adversary.
+std::string key_of(const std::string& text) {
+  std::string key;
+  for (uint64_t sum : {0xcbf29ce484222325ull, 0x9ae16a3b2f90404full}) {
+    for (unsigned char byte : text) sum = (sum ^ byte) * 0x100000001b3ull;
+    for (int shift = 60; shift >= 0; shift -= 4) key += "0123456789abcdef"[sum >> shift & 15];
+  }
+  return key;
+}
+
+bool read_cached(const std::string& file_name, std::string& code) {
   const std::string folder = cache_folder();
   if (folder.empty() || !make_folders(folder)) return false;
-  const int file = open((folder + "/" + key + ".cubin").c_str(), O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+  const int file = open((folder + "/" + file_name).c_str(), O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
   if (file < 0) return false;
   struct stat found;
   Head head;
@@ -90,10 +104,10 @@ bool read_cached(const std::string& key, std::string& code) {
   return good;
 }
 
-bool write_cached(const std::string& key, const std::string& code) {
+bool write_cached(const std::string& file_name, const std::string& code) {
   const std::string folder = cache_folder();
   if (folder.empty() || !make_folders(folder)) return false;
-  std::string temporary = folder + "/" + key + ".XXXXXX";
+  std::string temporary = folder + "/" + file_name + ".XXXXXX";
   const int file = mkstemp(temporary.data());  // mode 0600
   if (file < 0) return false;
   Head head{};
@@ -103,9 +117,20 @@ bool write_cached(const std::string& key, const std::string& code) {
   bool good = write_all(file, reinterpret_cast<const char*>(&head), sizeof(head)) &&
               write_all(file, code.data(), code.size()) && fsync(file) == 0;
   good = close(file) == 0 && good;
-  good = good && rename(temporary.c_str(), (folder + "/" + key + ".cubin").c_str()) == 0;
+  good = good && rename(temporary.c_str(), (folder + "/" + file_name).c_str()) == 0;
   if (!good) unlink(temporary.c_str());
   return good;
+}
+
+std::vector<std::string> cached_files() {
+  std::vector<std::string> names;
+  const std::string folder = cache_folder();
+  DIR* opened = folder.empty() ? nullptr : opendir(folder.c_str());
+  if (!opened) return names;
+  while (const dirent* entry = readdir(opened)) names.push_back(entry->d_name);
+  closedir(opened);
+  std::sort(names.begin(), names.end());
+  return names;
 }
 
 }  // namespace mbu::cuda

@@ -5,6 +5,9 @@
 #include <map>
 #include <mutex>
 #include <string>
+#include <vector>
+
+#include "cuda/search.h"
 
 namespace mbu::cuda {
 namespace {
@@ -39,16 +42,25 @@ const int64_t kFewestBlocks[kTiles] = {
 #undef MBU_CUDA_TILE
 };
 
-struct GemmKernel {
+// A kernel on a main loop of CUTLASS; a product writes both by itself.
+struct LoopKernel {
   const char* family;
-  Kernel kernel;
+  Kernel bits, stream;
   int64_t fewest_blocks;
 };
 
-const GemmKernel kGemms[] = {
-#define MBU_CUDA_GEMM(suffix, tile, blocks) {#suffix, Kernel::gemm_##tile##__##suffix, blocks},
+const LoopKernel kGemms[] = {
+#define MBU_CUDA_GEMM(suffix, tile, blocks) \
+  {#suffix, Kernel::gemm_##tile##__##suffix, Kernel::gemm_##tile##__##suffix, blocks},
 #include "cuda/choices.inc"
 #undef MBU_CUDA_GEMM
+};
+const LoopKernel kWide[] = {
+#define MBU_CUDA_WIDE(suffix, tile, blocks)                                                             \
+  {#suffix, Kernel::wide_conv2d_##tile##_bits__##suffix, Kernel::wide_conv2d_##tile##_stream__##suffix, \
+   blocks},
+#include "cuda/choices.inc"
+#undef MBU_CUDA_WIDE
 };
 const int64_t kFewestWords =
 #define MBU_CUDA_GEMM_WORDS(words) words
@@ -66,13 +78,25 @@ const char* missing(int device, const FamilyKernels& family) {
   return nullptr;
 }
 
-int64_t blocks_of(int64_t size, int64_t tile) {
-  return (size + tile - 1) / tile;
-}
-
 bool environment_says(const char* what) {
   const char* found = std::getenv("MBU_CUDA_GEMM");
   return found && !std::strcmp(found, what);
+}
+
+// One pass whose sources fill whole stages of CUTLASS's loop, with a sum that is worth filling them twice.
+bool is_wide(const Conv2dParams& p) {
+  return p.phases_h * p.phases_w == 1 && p.source[0].words % kStageWords == 0 &&
+         p.source[1].words % kStageWords == 0 && fills_stages(p.words, int64_t{p.taps} * p.words);
+}
+
+void add(int device, const Family& family, const LoopKernel& each, Kernel kernel, Grid grid,
+         const void* params, std::vector<Candidate>& to) {
+  if (!std::strcmp(each.family, family.name) && route(device, kernel).function)
+    to.push_back({{kernel, grid, params}, environment_says("always") ? 0 : each.fewest_blocks});
+}
+
+const KernelInfo& info_of(Kernel kernel) {
+  return kKernels[static_cast<int>(kernel)];
 }
 
 }  // namespace
@@ -101,35 +125,57 @@ const Family* family_of(int device, const char** why) {
   return at->second.family;
 }
 
-Kernel choose_conv2d(const Family& family, int64_t pixels, int64_t channels, int64_t passes, bool stream,
-                     int vector, int multiprocessors) {
+void add_conv2ds(int device, const Family& family, const Conv2dParams& p, bool stream, int vector,
+                 std::vector<Candidate>& candidates) {
+  const auto grid = [&](Kernel kernel) {
+    return conv2d_grid(p, info_of(kernel).pixels, info_of(kernel).channels);
+  };
+  if (!environment_says("never") && is_wide(p) && vector == 4)
+    for (const LoopKernel& each : kWide) {
+      const Kernel kernel = stream ? each.stream : each.bits;
+      add(device, family, each, kernel, grid(kernel), &p, candidates);
+    }
   // A Family is the first member of its line in kFamilies.
   const Kernels& kernels = reinterpret_cast<const FamilyKernels&>(family).kernels;
   const int index = vector == 4 ? 2 : vector == 2 ? 1 : 0;
-  for (int tile = 0; tile < kTiles - 1; ++tile) {
+  for (int tile = 0; tile < kTiles; ++tile) {
     const Kernel kernel = kernels.kernel[tile][stream][index];
-    const KernelInfo& info = kKernels[static_cast<int>(kernel)];
-    const int64_t blocks = blocks_of(pixels, info.pixels) * blocks_of(channels, info.channels) * passes;
-    if (blocks >= kFewestBlocks[tile] * multiprocessors) return kernel;
+    candidates.push_back({{kernel, grid(kernel), &p}, kFewestBlocks[tile]});
   }
-  return kernels.kernel[kTiles - 1][stream][index];
 }
 
-bool choose_gemm(int device, const Family& family, const Product& product, int multiprocessors,
-                 Kernel& kernel) {
-  const bool always = environment_says("always");
-  if (environment_says("never")) return false;
-  if (!always && (product.words < kFewestWords || product.words % kStageWords)) return false;
-  for (const GemmKernel& candidate : kGemms) {
-    const KernelInfo& info = kKernels[static_cast<int>(candidate.kernel)];
-    const int64_t blocks =
-        blocks_of(product.rows, info.pixels) * blocks_of(product.out_channels, info.channels);
-    if (std::strcmp(candidate.family, family.name) || !route(device, candidate.kernel).function) continue;
-    if (!always && blocks < candidate.fewest_blocks * multiprocessors) continue;
-    kernel = candidate.kernel;
-    return true;
+void add_gemms(int device, const Family& family, const GemmParams& p, std::vector<Candidate>& candidates) {
+  if (environment_says("never")) return;
+  for (const LoopKernel& each : kGemms)
+    add(device, family, each, each.bits, gemm_grid(p, info_of(each.bits).pixels, info_of(each.bits).channels),
+        &p, candidates);
+}
+
+bool fills_stages(int64_t words, int64_t k_words) {
+  return environment_says("always") || (k_words >= kFewestWords && words % kStageWords == 0);
+}
+
+const Launch* choose(int device, const std::string& layer, const std::vector<Candidate>& candidates,
+                     Stream stream) {
+  constexpr uint32_t kLargestGrid = 65535;  // in y and z
+  const int64_t multiprocessors = device_info(device).multiprocessors;
+  const Launch* predicted = nullptr;
+  std::vector<Launch> launches;
+  size_t index = 0;
+  for (const Candidate& candidate : candidates) {
+    const Grid& grid = candidate.launch.grid;
+    if (grid.y > kLargestGrid || grid.z > kLargestGrid) continue;
+    if (!predicted && int64_t{grid.x} * grid.y * grid.z >= candidate.fewest_blocks * multiprocessors) {
+      predicted = &candidate.launch;
+      index = launches.size();
+    }
+    launches.push_back(candidate.launch);
   }
-  return false;
+  if (!predicted || !searching()) return predicted;
+  const Launch& best = launches[search(device, layer, launches, index, stream)];
+  for (const Candidate& candidate : candidates)
+    if (candidate.launch.kernel == best.kernel) return &candidate.launch;
+  return predicted;
 }
 
 }  // namespace mbu::cuda

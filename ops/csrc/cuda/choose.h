@@ -1,6 +1,7 @@
 // Which kernel runs a layer on a card.
 #pragma once
 #include <cstdint>
+#include <vector>
 
 #include "cuda/launch.h"
 #include "cuda/plan_gemm.h"
@@ -18,14 +19,26 @@ struct Family {
 // there is none, with the reason in `why`.
 const Family* family_of(int device, const char** why);
 
-// The kernel of `family` for `pixels` output pixels (of the largest pass) times `channels` outputs in
-// `passes` passes; `vector` as in plan.h. The largest tile that keeps a card of so many multiprocessors busy.
-Kernel choose_conv2d(const Family& family, int64_t pixels, int64_t channels, int64_t passes, bool stream,
-                     int vector, int multiprocessors);
+// A launch that may run a layer, and the fewest blocks per multiprocessor for which the table takes it.
+struct Candidate {
+  Launch launch;
+  int64_t fewest_blocks;
+};
 
-// The kernel of choices.inc for this product, or nothing: then the convolutions run it as a 1x1 layer.
-// MBU_CUDA_GEMM=always|never in the environment overrides the table.
-bool choose_gemm(int device, const Family& family, const Product& product, int multiprocessors,
-                 Kernel& kernel);
+// Append the launches for a planned convolution, or a planned product of rows, best first by the table;
+// `vector` as in plan.h, and `params` stay the caller's. MBU_CUDA_GEMM=always|never in the environment asks
+// for kernels on main loops of CUTLASS wherever they can run, or nowhere.
+void add_conv2ds(int device, const Family& family, const Conv2dParams& params, bool stream, int vector,
+                 std::vector<Candidate>& candidates);
+void add_gemms(int device, const Family& family, const GemmParams& params,
+               std::vector<Candidate>& candidates);
+
+// Whether rows of so many words, and sums over so many in all, are worth those loops.
+bool fills_stages(int64_t words, int64_t k_words);
+
+// The first candidate that keeps the device busy; with MBU_CUDA_SEARCH=1 the fastest one of those that a
+// launch can hold (cuda/search.h). `layer` is all that its time depends on. Null where there is none.
+const Launch* choose(int device, const std::string& layer, const std::vector<Candidate>& candidates,
+                     Stream stream);
 
 }  // namespace mbu::cuda

@@ -1,9 +1,11 @@
 // What the library carries and where it runs, read by mbu_ops/cuda.py through ctypes.
 #include <algorithm>
 #include <cstring>
+#include <exception>
 
 #include "cuda/launch.h"
 #include "cuda/nvrtc.h"
+#include "cuda/search.h"
 
 #define MBU_EXPORT extern "C" __attribute__((visibility("default")))
 
@@ -81,4 +83,26 @@ MBU_EXPORT int mbu_cuda_serving_target(int i, int capability, char* text, int si
 
 MBU_EXPORT void mbu_cuda_cache_folder(char* text, int size) {
   copy(mbu::cuda::cache_folder(), text, size);
+}
+
+// What the timed search measured for a device (cuda/search.h), as far as it fits.
+MBU_EXPORT void mbu_cuda_measured(int device, char* text, int size) {
+  copy(mbu::cuda::measured(device), text, size);
+}
+
+// Microseconds of a peak kernel (peak/peak.h) of `blocks` blocks and `rounds` rounds on a stream; `output` is
+// memory of the device, [blocks, kPeakThreads]. 0 with the reason in `text` where it cannot be timed.
+MBU_EXPORT double mbu_cuda_peak(int device, int kernel, int blocks, int rounds, void* output, void* stream,
+                                char* text, int size) {
+  const mbu::cuda::PeakParams params{rounds, static_cast<int32_t*>(output)};
+  const mbu::cuda::Grid grid{static_cast<uint32_t>(blocks), 1, 1};
+  try {
+    const std::vector<double> times =
+        mbu::cuda::time_launches(device, {{static_cast<mbu::cuda::Kernel>(kernel), grid, &params}}, stream);
+    copy(times.empty() ? "a CUDA graph is being captured" : "", text, size);
+    return times.empty() ? 0 : times[0];
+  } catch (const std::exception& error) {
+    copy(error.what(), text, size);
+    return 0;
+  }
 }

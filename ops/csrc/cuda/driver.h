@@ -11,6 +11,7 @@ using Context = void*;
 using Module = void*;
 using Function = void*;
 using Stream = void*;
+using Event = void*;
 
 // MBU_CUDA_ENTRY(name here, symbol in the driver, arguments). `_v2` is what cuda.h maps the name to.
 #define MBU_CUDA_ENTRIES(MBU_CUDA_ENTRY)                                                                    \
@@ -34,6 +35,12 @@ using Stream = void*;
                  (Function function, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned block_x,   \
                   unsigned block_y, unsigned block_z, unsigned shared_bytes, Stream stream,                 \
                   void** arguments, void** extra))                                                          \
+  MBU_CUDA_ENTRY(create_event, cuEventCreate, (Event * event, unsigned flags))                              \
+  MBU_CUDA_ENTRY(record_event, cuEventRecord, (Event event, Stream stream))                                 \
+  MBU_CUDA_ENTRY(await_event, cuEventSynchronize, (Event event))                                            \
+  MBU_CUDA_ENTRY(elapsed, cuEventElapsedTime, (float* milliseconds, Event from, Event to))                  \
+  MBU_CUDA_ENTRY(destroy_event, cuEventDestroy_v2, (Event event))                                           \
+  MBU_CUDA_ENTRY(is_capturing, cuStreamIsCapturing, (Stream stream, int* status))                           \
   MBU_CUDA_ENTRY(error_name, cuGetErrorName, (Result error, const char** text))                             \
   MBU_CUDA_ENTRY(error_string, cuGetErrorString, (Result error, const char** text))
 

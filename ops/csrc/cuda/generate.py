@@ -1,7 +1,7 @@
-"""Writes the b1 matrix products of CUTLASS that `kernels.inc` names: `gemm/gemm_<rows>x<channels>__<form>.cu`.
+"""Writes the b1 products of CUTLASS that `kernels.inc` names: `gemm/{gemm,wide_conv2d}_<rows>x<channels>__<form>.cu`.
 
 `cutlass_library` (of the `nvidia-cutlass` wheel) describes a product and emits its type; what the kernel does with both
-planes of a weight, and behind the product, is ours (`gemm/gemm.h`). CMake calls this file before it compiles; where the
+planes of a weight, before and behind the product, is ours (`gemm/gemm.h`, `gemm/wide_conv2d.h`). CMake calls this file before it compiles; where the
 wheel is absent, the library is built without these kernels and says so.
 """
 
@@ -91,12 +91,12 @@ def source(stem: str) -> str:
     Raises:
         ValueError: a name that says no tile and form, or a tile that warps of 32 channels do not fill.
     """
-    match = re.fullmatch(r"gemm/(gemm_(\d+)x(\d+)__(\w+))", stem)
-    if match is None or match[4] not in FORMS:
+    match = re.fullmatch(r"gemm/((gemm|wide_conv2d)_(\d+)x(\d+))__(\w+)", stem)
+    if match is None or match[5] not in FORMS:
         raise ValueError(
-            f"{stem} is no product to generate; write gemm/gemm_<rows>x<channels>__<{'|'.join(FORMS)}>"
+            f"{stem} is no product to generate; write gemm/<gemm|wide_conv2d>_<rows>x<channels>__<{'|'.join(FORMS)}>"
         )
-    name, rows, channels, form = match[1], int(match[2]), int(match[3]), FORMS[match[4]]
+    tile, kind, rows, channels, form = match[1], match[2], int(match[3]), int(match[4]), FORMS[match[5]]
     if rows % 32 or channels % _WARP_CHANNELS:
         raise ValueError(f"{stem}: a tile of {rows} x {channels} must have multiples of 32 rows and channels")
     from cutlass_library import gemm_operation
@@ -104,13 +104,22 @@ def source(stem: str) -> str:
     operation = _product(rows, channels, form)
     threads = 64 * channels // _WARP_CHANNELS
     shared = stages(form, rows) * (rows + channels) * _K_TILE // 8
-    is_xor = str(form.operation == "xor_popc").lower()
+    product = f"{operation.procedural_name()}::Mma, {str(form.operation == 'xor_popc').lower()}"
+    if kind == "gemm":
+        calls = [f"MBU_GEMM({tile}__{match[5]}, {product}, {threads}, {shared})"]
+    else:
+        # A stream lays out sums of 4 bytes, rows 8 apart from each other (conv2d/tile.h).
+        laid_out = max(shared, 4 * rows * (channels + 8))
+        calls = [
+            f"MBU_WIDE_CONV2D({tile}_{epilogue}__{match[5]}, {product}, To{epilogue.title()}, {threads}, {size})"
+            for epilogue, size in (("bits", shared), ("stream", laid_out))
+        ]
     return "\n".join([
         "// Written by csrc/cuda/generate.py with cutlass_library.",
-        '#include "cuda/gemm/gemm.h"', "",
+        f'#include "cuda/gemm/{kind}.h"', "",
         f"#if defined(__CUDA_ARCH__) && ({form.guard})", f'#error "{form.why}"', "#endif",
         gemm_operation.EmitGemmUniversalInstance().emit(operation),
-        f"MBU_GEMM({name}, {operation.procedural_name()}::Mma, {is_xor}, {threads}, {shared})", "",
+        *calls, "",
     ])  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 // arrives (tile_weight, as a rule), so that nothing is loaded while a CUDA graph is captured.
 #pragma once
 #include <string>
+#include <vector>
 
 #include "cuda/driver.h"
 #include "cuda/plan.h"
@@ -31,5 +32,15 @@ const Route& route(int device, Kernel kernel);
 // Starts `kernel` with its one parameter struct on `stream` of `device`, whatever device is current.
 // Throws std::runtime_error where the kernel has no route on that device or the driver reports an error.
 void launch(int device, Kernel kernel, Grid grid, const void* params, Stream stream);
+
+struct Launch {
+  Kernel kernel;
+  Grid grid;
+  const void* params;
+};
+
+// Microseconds of each launch on an otherwise idle card, the least of several rounds in which they take
+// turns; empty while `stream` is captured. Throws as launch() does.
+std::vector<double> time_launches(int device, const std::vector<Launch>& launches, Stream stream);
 
 }  // namespace mbu::cuda

@@ -79,17 +79,6 @@ const char* source_of(const char* stem) {
   return nullptr;
 }
 
-// Two 64-bit FNV-1a sums with different starts. The cache folder belongs to one user, so that chance is the
-// only adversary.
-std::string key_of(const std::string& text) {
-  std::string key;
-  for (uint64_t sum : {0xcbf29ce484222325ull, 0x9ae16a3b2f90404full}) {
-    for (unsigned char byte : text) sum = (sum ^ byte) * 0x100000001b3ull;
-    for (int shift = 60; shift >= 0; shift -= 4) key += "0123456789abcdef"[sum >> shift & 15];
-  }
-  return key;
-}
-
 }  // namespace
 
 Compiled compile(const KernelInfo& kernel, int capability, int driver_version) {
@@ -118,7 +107,7 @@ Compiled compile(const KernelInfo& kernel, int capability, int driver_version) {
     names.push_back(kSources[i].name);
     everything += kSources[i].text;
   }
-  const std::string key = key_of(everything);
+  const std::string key = key_of(everything) + ".cubin";
   if (read_cached(key, result.code)) {
     result.cached = true;
     return result;

@@ -179,4 +179,11 @@ struct HeadParams {
   Divide by_width, by_height;
 };
 
+// Products on registers, `rounds` times kPeakChains in each warp that do not wait for each other.
+struct PeakParams {
+  int32_t rounds;
+  int32_t* output;  // [blocks, kPeakThreads]
+};
+constexpr int kPeakChains = 8, kPeakThreads = 256;
+
 }  // namespace mbu::cuda

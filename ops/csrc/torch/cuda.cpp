@@ -5,6 +5,7 @@
 
 #include "cuda/choose.h"
 #include "cuda/plan_flat.h"
+#include "cuda/search.h"
 #include "torch/check.h"
 #include "torch/context.h"
 #include "torch/fallback.h"
@@ -12,6 +13,7 @@
 #include "torch/ops.h"
 #include "torch/place.h"
 #include "torch/shapes.h"
+#include "torch/to_kernel.h"
 
 #ifndef MBU_LIBRARY  // tests register the same code elsewhere
 #define MBU_LIBRARY mbu
@@ -64,11 +66,6 @@ void start(cuda::Kernel kernel, cuda::Grid grid, const void* params) {
   cuda::launch(device, kernel, grid, params, current_stream(device));
 }
 
-// An error of the layer, which no kernel takes.
-void require_kernel(bool possible, const char* why) {
-  if (!possible) throw NoKernel{why};
-}
-
 // The layout shows in a weight's size, so that it can be checked without reading device memory: sizes are
 // multiples of 8, and the layout's number is added.
 int64_t stored_words(const cuda::DeviceWeight& weight) {
@@ -100,20 +97,6 @@ TiledWeight tiled_weight(const char* op, const Tensor& weight, int64_t out_chann
       " in the layout of this GPU (", reader.family->name,
       "); tile the planes again on this device (mbu_ops.functional.tile_weight, PackedModel.tile_weights)");
   return {static_cast<const int32_t*>(weight.const_data_ptr())};
-}
-
-// The power of two up to 4 that an image's address and strides are multiples of, in words.
-int64_t alignment(const PackedImage& image) {
-  const auto address = static_cast<int64_t>(reinterpret_cast<uintptr_t>(image.data) / sizeof(Word));
-  for (int64_t words : {4, 2})
-    if ((address | image.stride_n | image.stride_h | image.stride_w) % words == 0) return words;
-  return 1;
-}
-
-cuda::FloatKind kind_of(FloatType type) {
-  return type == FloatType::f32   ? cuda::FloatKind::f32
-         : type == FloatType::f16 ? cuda::FloatKind::f16
-                                  : cuda::FloatKind::bf16;
 }
 
 void run(const PackParams& p) {
@@ -175,35 +158,6 @@ void run(const MaxPool2dParams& p) {
   start(wide ? cuda::Kernel::max_pool2d_v4__sm75 : cuda::Kernel::max_pool2d_v1__sm75, {blocks, 1, 1}, &c);
 }
 
-// The float result: the stream's, or dot products as they are.
-void fill_stream(const Conv2dParams& p, cuda::Conv2dParams& c) {
-  cuda::StreamParams& s = c.stream;
-  s.kind = cuda::FloatKind::f32;
-  s.pool = 1;
-  s.upsample = cuda::divide_by(1);
-  s.output = p.sums;
-  if (!p.stream) return;
-  const Stream& from = *p.stream;
-  require_kernel(from.residuals <= cuda::kMaxResidual, "more tensors in the residual than kernels take");
-  s.kind = from.narrow ? cuda::FloatKind::bf16 : cuda::FloatKind::f32;
-  s.output = from.narrow ? static_cast<void*>(from.narrow) : from.output;
-  s.steps = static_cast<int32_t>(from.steps);
-  s.affine = from.affine;
-  s.threshold = from.threshold;
-  s.residuals = static_cast<int32_t>(from.residuals);
-  s.residual_channels = static_cast<int32_t>(from.residual_channels);
-  for (int64_t i = 0; i < from.residuals; ++i) {
-    const StreamSource& r = from.residual[i];
-    s.residual[i] = {r.data,     kind_of(r.type), static_cast<int32_t>(r.channels), r.stride_n, r.stride_c,
-                     r.stride_h, r.stride_w};
-  }
-  s.pool = static_cast<int32_t>(from.pool);
-  s.upsample = cuda::divide_by(from.upsample);
-  s.relu = from.relu;
-  c.planes = static_cast<int32_t>(from.planes);
-  c.bits = from.bits;
-}
-
 // logits = head * y + head_bias by torch, from the stream y.
 void project(const Stream& stream, Tensor y) {
   const torch::stable::Device device = y.device();
@@ -225,50 +179,6 @@ void project(const Stream& stream, Tensor y) {
   torch::stable::copy_(logits, torch::stable::detail::to<Tensor>(stack[0]));
 }
 
-// The images that a convolution joins, at most two, each enlarged by a whole factor.
-std::vector<PackedImage> sources_of(const Conv2dParams& p, cuda::Layer& layer) {
-  std::vector<PackedImage> sources{p.input};
-  if (p.parts > 0) sources.assign(p.part, p.part + p.parts);
-  require_kernel(sources.size() <= 2, "more than two joined inputs");
-  for (size_t i = 0; i < sources.size(); ++i) {
-    const PackedImage& part = sources[i];
-    const int64_t factor = part.height ? p.input.height / part.height : 1;
-    require_kernel(
-        factor >= 1 && part.height * factor == p.input.height && part.width * factor == p.input.width,
-        "a joined input that is enlarged by no whole number");
-    layer.words[i] = part.words;
-    layer.upsample[i] = factor;
-  }
-  return sources;
-}
-
-// A 1x1 convolution of one image, or mbu::gemm, as a product of rows by a kernel of csrc/cuda/generate.py;
-// false where the table of choices has none for it.
-bool run_product(const Conv2dParams& p, const Reader& reader) {
-  const PackedImage& in = p.input;
-  const auto is = [](Extent extent, int64_t value) { return extent.h == value && extent.w == value; };
-  const bool rows = is(p.kernel, 1) && is(p.stride, 1) && is(p.padding, 0) && !p.parts && !p.transposed &&
-                    !p.stream && (in.height == 1 || in.stride_h == in.width * in.stride_w) &&
-                    (in.batch == 1 || in.stride_n == in.height * in.width * in.stride_w);
-  if (!rows) return false;
-  const cuda::Product product{in.batch * in.height * in.width, in.words, in.stride_w, p.out_channels};
-  cuda::GemmParams c{};
-  cuda::Kernel kernel;
-  if (alignment(in) < 4 || cuda::plan_gemm(product, reader.family->layout, p.weight.data, c) ||
-      !cuda::choose_gemm(reader.device, *reader.family, product,
-                         cuda::device_info(reader.device).multiprocessors, kernel))
-    return false;
-  c.input = in.data;
-  c.bits = p.bits;
-  c.planes = static_cast<int32_t>(p.planes);
-  c.threshold = p.threshold;
-  c.flip = p.flip;
-  c.sums = p.sums;
-  const cuda::KernelInfo& info = cuda::kKernels[static_cast<int>(kernel)];
-  start(kernel, cuda::gemm_grid(c, info.pixels, info.channels), &c);
-  return true;
-}
-
 void run(const Conv2dParams& p, const Reader& reader) {
   if (p.stream && p.stream->head) {
     Tensor y =
@@ -282,15 +192,19 @@ void run(const Conv2dParams& p, const Reader& reader) {
     run(before, reader);
     return project(*p.stream, y);
   }
-  if (p.input.batch * p.output.h * p.output.w * p.out_channels == 0 || run_product(p, reader)) return;
+  if (p.input.batch * p.output.h * p.output.w * p.out_channels == 0) return;
+  std::vector<cuda::Candidate> candidates;
+  cuda::GemmParams product{};
+  if (plan_product(p, reader.family->layout, product))
+    cuda::add_gemms(reader.device, *reader.family, product, candidates);
   cuda::Layer layer{p.input.batch,  p.input.height, p.input.width, {0, 0},     {1, 1},
                     p.kernel.h,     p.kernel.w,     p.stride.h,    p.stride.w, p.padding.h,
                     p.padding.w,    p.dilation.h,   p.dilation.w,  p.output.h, p.output.w,
                     p.out_channels, p.transposed,   p.zero_padding};
   const std::vector<PackedImage> sources = sources_of(p, layer);
   cuda::Conv2dParams c{};
-  if (const char* why = cuda::plan_conv2d(layer, reader.family->layout, p.weight.data, c))
-    throw NoKernel{why};
+  const char* why = cuda::plan_conv2d(layer, reader.family->layout, p.weight.data, c);
+  if (why && candidates.empty()) throw NoKernel{why};
   int64_t aligned = 4;
   for (size_t i = 0; i < sources.size(); ++i) {
     c.source[i].data = sources[i].data;
@@ -308,15 +222,13 @@ void run(const Conv2dParams& p, const Reader& reader) {
   } else {
     fill_stream(p, c);
   }
-  const int64_t pixels = int64_t{c.batch} * c.rows[0].outputs * c.columns[0].outputs;
-  const cuda::Kernel kernel = cuda::choose_conv2d(
-      *reader.family, pixels, p.out_channels, int64_t{c.phases_h} * c.phases_w, !to_bits,
-      cuda::vector_words(layer, aligned), cuda::device_info(reader.device).multiprocessors);
-  const cuda::KernelInfo& info = cuda::kKernels[static_cast<int>(kernel)];
-  const cuda::Grid grid = cuda::conv2d_grid(c, info.pixels, info.channels);
-  constexpr uint32_t kLargestGrid = 65535;  // in y and z
-  require_kernel(grid.y <= kLargestGrid && grid.z <= kLargestGrid, "more blocks than a launch has");
-  start(kernel, grid, &c);
+  if (!why)
+    cuda::add_conv2ds(reader.device, *reader.family, c, !to_bits, cuda::vector_words(layer, aligned),
+                      candidates);
+  const std::string text = cuda::searching() ? text_of(layer, p) : std::string();
+  const cuda::Launch* best = cuda::choose(reader.device, text, candidates, current_stream(reader.device));
+  if (!best) throw NoKernel{why ? why : "more blocks than a launch has"};
+  start(best->kernel, best->grid, best->params);
 }
 
 // The first convolution: torch's, whose sums are rounded in another order than the CPU kernel's.

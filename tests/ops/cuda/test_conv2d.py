@@ -6,8 +6,7 @@ import pytest
 import torch
 from emulator import build
 from emulator.cases import Conv, Problem, Stream
-
-from mbu_ops import reference
+from emulator.checks import check_bits, check_stream
 
 KERNELS = [kernel.name for kernel in build.kernels() if kernel.name.startswith("conv2d_")]
 PTX = [kernel.name for kernel in build.kernels() if kernel.file in build.PTX_FILES and kernel.name in KERNELS]
@@ -45,46 +44,6 @@ LAYERS = {
 
 def vector(kernel: str) -> int:
     return int(kernel.split("_v")[1][0])
-
-
-def check_bits(library, kernel: str, problem: Problem, **options) -> None:
-    threshold, flip = problem.thresholds()
-    expected = (problem.dots, threshold, flip)
-    bits = problem.bits(library, kernel, threshold, flip, **options)
-    assert torch.equal(bits, reference._threshold(*expected))
-
-
-def random_stream(problem: Problem, seed: int) -> Stream:
-    """One of the shapes that a float stream takes, chosen by the seed."""
-    random, conv = torch.Generator().manual_seed(seed), problem.conv
-    oc, (height, width) = conv.out_channels, conv.output()
-    stream = Stream(torch.randn(seed % 3, 2, oc, generator=random), relu=seed % 2 == 0)
-    if seed % 4:
-        stream.threshold = torch.randn(conv.planes, oc, generator=random)
-    stream.dtype = (torch.float32, torch.bfloat16, torch.float16)[seed % 3]
-    if seed % 5 == 1:  # two parts, one of them transposed in memory, with more channels than the layer
-        parts = torch.randn(conv.batch, height, width, 2 * oc, generator=random).permute(0, 3, 1, 2)
-        stream.residual = [parts[:, : oc // 2 + 1], parts[:, oc // 2 + 1 :].contiguous()]
-    elif seed % 5 == 2:
-        stream.pool = 2
-        size = (conv.batch, oc, 2 * height, 2 * width)
-        stream.residual = [torch.randn(size, generator=random).to(torch.bfloat16)]
-    elif seed % 5 == 3 and height % 2 == 0 and width % 2 == 0:
-        stream.upsample = 2
-        size = (conv.batch, oc, height // 2, width // 2)
-        stream.residual = [torch.randn(size, generator=random).to(torch.float16)]
-    elif seed % 5 == 4:  # fewer channels, repeated
-        channels = next(n for n in range(1, oc + 1) if oc % n == 0 and n * 2 >= min(oc, 4))
-        stream.residual = [torch.randn(conv.batch, channels, height, width, generator=random)]
-    return stream
-
-
-def check_stream(library, kernel: str, problem: Problem, seed: int, **options) -> None:
-    stream = random_stream(problem, seed)
-    values, bits = problem.stream(library, kernel, stream, **options)
-    expected_values, expected_bits = problem.expected_stream(stream)
-    assert torch.equal(values, expected_values)
-    assert torch.equal(bits, expected_bits)
 
 
 def check_layers(library, kernel: str, layers: list[str], seed: int) -> None:

@@ -28,7 +28,8 @@ MBU_KERNEL void __launch_bounds__(kFlatThreads)
     max_pool2d_v4__sm75(const __grid_constant__ MaxPool2dParams p) {
   max_pool2d<4>(p);
 }
-MBU_KERNEL void __launch_bounds__(kFlatThreads)
+// Room for as many registers as sm_86 needs to keep none in memory.
+MBU_KERNEL void __launch_bounds__(kFlatThreads, 4)
     max_pool2d_v1__sm75(const __grid_constant__ MaxPool2dParams p) {
   max_pool2d<1>(p);
 }

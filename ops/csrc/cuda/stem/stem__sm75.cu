@@ -5,7 +5,8 @@
 
 namespace mbu::cuda {
 
-MBU_KERNEL void __launch_bounds__(kFlatThreads) stem__sm75(const __grid_constant__ StemParams p) {
+// Room for as many registers as it needs to keep none in memory.
+MBU_KERNEL void __launch_bounds__(kFlatThreads, 4) stem__sm75(const __grid_constant__ StemParams p) {
   const int lane = thread_index() % kWarpLanes;
   const int32_t item = flat_index() / kWarpLanes;
   if (item >= p.items) return;

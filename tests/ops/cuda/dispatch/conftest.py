@@ -22,10 +22,12 @@ CUDA_TESTS, ROOT = HERE.parent, HERE.parents[3]
 CSRC = ROOT / "ops" / "csrc"
 LOADER = (
     "choose",
+    "doctor",
     "driver",
     "launch",
     "nvrtc",
     "cache",
+    "search",
     "select",
     "plan",
     "plan_flat",
@@ -105,6 +107,10 @@ class Gpu:
 
     family: str
     libraries: dict[str, ctypes.CDLL]
+
+    @property
+    def index(self) -> int:
+        return list(CARDS).index(self.family)
 
     def log(self) -> list[str]:
         """What the driver was asked since the last call."""

@@ -21,7 +21,7 @@ extern "C" int emulate_launch(const char* name, const unsigned* grid, unsigned t
   // Tensors are the caller's memory, whose bounds nobody tells here: the tests of the kernels check them.
   emu::allow_global(reinterpret_cast<const void*>(1), uint64_t{1} << 62, true);
   error = emu::run({[&] { kernel->call(params); }, {grid[0], grid[1], grid[2]}, threads, shared},
-                   {true, false, std::string(name).starts_with("gemm_")});
+                   {true, false, emu::loads_ahead(name)});
   return error.empty() ? 0 : 700;  // CUDA_ERROR_ILLEGAL_ADDRESS
 }
 

@@ -16,7 +16,7 @@ import pytest
 
 HERE = Path(__file__).resolve().parent
 CSRC = HERE.parents[3] / "ops" / "csrc"
-SOURCES = ("driver", "launch", "nvrtc", "cache", "select", "doctor")
+SOURCES = ("driver", "launch", "nvrtc", "cache", "select", "search", "doctor")
 RTX_3090, RTX_2080, A100, H200, RTX_5090 = (
     "8.6:101376",
     "7.5:65536",

@@ -104,7 +104,14 @@ PTX_FILES = (
     "unpack/unpack__sm75",
     "upsample/upsample__sm75",
 )
-GENERATED_FILES = ("gemm/gemm_128x128__sm80_xor", "gemm/gemm_64x64__sm75_xor", "gemm/gemm_128x64__sm90_and")
+GENERATED_FILES = (
+    "gemm/gemm_128x128__sm80_xor",
+    "gemm/gemm_64x64__sm75_xor",
+    "gemm/gemm_128x64__sm90_and",
+    "gemm/wide_conv2d_128x64__sm80_xor",
+    "gemm/wide_conv2d_128x64__sm75_xor",
+    "gemm/wide_conv2d_128x64__sm90_and",
+)
 
 
 def generator() -> ModuleType:

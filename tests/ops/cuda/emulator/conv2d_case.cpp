@@ -122,7 +122,7 @@ std::string run(const char* name, const ConvCase& c) {
   const Grid grid = conv2d_grid(p, kernel->tile_pixels, kernel->tile_channels);
   const std::string error =
       emu::run({[&] { kernel->call(&p); }, {grid.x, grid.y, grid.z}, kernel->threads, kernel->shared_bytes},
-               {c.late_copies != 0, c.warps_backwards != 0});
+               {c.late_copies != 0, c.warps_backwards != 0, emu::loads_ahead(name)});
   if (bits) bits->copy_to(c.bits);
   if (stream) stream->copy_to(c.stream);
   return error;

@@ -17,4 +17,9 @@ struct Kernel {
 // Null where no such kernel is linked.
 const Kernel* find_kernel(const std::string& name);
 
+// Whether a kernel runs on a main loop of CUTLASS, which loads fragments beyond the last step.
+inline bool loads_ahead(const std::string& name) {
+  return name.starts_with("gemm_") || name.starts_with("wide_");
+}
+
 }  // namespace emu

@@ -1,0 +1,118 @@
+// From an operation's checked arguments to what a CUDA kernel is given.
+#pragma once
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "cuda/choose.h"
+#include "cuda/plan_gemm.h"
+#include "torch/fallback.h"
+#include "torch/ops.h"
+
+namespace mbu {
+
+// An error of the layer, which no kernel takes.
+inline void require_kernel(bool possible, const char* why) {
+  if (!possible) throw NoKernel{why};
+}
+
+// The power of two up to 4 that an image's address and strides are multiples of, in words.
+inline int64_t alignment(const PackedImage& image) {
+  const auto address = static_cast<int64_t>(reinterpret_cast<uintptr_t>(image.data) / sizeof(Word));
+  for (int64_t words : {4, 2})
+    if ((address | image.stride_n | image.stride_h | image.stride_w) % words == 0) return words;
+  return 1;
+}
+
+inline cuda::FloatKind kind_of(FloatType type) {
+  return type == FloatType::f32   ? cuda::FloatKind::f32
+         : type == FloatType::f16 ? cuda::FloatKind::f16
+                                  : cuda::FloatKind::bf16;
+}
+
+// The float result: the stream's, or dot products as they are.
+inline void fill_stream(const Conv2dParams& p, cuda::Conv2dParams& c) {
+  cuda::StreamParams& s = c.stream;
+  s.kind = cuda::FloatKind::f32;
+  s.pool = 1;
+  s.upsample = cuda::divide_by(1);
+  s.output = p.sums;
+  if (!p.stream) return;
+  const Stream& from = *p.stream;
+  require_kernel(from.residuals <= cuda::kMaxResidual, "more tensors in the residual than kernels take");
+  s.kind = from.narrow ? cuda::FloatKind::bf16 : cuda::FloatKind::f32;
+  s.output = from.narrow ? static_cast<void*>(from.narrow) : from.output;
+  s.steps = static_cast<int32_t>(from.steps);
+  s.affine = from.affine;
+  s.threshold = from.threshold;
+  s.residuals = static_cast<int32_t>(from.residuals);
+  s.residual_channels = static_cast<int32_t>(from.residual_channels);
+  for (int64_t i = 0; i < from.residuals; ++i) {
+    const StreamSource& r = from.residual[i];
+    s.residual[i] = {r.data,     kind_of(r.type), static_cast<int32_t>(r.channels), r.stride_n, r.stride_c,
+                     r.stride_h, r.stride_w};
+  }
+  s.pool = static_cast<int32_t>(from.pool);
+  s.upsample = cuda::divide_by(from.upsample);
+  s.relu = from.relu;
+  c.planes = static_cast<int32_t>(from.planes);
+  c.bits = from.bits;
+}
+
+// The images that a convolution joins, at most two, each enlarged by a whole factor.
+inline std::vector<PackedImage> sources_of(const Conv2dParams& p, cuda::Layer& layer) {
+  std::vector<PackedImage> sources{p.input};
+  if (p.parts > 0) sources.assign(p.part, p.part + p.parts);
+  require_kernel(sources.size() <= 2, "more than two joined inputs");
+  for (size_t i = 0; i < sources.size(); ++i) {
+    const PackedImage& part = sources[i];
+    const int64_t factor = part.height ? p.input.height / part.height : 1;
+    require_kernel(
+        factor >= 1 && part.height * factor == p.input.height && part.width * factor == p.input.width,
+        "a joined input that is enlarged by no whole number");
+    layer.words[i] = part.words;
+    layer.upsample[i] = factor;
+  }
+  return sources;
+}
+
+// A 1x1 convolution of one image, or mbu::gemm, as a product of rows by a kernel of csrc/cuda/generate.py;
+// false where there is none for it.
+inline bool plan_product(const Conv2dParams& p, cuda::DeviceLayout layout, cuda::GemmParams& c) {
+  const PackedImage& in = p.input;
+  const auto is = [](Extent extent, int64_t value) { return extent.h == value && extent.w == value; };
+  const bool rows = is(p.kernel, 1) && is(p.stride, 1) && is(p.padding, 0) && !p.parts && !p.transposed &&
+                    !p.stream && (in.height == 1 || in.stride_h == in.width * in.stride_w) &&
+                    (in.batch == 1 || in.stride_n == in.height * in.width * in.stride_w);
+  if (!rows) return false;
+  const cuda::Product product{in.batch * in.height * in.width, in.words, in.stride_w, p.out_channels};
+  if (alignment(in) < 4 || !cuda::fills_stages(in.words, in.words) ||
+      cuda::plan_gemm(product, layout, p.weight.data, c))
+    return false;
+  c.input = in.data;
+  c.bits = p.bits;
+  c.planes = static_cast<int32_t>(p.planes);
+  c.threshold = p.threshold;
+  c.flip = p.flip;
+  c.sums = p.sums;
+  return true;
+}
+
+// What the time of a layer depends on, for cuda/search.h.
+inline std::string text_of(const cuda::Layer& l, const Conv2dParams& p) {
+  const auto pair = [](int64_t a, int64_t b) { return std::to_string(a) + "x" + std::to_string(b); };
+  std::string text = std::string(l.transposed ? "transposed " : "") + std::to_string(l.batch) + "x" +
+                     pair(l.height, l.width) + ", " + std::to_string(l.words[0] * kWordBits);
+  if (l.words[1]) text += "+" + std::to_string(l.words[1] * kWordBits);
+  text += " to " + std::to_string(l.out_channels) + " channels, kernel " + pair(l.kernel_h, l.kernel_w) +
+          " stride " + pair(l.stride_h, l.stride_w) + " padding " + pair(l.padding_h, l.padding_w) +
+          " dilation " + pair(l.dilation_h, l.dilation_w) + " upsample " + pair(l.upsample[0], l.upsample[1]);
+  if (p.bits) return text + ", " + std::to_string(p.planes) + " bits";
+  if (!p.stream) return text + ", sums";
+  return text + ", stream of " + std::to_string(p.stream->steps) + " steps, " +
+         std::to_string(p.stream->residuals) + " residuals, pool " + std::to_string(p.stream->pool) +
+         " upsample " + std::to_string(p.stream->upsample) + ", " + std::to_string(p.stream->planes) +
+         " bits";
+}
+
+}  // namespace mbu
