@@ -14,6 +14,7 @@ from .aids import TrainingAids, at_end, fit_to_float
 from .averaging import parameter_groups
 from .checkpoints import store_with_weights
 from .config import preset as find_preset
+from .float_start import init_from
 from .health import binary_fraction, epoch_numbers, pull_to_one, weight_states
 from .layers import QuantizedConvolution
 from .plan import Plan, make_plan
@@ -47,6 +48,8 @@ class MBUQuantize(companions.PlanKeeper):
         regularizer: strength of the pull of latent weights to +-1 (BiSegUNet, Eq. 24).
         min_channels: layers with fewer channels stay float.
         exclude: names of layers or modules to leave float.
+        init_from: weights of the network trained in float, read once when `fit` begins: what `float_start.init_from`
+            takes, except a dict. A checkpoint that training resumes from replaces them.
         restarts: a learning-rate cosine in each phase, where the LightningModule configures no scheduler.
         recipe: the ingredients that `recipe.Recipe` lists, such as `planes=2` or `distill=1.0`.
     """
@@ -71,6 +74,7 @@ class MBUQuantize(companions.PlanKeeper):
         regularizer: float | None = None,
         min_channels: int = 8,
         exclude: list[str] | None = None,
+        init_from: str | None = None,
         restarts: bool = True,
         **recipe: Any,
     ):
@@ -99,9 +103,11 @@ class MBUQuantize(companions.PlanKeeper):
         self.regularizer = choose(regularizer, base.regularizer)
         self.min_channels = min_channels
         self.exclude = tuple(exclude or ())
+        self.init_from = init_from
         self.restarts = restarts
         self.plan: Plan | None = None
         self._plan_path = plan
+        self._begun = False  # `init_from` has been read
         self._progress = 0.0
         self._started: set[str] = set()  # layers that have begun to switch: calibrated, never again
         self._states: dict[str, Tensor] = {}  # quantized weights at the end of the last epoch
@@ -111,13 +117,11 @@ class MBUQuantize(companions.PlanKeeper):
     # ---- surgery ---------------------------------------------------------------------------------------------
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        strategy = type(trainer.strategy).__name__
-        if any(name in strategy for name in ("FSDP", "DeepSpeed", "ModelParallel")):
-            raise MisconfigurationException(
-                f"MBUQuantize does not support {strategy}: it shards the latent weights that masks are computed from. "
-                'Use strategy="ddp".'
-            )
+        companions.refuse_sharding(trainer)
         network = self.network(pl_module)
+        if self.init_from and stage == "fit" and not self._begun:
+            init_from(network, self.init_from)
+            self._begun = True
         if self.plan is None:
             known = self._load_plan() if self._plan_path else plan_of(network)
             self.plan = known or self._make_plan(network, pl_module)
@@ -126,7 +130,7 @@ class MBUQuantize(companions.PlanKeeper):
         store_with_weights(pl_module, network, self.plan, self._options())
         companions.copy_again(trainer, pl_module, stage, self)
         if stage == "fit":
-            self._check_length(trainer)
+            companions.check_length(trainer)
             name = next(name for name, module in pl_module.named_modules() if module is network)
             self._aids = TrainingAids(self.recipe, network, name)
 
@@ -163,15 +167,6 @@ class MBUQuantize(companions.PlanKeeper):
             return Plan.from_json(file.read())
 
     # ---- progress, phases and gates --------------------------------------------------------------------------
-
-    @staticmethod
-    def _check_length(trainer: Trainer) -> None:
-        endless = trainer.max_steps == -1 and trainer.max_epochs in (-1, None)
-        if endless and companions.time_share(trainer) is None:
-            raise MisconfigurationException(
-                "MBUQuantize plans its phases as shares of the run, and this Trainer runs without end "
-                f"(max_epochs={trainer.max_epochs}, max_steps={trainer.max_steps}). Give one of them, or max_time."
-            )
 
     @staticmethod
     def progress(trainer: Trainer, batch_idx: int) -> float:
@@ -250,7 +245,8 @@ class MBUQuantize(companions.PlanKeeper):
         if not self.regularizer:
             return
         mine = {id(p) for group in optimizer.param_groups for p in group["params"]}
-        for layer in self._layers.values():
+        # Once for a weight that several layers share.
+        for layer in {id(layer.weight): layer for layer in self._layers.values()}.values():
             if layer.weight.grad is not None and id(layer.weight) in mine:
                 layer.weight.grad.add_(pull_to_one(layer.weight.detach(), self.regularizer) * layer.gate)
 

@@ -14,6 +14,7 @@ from lightning.pytorch.callbacks import (
     Timer,
     WeightAveraging,
 )
+from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -40,6 +41,18 @@ def quantizer_of(trainer: Trainer) -> Any:
         "this callback or scheduler follows the phases of MBUQuantize, and the Trainer has none. "
         "Add it: Trainer(callbacks=[MBUQuantize(), ...])."
     )
+
+
+def refuse_sharding(trainer: Trainer) -> None:
+    """Raises MisconfigurationException where the strategy of `trainer` splits weights between processes.
+
+    A mask comes from the mean magnitude of a whole layer, which no process would hold.
+    """
+    if isinstance(trainer.strategy, FSDPStrategy | DeepSpeedStrategy | ModelParallelStrategy):
+        raise MisconfigurationException(
+            f"MBUQuantize does not support {type(trainer.strategy).__name__}: it shards the latent weights that masks "
+            'are computed from. Use strategy="ddp".'
+        )
 
 
 def find_network(pl_module: LightningModule, name: str | None) -> nn.Module:
@@ -183,3 +196,13 @@ def time_share(trainer: Trainer) -> float | None:
             share = callback.time_elapsed() / max(callback._duration, 1e-9)
             return float(trainer.strategy.broadcast(share))
     return None
+
+
+def check_length(trainer: Trainer) -> None:
+    """Raises MisconfigurationException where nothing ends the run."""
+    endless = trainer.max_steps == -1 and trainer.max_epochs in (-1, None)
+    if endless and time_share(trainer) is None:
+        raise MisconfigurationException(
+            "MBUQuantize plans its phases as shares of the run, and this Trainer runs without end "
+            f"(max_epochs={trainer.max_epochs}, max_steps={trainer.max_steps}). Give one of them, or max_time."
+        )

@@ -40,8 +40,12 @@ def init_from(model: nn.Module, source: str | Path | Mapping[str, Any]) -> nn.Mo
     own = {name: value for name, value in inside.state_dict().items() if name not in added}
     wanted = {plain_name(name): value for name, value in own.items()}
     state = _without_prefix(_state_of(source), wanted)
-    # Batch norms of old files count no batches.
-    missing = [n for n in wanted if n not in state and not n.endswith("num_batches_tracked")]
+    # Batch norms of old files count no batches, and files hold a weight that two layers share under one name.
+    held = {value.data_ptr() for name, value in wanted.items() if name in state}
+    missing = [
+        name for name, value in wanted.items()
+        if name not in state and value.data_ptr() not in held and not name.endswith("num_batches_tracked")
+    ]  # fmt: skip
     if missing:
         raise ValueError(
             f"{len(missing)} of {len(wanted)} parameters are not there: {', '.join(missing[:_SHOWN])}. Give the "

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from .activations import read_activations
 from .compiled import inside_compiled
 from .cost import cost_scores, layer_cost, warn_if_low
-from .eligibility import why_float
+from .eligibility import refuse_foreign, why_float
 from .linear import linear_calls
 from .residual import add_bridges
 from .roles import assign_roles, block_of
@@ -182,11 +182,12 @@ def make_plan(
 
     Raises:
         ValueError: an option out of range, an excluded name that does not exist, an input that the model does not
-            accept, or a model in which nothing can be quantized.
+            accept, a model in which nothing can be quantized, or one with layers of inplace_abn.
     """
     _check_options(model := inside_compiled(model), masked, order, thresholds, exclude)
     if thresholds == "auto" and (planes > 1 or shortcuts):
         thresholds = "learned"
+    refuse_foreign(model)
     traced = trace(model, example_input)
     convolutions = {
         name: calls

@@ -95,7 +95,13 @@ from lightning_mbu import MBUQuantize, make_plan, summary
 from lightning_mbu.cli import main
 small = ["lightning_mbu.models:MBUNet", "--size", "32", "--json"]
 assert main(["plan", *small]) == 0 == main(["summary", *small]) and main(["convert", "x.ckpt"]) == 1
-from lightning_mbu import convert
+import mbu_ops
+try:
+    mbu_ops.load_package("x.pt2")
+except RuntimeError as error:
+    print("load_package:", error)
+from lightning_mbu import load
 """
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
+    assert "load_package: this install of mbu_ops has no compiled kernels" in run.stdout
     assert run.stderr.count("no compiled kernels") == 3 and "RuntimeError: this install" in run.stderr

@@ -121,8 +121,8 @@ def test_a_package_without_the_operations_says_what_is_missing(package):
 
 
 def test_onnx_computes_the_same(trained, tmp_path):
-    runtime = pytest.importorskip("onnxruntime", reason="the bench extra is not installed")
-    pytest.importorskip("onnxscript", reason="the onnx extra is not installed")
+    runtime = pytest.importorskip("onnxruntime", reason="the dev extra is not installed")
+    pytest.importorskip("onnxscript", reason="the dev extra is not installed")
     path = export(trained, torch.zeros(1, 3, 64, 64), tmp_path / "net.onnx")
     session = runtime.InferenceSession(path, providers=["CPUExecutionProvider"])
     for batch, height, width in SIZES:

@@ -1,5 +1,7 @@
 """What real segmentation networks are made of besides convolutions: each converts exactly, or says why not."""
 
+from importlib.util import find_spec
+
 import pytest
 import segmentation_models_pytorch as smp
 import torch
@@ -124,6 +126,20 @@ def _all(output):
     return output if isinstance(output, tuple) else (output,)
 
 
+def test_a_weight_that_two_layers_share():
+    model = OwnUNet()
+    model.deep.conv.weight = model.down.conv.weight
+    images = torch.randn(2, 3, 32, 32)
+    prepare(model, make_plan(model, images))
+    assert model.deep.conv.weight is model.down.conv.weight
+    model(images).mean().backward()
+    torch.optim.SGD(model.parameters(), lr=0.1).step()
+    packed = convert(randomize(model), images)
+    assert verify(model, packed, images).mismatches == 0
+    first, second = (layer for layer in packed.layers if layer.name in ("down.conv", "deep.conv"))
+    assert torch.equal(packed.weight(first), packed.weight(second))
+
+
 def _compiled_in_place(model: nn.Module) -> nn.Module:
     model.compile(backend="eager")
     return model
@@ -165,6 +181,20 @@ def test_channels_last_computes_the_same():
 def test_what_smp_cannot_run_itself_is_said():
     with pytest.raises(ValueError, match="does not run on an example input.*normalized_shape"):
         make_plan(unet(decoder_use_norm="layernorm"), torch.empty(1, 3, 32, 32))
+
+
+def test_norms_that_compute_outside_of_pytorch_are_refused():
+    class InPlaceABN(ActivatedNorm):
+        __module__ = "inplace_abn.abn"
+
+    with pytest.raises(ValueError, match='stem.norm is InPlaceABN .* decoder_use_norm="batchnorm"'):
+        make_plan(OwnUNet(nn.Identity, norm=InPlaceABN), torch.empty(1, 3, 32, 32))
+
+
+@pytest.mark.skipif(find_spec("inplace_abn") is None, reason="needs the package inplace_abn")
+def test_the_real_package_is_refused():
+    with pytest.raises(ValueError, match="decoder.* is InPlaceABN of the package inplace_abn"):
+        make_plan(unet(decoder_use_norm="inplace"), torch.empty(1, 3, 32, 32))
 
 
 def test_subclassed_convolutions_are_judged_by_what_they_compute():

@@ -20,18 +20,21 @@ class Case:
         size: height and width of the images, pixels.
         quick: checked by `make test`, compiled with Inductor.
         options: of the architecture.
+        training: of `MBUQuantize`; in the file under that name among the options.
     """
 
     pair: str
     size: int
     quick: bool = False
     options: dict[str, Any] = field(default_factory=dict)
+    training: dict[str, Any] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
         """The pair and its options; unique."""
         options = (f"{name}={json.dumps(value)}" for name, value in self.options.items())
-        return " ".join([self.pair, *options])
+        training = (f"MBUQuantize({name}={value})" for name, value in self.training.items())
+        return " ".join([self.pair, *options, *training])
 
     def build(self) -> nn.Module:
         """The float network, randomly initialised."""
@@ -48,5 +51,7 @@ def read_cases() -> list[Case]:
             continue
         words, brace, options = line.partition("{")
         pair, size, *quick = words.split()
-        cases.append(Case(pair, int(size), quick == ["quick"], json.loads(brace + options or "{}")))
+        read = json.loads(brace + options or "{}")
+        training = read.pop("MBUQuantize", {})
+        cases.append(Case(pair, int(size), quick == ["quick"], read, training))
     return cases

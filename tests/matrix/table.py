@@ -10,17 +10,27 @@ HEAD = """# Which smp models
 Written by `make matrix` from [results/models.json](results/models.json). Each row is one
 `segmentation_models_pytorch` network that was planned, trained for two steps with `MBUQuantize`, converted, compared
 bit by bit with the trained network at the size below, run at a second size, saved and loaded, compiled by
-`torch.compile` as one graph and exported by `torch.export`. {count} networks of {architectures} architectures and
-{encoders} encoders; {bits:.1f} million activation bits compared, {wrong} wrong, {rounded} at a rounding.
+`torch.compile` as one graph and exported by `torch.export`; {packaged} of them by Inductor, and into `.pt2` packages.
+{count} networks of {architectures} architectures and {encoders} encoders; {bits:.1f} million activation bits compared,
+{wrong} wrong, {rounded} at a rounding.
 
 - *one-bit*: share of the multiply-adds at this size that becomes one-bit; below 60 % `make_plan` warns.
-- *layers*: convolutions that become one-bit; *bits out*: those whose output leaves as bits, no float in between.
+- *layers*: convolutions and linear layers that become one-bit; *bits out*: those whose output leaves as bits, no float in between.
 - *stay float*: how many convolutions, and why; *elsewhere*: multiply-adds of linear layers and attention.
 - *MB*: parameters and buffers of the float network, and the packed file, which holds all of its float rest.
 - *sizes*: height and width must be multiples of this. *export*: whether they are free in an exported program.
 
 | model | pixels | one-bit | layers (bits out) | stay float | elsewhere | MB | sizes | export |
 |---|---|---|---|---|---|---|---|---|
+"""
+
+LIMITS = """
+## Limits
+
+- `decoder_use_norm="inplace"` is refused by `make_plan`: the layers of the package `inplace_abn` compute outside
+  PyTorch's operations and cannot be converted. Without that package smp itself raises a `RuntimeError` that names it.
+- `decoder_use_norm="layernorm"` is refused by smp's own decoders, whose images are not laid out as layer norm wants
+  them; `make_plan` says so.
 """
 
 
@@ -39,10 +49,11 @@ def models_page(rows: dict[str, dict[str, Any]], cases: list[str]) -> str:
         bits=sum(row["bits"] for row in rows.values()) / 1e6,
         wrong=sum(row["wrong"] for row in rows.values()),
         rounded=sum(row["rounded"] for row in rows.values()),
+        packaged=sum(row.get("packaged", False) for row in rows.values()),
     )
     page = head + "".join(_line(name, row) for name, row in rows.items())
     waiting = ", ".join(name for name in cases if name not in rows)
-    return page + (f"\nNot run yet: {waiting}.\n" if waiting else "")
+    return page + (f"\nNot run yet: {waiting}.\n" if waiting else "") + LIMITS
 
 
 def _line(name: str, row: dict[str, Any]) -> str:

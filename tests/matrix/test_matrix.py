@@ -16,15 +16,17 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_mbu import MBUQuantize, convert, load, save, verify
+from lightning_mbu import MBUQuantize, convert, export, load, save, verify
 from lightning_mbu.deploy.export import exported_program
+from mbu_ops import load_package
 
 from .cases import Case, read_cases
 from .table import models_page
 
 DOCS = Path(__file__).parents[2] / "docs"
 CASES = read_cases()
-CHOSEN = [case for case in CASES if case.quick or os.environ.get("MBU_MATRIX") == "all"]
+ALL = os.environ.get("MBU_MATRIX") == "all"
+CHOSEN = [case for case in CASES if case.quick or ALL]
 
 
 class Segmenter(L.LightningModule):
@@ -57,7 +59,7 @@ class Segmenter(L.LightningModule):
 def test_case(case, tmp_path):
     start = time.perf_counter()
     model = case.build()
-    module, quantizer = Segmenter(model, case), MBUQuantize()
+    module, quantizer = Segmenter(model, case), MBUQuantize(**case.training)
     before = {name: value.clone() for name, value in model.named_parameters()}
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -68,6 +70,9 @@ def test_case(case, tmp_path):
     plan = quantizer.plan
     warned = any("become one-bit, so that packing gains little" in str(w.message) for w in caught)
     assert warned == (plan.one_bit_share < 0.6)
+    assert all(layer.reason for layer in plan.layers)
+    linear = [layer.name for layer in plan.quantized if layer.role == "linear"]
+    assert bool(linear) == case.training.get("linear", False)
     assert all(
         not torch.equal(before[f"{x.name}.weight"], model.get_submodule(x.name).weight)
         for x in plan.quantized
@@ -79,6 +84,7 @@ def test_case(case, tmp_path):
     packed = convert(model, images)
     check = verify(model, packed, images)
     assert check.mismatches == 0 and check.at_rounding == 0, str(check)
+    assert {layer.name for layer in check.layers} == {layer.name for layer in plan.quantized}
     assert check.output_difference <= 1e-4
     # Odd sizes where the network takes any, else multiples of what it halves.
     step = 32 if packed.input_spec.multiple > 1 else 27
@@ -96,6 +102,9 @@ def test_case(case, tmp_path):
         if free:
             whole = torch.randn(3, shape[0], case.size + 64, case.size + 32)
             _close(program(whole), packed(whole))
+        if packaged := ALL and case.quick:
+            package = load_package(export(packed, images, tmp_path / "net.pt2"))
+            _close(package(images), found)
     _note(case, {
         "size": case.size, "share": plan.one_bit_share, "layers": len(plan.quantized),
         "bits_out": sum(x.fused for x in packed.layers), "bypassed": len(plan.bypassed) + len(plan.silenced),
@@ -103,7 +112,7 @@ def test_case(case, tmp_path):
         "macs": sum(x.macs for x in plan.layers), "bits": sum(x.bits for x in check.layers), "wrong": check.mismatches,
         "rounded": check.at_rounding, "difference": check.output_difference, "float_bytes": check.float_bytes,
         "packed_bytes": check.packed_bytes, "multiple": packed.input_spec.multiple, "compiled": backend,
-        "free_size": free,
+        "free_size": free, "packaged": packaged,
     })  # fmt: skip
     print(f"{case.name}: {time.perf_counter() - start:.1f} s")
 
@@ -134,7 +143,7 @@ def test_the_page_in_the_docs_shows_these_results():
     rows = json.loads((DOCS / "results/models.json").read_text())
     cases = [case.name for case in CASES]
     page = models_page(rows, cases)
-    if os.environ.get("MBU_MATRIX") == "all":
+    if ALL:
         (DOCS / "models.md").write_text(page)
     assert (DOCS / "models.md").read_text() == page, "run `make matrix`"
     assert list(rows) == [name for name in cases if name in rows], "run `make matrix`"

@@ -100,12 +100,16 @@ def test_logged_numbers(tiny, trainer, tmp_path):
     assert "mbu/binary_fraction" in run.progress_bar_metrics
 
 
-def test_regularizer_adds_its_gradient_before_clipping(tiny, trainer):
+@pytest.mark.parametrize("shared", [False, True])
+def test_regularizer_adds_its_gradient_before_clipping(tiny, trainer, shared):
     seen = {}
+    if shared:
+        tiny.model.down4.conv2.weight = tiny.model.down4.conv1.weight
 
     class Before(Callback):
         def on_before_optimizer_step(self, trainer, pl_module, optimizer):
-            seen.update({n: p.grad.clone() for n, p in pl_module.named_parameters()})
+            parameters = pl_module.named_parameters(remove_duplicate=False)
+            seen.update({n: p.grad.clone() for n, p in parameters})
 
     class After(Before):
         def on_before_optimizer_step(self, trainer, pl_module, optimizer):

@@ -54,14 +54,21 @@ class Data(L.LightningDataModule):
         )
 
 
-@pytest.mark.filterwarnings(
-    "ignore:LightningCLI's args parameter:UserWarning"
-)  # on purpose: not pytest's own
-@pytest.mark.filterwarnings("ignore:only .* become one-bit:UserWarning")
-@pytest.mark.parametrize("wrong", [False, True])
-def test_a_run_from_yaml(tmp_path, wrong, capsys, monkeypatch):
-    # Lightning 2.6 calls what jsonargparse 4.53 deprecates.
+pytestmark = [
+    # on purpose: not pytest's own
+    pytest.mark.filterwarnings("ignore:LightningCLI's args parameter:UserWarning"),
+    pytest.mark.filterwarnings("ignore:only .* become one-bit:UserWarning"),
+]
+
+
+@pytest.fixture(autouse=True)
+def quiet(monkeypatch):
+    """Lightning 2.6 calls what jsonargparse 4.53 deprecates."""
     monkeypatch.setenv("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
+
+
+@pytest.mark.parametrize("wrong", [False, True])
+def test_a_run_from_yaml(tmp_path, wrong, capsys):
     path = tmp_path / "config.yaml"
     path.write_text(CONFIG.replace("exclude: [model.4]", "exclude: 4" if wrong else "exclude: ['2']"))
     arguments = ["fit", "--config", str(path), f"--trainer.default_root_dir={tmp_path}"]
@@ -73,3 +80,23 @@ def test_a_run_from_yaml(tmp_path, wrong, capsys, monkeypatch):
     cli = LightningCLI(Module, Data, args=arguments, save_config_callback=None)
     assert [name for name, _ in quantized_layers(cli.model.model)] == ["1", "3"]
     assert all(float(layer.gate) == 1 for _, layer in quantized_layers(cli.model.model))
+
+
+def test_a_float_network_from_yaml(tmp_path):
+    trained = Module(8)
+    torch.save(trained.state_dict(), tmp_path / "float.pt")
+    path = tmp_path / "config.yaml"
+    lines = f"exclude: ['2']\n        init_from: {tmp_path / 'float.pt'}"
+    path.write_text(CONFIG.replace("exclude: [model.4]", lines))
+    arguments = [
+        "fit",
+        "--config",
+        str(path),
+        f"--trainer.default_root_dir={tmp_path}",
+        "--trainer.max_steps=0",
+    ]
+    cli = LightningCLI(Module, Data, args=arguments, save_config_callback=None)
+    found = cli.model.state_dict()
+    assert all(torch.equal(found[name], value) for name, value in trained.state_dict().items())
+    for name, layer in quantized_layers(cli.model.model):
+        assert torch.equal(layer.scale, layer._fitted_scale()), name

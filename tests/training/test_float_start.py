@@ -5,9 +5,10 @@ import pytest
 import safetensors.torch
 import segmentation_models_pytorch as smp
 import torch
+from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
 from torch import nn
 
-from lightning_mbu import init_from, make_plan, prepare
+from lightning_mbu import MBUQuantize, init_from, make_plan, prepare
 from lightning_mbu.models.unet import DoubleConv, Up
 from lightning_mbu.prepare import quantized_layers
 
@@ -113,3 +114,78 @@ def test_what_does_not_fit_changes_nothing(tmp_path):
         with pytest.raises(error, match=words):
             init_from(start, source)
     assert all(torch.equal(before[name], value) for name, value in start.state_dict().items())
+
+
+class Fitted(L.LightningModule):
+    """Learns nothing: what it ends with is what it began with."""
+
+    def __init__(self):
+        super().__init__()
+        self.model = SmallUNet()
+        self.example_input_array = IMAGES
+
+    def training_step(self, batch, batch_idx):
+        return self.model(batch[0]).mean()
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.0)
+
+    def train_dataloader(self):
+        return torch.utils.data.DataLoader(
+            torch.utils.data.TensorDataset(torch.randn(4, 3, 16, 16)), batch_size=2
+        )
+
+
+def parameters_of(model):
+    return {name: value.clone() for name, value in model.named_parameters()}
+
+
+def fit(module, tmp_path, *callbacks, **options):
+    L.Trainer(
+        accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
+        enable_checkpointing=any(isinstance(c, ModelCheckpoint) for c in callbacks), max_epochs=1,
+        default_root_dir=tmp_path, callbacks=list(callbacks),
+    ).fit(module, **options)  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore:Be aware that when using .ckpt_path")  # without the average this time
+def test_the_callback_starts_from_a_file(tmp_path):
+    model = SmallUNet()
+    path = str(as_lightning(model, tmp_path))
+    expected = parameters_of(model)
+    module, quantizer = Fitted(), MBUQuantize(init_from=path)
+    saving = ModelCheckpoint(tmp_path / "run", filename="end")
+    average = EMAWeightAveraging(decay=0.5)
+    fit(module, tmp_path, average, quantizer, saving)
+    found = parameters_of(module.model)
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
+    assert all(torch.equal(layer.scale, layer._fitted_scale()) for _, layer in quantized_layers(module))
+
+    # Once only: a second fit goes on with what the first has learned, and a checkpoint stands above the file.
+    with torch.no_grad():
+        module.model.stem.weight.add_(1)
+    fit(module, tmp_path, quantizer)
+    assert torch.equal(module.model.stem.weight, found["stem.weight"] + 1)
+    torch.save({"state_dict": SmallUNet().state_dict()}, path)
+    fresh = Fitted()
+    fit(fresh, tmp_path, MBUQuantize(init_from=path), ckpt_path=tmp_path / "run/end.ckpt", weights_only=True)
+    resumed = parameters_of(fresh.model)
+    assert all(torch.equal(resumed[name], value) for name, value in found.items())
+
+
+def test_a_file_that_is_not_there_stops_before_training(tmp_path):
+    with pytest.raises(FileNotFoundError, match="there are no weights at float.ckpt"):
+        fit(Fitted(), tmp_path, MBUQuantize(init_from="float.ckpt"))
+
+
+def test_a_weight_that_two_layers_share_is_held_once(tmp_path):
+    def shared():
+        model = SmallUNet()
+        model.down.conv2.weight = model.down.conv1.weight
+        return model
+
+    model, start = shared(), prepared(shared())
+    state = {name: value for name, value in model.state_dict().items() if name != "down.conv2.weight"}
+    init_from(start, state)
+    assert start.down.conv2.weight is start.down.conv1.weight
+    assert torch.equal(start.down.conv2.weight, model.down.conv1.weight)

@@ -11,7 +11,6 @@ from lightning.pytorch.callbacks import (
     Timer,
     WeightAveraging,
 )
-from lightning.pytorch.strategies import SingleDeviceStrategy
 from torch import nn
 
 from lightning_mbu import (
@@ -101,6 +100,9 @@ def test_test_and_predict_from_a_checkpoint(checkpoint, trainer):
         expected = torch.cat([trained.eval()(x) for x, _ in loader])
     assert torch.allclose(found, expected, atol=1e-5)
     run.validate(fresh, loader, ckpt_path=path, weights_only=True, verbose=False)
+    fresh.test_step = fresh.validation_step
+    score = run.test(fresh, loader, ckpt_path=path, weights_only=True, verbose=False)
+    assert score == run.validate(trained, loader, verbose=False)
 
 
 def test_a_second_fit_with_a_new_callback_goes_on_with_the_same_plan(tiny, trainer):
@@ -248,13 +250,6 @@ def test_learning_rate_restarts_at_each_switch(tiny, trainer):
     assert own[:4] == [1.0] * 4 and own[4] == pytest.approx(0.9619, abs=1e-3), (
         "the module's own schedule stays"
     )
-
-
-@pytest.mark.parametrize("name", ["FSDPStrategy", "DeepSpeedStrategy", "ModelParallelStrategy"])
-def test_strategies_that_shard_are_refused(tiny, trainer, name):
-    strategy = type(name, (SingleDeviceStrategy,), {})(device="cpu")
-    with pytest.raises(MisconfigurationException, match=f'{name}: it shards .* strategy="ddp"'):
-        trainer(MBUQuantize(), strategy=strategy, accelerator="auto").fit(tiny)
 
 
 @pytest.mark.parametrize("how", ["network", "module"])
