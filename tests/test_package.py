@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import site
 import subprocess
 import sys
 import tarfile
@@ -78,16 +79,24 @@ def test_the_wheel_holds_everything(wheel, tracked):
 def test_what_the_wheel_installs_runs_outside_the_checkout(wheel, tmp_path):
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(tmp_path / "site")
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}
-    code = "import lightning_mbu, mbu_ops; print(lightning_mbu.__file__, mbu_ops.__file__)"
-    for arguments in (["-c", code], ["-m", "lightning_mbu", "train", "--json"]):
-        run = subprocess.run(
-            [sys.executable, *arguments], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
-        )  # fmt: skip
-        if arguments[0] == "-c":
-            assert all(path.startswith(str(tmp_path)) for path in run.stdout.split())
-        else:
-            assert set(json.loads(run.stdout)) == {path.stem for path in (ROOT / "recipes").glob("*.py")}
+    # -S: an editable install of the checkout would come first.
+    start = (
+        f"import sys; sys.path[:0] = [{str(tmp_path / 'site')!r}]; sys.path += {site.getsitepackages()!r}; "
+    )
+    where = "import lightning_mbu, mbu_ops; print(lightning_mbu.__file__, mbu_ops.__file__)"
+    train = "from lightning_mbu.cli import main; sys.exit(main(['train', '--json']))"
+
+    def output(code):
+        return subprocess.run(
+            [sys.executable, "-S", "-c", start + code],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+
+    assert all(path.startswith(str(tmp_path)) for path in output(where).split())
+    assert set(json.loads(output(train))) == {path.stem for path in (ROOT / "recipes").glob("*.py")}
 
 
 def test_the_source_distribution_builds_the_same_wheel(source, wheel, tracked, tmp_path):

@@ -40,14 +40,19 @@ def test_generated_trees_are_read(dataset, tmp_path):
 def test_label_maps(dataset, classes):
     labels = DATASETS[dataset]
     assert labels.classes == classes == len(set(labels.names))
-    stored = np.arange(256, dtype=np.uint8).reshape(16, 16)
-    found = labels.to_classes(stored)
+    every = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    found = labels.to_classes(np.where(labels.known[every], every, np.uint8(255)))
     assert sorted(found[found != IGNORE].tolist()) == list(range(classes))
     name = {"cityscapes": (26, "car"), "voc": (7, "car"), "ade20k": (1, "class 1"), "camvid": (8, "car")}[
         dataset
     ]
     assert labels.names[found.flat[name[0]]] == name[1]
     assert found.flat[{"cityscapes": 0, "voc": 255, "ade20k": 0, "camvid": 11}[dataset]] == IGNORE
+    unknown = int(np.flatnonzero(~labels.known)[0])
+    with pytest.raises(
+        ValueError, match=rf"a label image holds \[{unknown}, .*Take the label files of the release"
+    ):
+        labels.to_classes(every)
 
 
 def test_cityscapes_mapping_is_its_own():
