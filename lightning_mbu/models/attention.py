@@ -61,7 +61,7 @@ class ANP(nn.Module):
     Args:
         in_channels: channels of F_aspp.
         key_channels: d_k, channels of queries and keys.
-        out_channels: channels of the values, and so of the result; at least `key_channels`.
+        out_channels: channels of the values, and so of the result.
     """
 
     def __init__(self, in_channels: int, key_channels: int, out_channels: int):
@@ -75,10 +75,9 @@ class ANP(nn.Module):
         tokens = x.flatten(2).transpose(1, 2)[:, None]  # [N, 1 head, H * W, in_channels]
         q, k, v = self.query(tokens), self.key(tokens), self.value(tokens)  # Eq. 12
         scale = q.shape[-1] ** -0.5
-        if (
-            x.is_cpu
-        ):  # torch's CPU kernel that never stores the H * W x H * W weights wants heads of one width
-            wider = (0, v.shape[-1] - q.shape[-1])
+        if x.is_cpu:
+            # Torch's kernel that never stores the H * W x H * W weights wants heads of one width here.
+            wider = (0, max(v.shape[-1] - q.shape[-1], 0))
             q, k = pad(q, wider), pad(k, wider)
         attended = scaled_dot_product_attention(q, k, v, scale=scale)  # Eq. 13 and 14
         return attended[:, 0].transpose(1, 2).unflatten(2, x.shape[2:])

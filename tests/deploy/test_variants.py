@@ -1,7 +1,5 @@
 """What real segmentation networks are made of besides convolutions: each converts exactly, or says why not."""
 
-from importlib.util import find_spec
-
 import pytest
 import segmentation_models_pytorch as smp
 import torch
@@ -189,12 +187,6 @@ def test_norms_that_compute_outside_of_pytorch_are_refused():
 
     with pytest.raises(ValueError, match='stem.norm is InPlaceABN .* decoder_use_norm="batchnorm"'):
         make_plan(OwnUNet(nn.Identity, norm=InPlaceABN), torch.empty(1, 3, 32, 32))
-
-
-@pytest.mark.skipif(find_spec("inplace_abn") is None, reason="needs the package inplace_abn")
-def test_the_real_package_is_refused():
-    with pytest.raises(ValueError, match="decoder.* is InPlaceABN of the package inplace_abn"):
-        make_plan(unet(decoder_use_norm="inplace"), torch.empty(1, 3, 32, 32))
 
 
 def test_subclassed_convolutions_are_judged_by_what_they_compute():
