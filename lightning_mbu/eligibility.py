@@ -73,16 +73,3 @@ def _why_linear(layer: nn.Linear, calls: list[Operation], min_channels: int) -> 
         return "linear, one row: nothing to gain"
     few = min(layer.in_features, layer.out_features)
     return f"{few} channels: fewer than min_channels={min_channels}" if few < min_channels else ""
-
-
-def refuse_foreign(model: nn.Module) -> None:
-    """Raises ValueError where `model` computes outside PyTorch's operations, which no export can follow.
-
-    InPlaceABN hands its tensors to a library of its own: it trains, and what export makes of it does not run.
-    """
-    for name, module in model.named_modules():
-        if type(module).__module__.partition(".")[0] == "inplace_abn":
-            raise ValueError(
-                f"{name} is {type(module).__name__} of the package inplace_abn, which computes outside PyTorch's "
-                'operations and cannot be converted. Use batch norm: decoder_use_norm="batchnorm" in smp.'
-            )

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from .activations import read_activations
 from .compiled import inside_compiled
 from .cost import cost_scores, layer_cost, warn_if_low
-from .eligibility import refuse_foreign, why_float
+from .eligibility import why_float
 from .linear import linear_calls
+from .opened_norms import OpenedNorms
 from .residual import add_bridges
 from .roles import assign_roles, block_of
 from .schedule import ORDERS, conversion_positions
@@ -182,76 +183,76 @@ def make_plan(
 
     Raises:
         ValueError: an option out of range, an excluded name that does not exist, an input that the model does not
-            accept, a model in which nothing can be quantized, or one with layers of inplace_abn.
+            accept, or a model in which nothing can be quantized.
     """
     _check_options(model := inside_compiled(model), masked, order, thresholds, exclude)
     if thresholds == "auto" and (planes > 1 or shortcuts):
         thresholds = "learned"
-    refuse_foreign(model)
-    traced = trace(model, example_input)
-    convolutions = {
-        name: calls
-        for name, calls in traced.convolutions().items()
-        if isinstance(model.get_submodule(name), nn.Conv2d | nn.ConvTranspose2d)
-    }
-    roles = assign_roles(convolutions)
-    if linear:
-        found = {**convolutions, **linear_calls(traced, model)}
-        convolutions = dict(sorted(found.items(), key=lambda item: item[1][0].index))
-        roles = {name: roles.get(name, "linear") for name in convolutions}
-    layers = []
-    for name, calls in convolutions.items():
-        module = model.get_submodule(name)
-        assert isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear)
-        cost = layer_cost(name, calls, module.weight.numel())
-        reason = why_float(name, module, calls, roles, convolutions, min_channels, exclude)
-        layers.append(LayerPlan(name, roles[name], "float", reason, cost.macs, cost.weights))
-    candidates = [layer.name for layer in layers if not layer.reason]
-    if not candidates:
-        raise ValueError(
-            "this model has nothing to quantize: "
-            + ("; ".join(f"{x.name}: {x.reason}" for x in layers) if layers else "it has no convolutions")
-            + ". Lower min_channels or shorten `exclude` if one of these should be one-bit."
+    with OpenedNorms(model):
+        traced = trace(model, example_input)
+        convolutions = {
+            name: calls
+            for name, calls in traced.convolutions().items()
+            if isinstance(model.get_submodule(name), nn.Conv2d | nn.ConvTranspose2d)
+        }
+        roles = assign_roles(convolutions)
+        if linear:
+            found = {**convolutions, **linear_calls(traced, model)}
+            convolutions = dict(sorted(found.items(), key=lambda item: item[1][0].index))
+            roles = {name: roles.get(name, "linear") for name in convolutions}
+        layers = []
+        for name, calls in convolutions.items():
+            module = model.get_submodule(name)
+            assert isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear)
+            cost = layer_cost(name, calls, module.weight.numel())
+            reason = why_float(name, module, calls, roles, convolutions, min_channels, exclude)
+            layers.append(LayerPlan(name, roles[name], "float", reason, cost.macs, cost.weights))
+        candidates = [layer.name for layer in layers if not layer.reason]
+        if not candidates:
+            raise ValueError(
+                "this model has nothing to quantize: "
+                + ("; ".join(f"{x.name}: {x.reason}" for x in layers) if layers else "it has no convolutions")
+                + ". Lower min_channels or shorten `exclude` if one of these should be one-bit."
+            )
+        ranked = [name for name in candidates if roles[name] != "stem"]
+        scores = cost_scores(
+            [layer_cost(name, convolutions[name], model.get_submodule(name).weight.numel()) for name in ranked],  # type: ignore[operator,union-attr]
+            w_op, w_param,
+        )  # fmt: skip
+        share = {"all": 1.0, "none": 0.0}.get(masked, masked) if isinstance(masked, str) else masked
+        blocks = list(scores)
+        masked_blocks = set(blocks[: round(float(share) * len(blocks))])
+        activations = read_activations(traced, model, set(candidates))
+        positions = conversion_positions(
+            candidates, {name: scores.get(block_of(name), 0.0) for name in candidates}, order
         )
-    ranked = [name for name in candidates if roles[name] != "stem"]
-    scores = cost_scores(
-        [layer_cost(name, convolutions[name], model.get_submodule(name).weight.numel()) for name in ranked],  # type: ignore[operator,union-attr]
-        w_op, w_param,
-    )  # fmt: skip
-    share = {"all": 1.0, "none": 0.0}.get(masked, masked) if isinstance(masked, str) else masked
-    blocks = list(scores)
-    masked_blocks = set(blocks[: round(float(share) * len(blocks))])
-    activations = read_activations(traced, model, set(candidates))
-    positions = conversion_positions(
-        candidates, {name: scores.get(block_of(name), 0.0) for name in candidates}, order
-    )
 
-    decided = []
-    for layer in layers:
-        if layer.reason:
-            decided.append(layer)
-            continue
-        block = block_of(layer.name)
-        source = activations.layers[layer.name]
-        in_mask = layer.role == "stem" or block in masked_blocks
-        reason = f"{'among' if in_mask else 'beyond'} the {len(masked_blocks)} cheapest blocks"
-        if layer.role == "stem":
-            reason = "stem: always masked"
-        elif share in (0.0, 1.0):
-            reason = "every block is masked" if share else "no block is masked"
-        decided.append(replace(
-            layer, kind="masked" if in_mask else "binary", reason=reason, cost=scores.get(block),
-            rank=blocks.index(block) + 1 if block in scores else None, position=positions[layer.name],
-            threshold=("zero" if source.centred else "learned") if thresholds == "auto" else thresholds,
-            absorbs=source.absorbs,
-            planes=planes if getattr(model.get_submodule(layer.name), "groups", 0) == 1 else 1,
-        ))  # fmt: skip
-    shape = tuple(example_input.shape)
-    other_macs = traced.other_macs() - sum(x.macs for x in layers if x.role == "linear")
-    plan = Plan(tuple(decided), activations.bypassed, shape, other_macs, activations.silenced)
-    rest = [(x.reason, x.macs) for x in layers if x.reason]
-    warn_if_low(plan.one_bit_share, [*rest, ("linear and attention", plan.other_macs)])
-    return add_bridges(plan, traced, model, shortcuts, shift)
+        decided = []
+        for layer in layers:
+            if layer.reason:
+                decided.append(layer)
+                continue
+            block = block_of(layer.name)
+            source = activations.layers[layer.name]
+            in_mask = layer.role == "stem" or block in masked_blocks
+            reason = f"{'among' if in_mask else 'beyond'} the {len(masked_blocks)} cheapest blocks"
+            if layer.role == "stem":
+                reason = "stem: always masked"
+            elif share in (0.0, 1.0):
+                reason = "every block is masked" if share else "no block is masked"
+            decided.append(replace(
+                layer, kind="masked" if in_mask else "binary", reason=reason, cost=scores.get(block),
+                rank=blocks.index(block) + 1 if block in scores else None, position=positions[layer.name],
+                threshold=("zero" if source.centred else "learned") if thresholds == "auto" else thresholds,
+                absorbs=source.absorbs,
+                planes=planes if getattr(model.get_submodule(layer.name), "groups", 0) == 1 else 1,
+            ))  # fmt: skip
+        shape = tuple(example_input.shape)
+        other_macs = traced.other_macs() - sum(x.macs for x in layers if x.role == "linear")
+        plan = Plan(tuple(decided), activations.bypassed, shape, other_macs, activations.silenced)
+        rest = [(x.reason, x.macs) for x in layers if x.reason]
+        warn_if_low(plan.one_bit_share, [*rest, ("linear and attention", plan.other_macs)])
+        return add_bridges(plan, traced, model, shortcuts, shift)
 
 
 def _check_options(

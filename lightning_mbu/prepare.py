@@ -11,6 +11,7 @@ from .absorbed import AbsorbedActivation, absorb_calls
 from .compiled import inside_compiled
 from .layers import QuantizedConvolution, quantize_layer
 from .linear import quantize_linear
+from .opened_norms import OpenedNorms
 from .plan import Plan
 from .residual import BridgedBatchNorm2d, bridged_norm
 
@@ -46,37 +47,39 @@ def prepare(
         ValueError: the plan does not fit the model; nothing has been changed then.
     """
     prepared, model = model, inside_compiled(model)
-    modules = dict(model.named_modules(remove_duplicate=False))
-    missing = [x.name for x in plan.quantized if x.name not in modules]
-    missing += [name for name in (*plan.bypassed, *sum(plan.silenced, ())) if name not in modules]
-    missing += [x.norm for x in plan.quantized if x.norm and x.norm not in modules]
-    if missing:
-        raise ValueError(
-            f"the plan names {missing}, which this model does not have. "
-            "Make the plan from this model: make_plan(model, example_input)."
-        )
-    replacements: dict[int, nn.Module] = {}
-    for layer in plan.quantized:
-        module = modules[layer.name]
-        if isinstance(module, QuantizedConvolution):
-            if (module.kind, module.absorbs, module.planes) != (layer.kind, layer.absorbs, layer.planes):
-                raise ValueError(
-                    f"layer {layer.name!r} is already {module.kind} and the plan wants {layer.kind} (planes "
-                    f"{module.planes} and {layer.planes}). Apply a new plan to a fresh float model."
-                )
-            continue
-        quantize: Any = quantize_linear if isinstance(module, nn.Linear) else quantize_layer
-        new = replacements[id(module)] = quantize(
-            module, layer.kind, mask_rule=mask_rule, sparsity=sparsity,
-            mask_blocks=mask_blocks, block_density=block_density, scale=scale, estimator=estimator,
-            threshold=layer.threshold, absorbs=layer.absorbs, planes=layer.planes,
-        )  # fmt: skip
-        if layer.norm:
-            norm = modules[layer.norm]
-            if not isinstance(norm, BridgedBatchNorm2d):
-                norm = bridged_norm(cast("nn.BatchNorm2d", norm), layer.shortcut, layer.shift)
-                replacements[id(modules[layer.norm])] = norm
-            new.set_bridge(norm)
+    with OpenedNorms(model) as norms:
+        modules = dict(model.named_modules(remove_duplicate=False))
+        missing = [x.name for x in plan.quantized if x.name not in modules]
+        missing += [name for name in (*plan.bypassed, *sum(plan.silenced, ())) if name not in modules]
+        missing += [x.norm for x in plan.quantized if x.norm and x.norm not in modules]
+        if missing:
+            raise ValueError(
+                f"the plan names {missing}, which this model does not have. "
+                "Make the plan from this model: make_plan(model, example_input)."
+            )
+        replacements: dict[int, nn.Module] = {}
+        for layer in plan.quantized:
+            module = modules[layer.name]
+            if isinstance(module, QuantizedConvolution):
+                if (module.kind, module.absorbs, module.planes) != (layer.kind, layer.absorbs, layer.planes):
+                    raise ValueError(
+                        f"layer {layer.name!r} is already {module.kind} and the plan wants {layer.kind} (planes "
+                        f"{module.planes} and {layer.planes}). Apply a new plan to a fresh float model."
+                    )
+                continue
+            quantize: Any = quantize_linear if isinstance(module, nn.Linear) else quantize_layer
+            new = replacements[id(module)] = quantize(
+                module, layer.kind, mask_rule=mask_rule, sparsity=sparsity,
+                mask_blocks=mask_blocks, block_density=block_density, scale=scale, estimator=estimator,
+                threshold=layer.threshold, absorbs=layer.absorbs, planes=layer.planes,
+            )  # fmt: skip
+            if layer.norm:
+                norm = modules[layer.norm]
+                if not isinstance(norm, BridgedBatchNorm2d):
+                    norm = bridged_norm(cast("nn.BatchNorm2d", norm), layer.shortcut, layer.shift)
+                    replacements[id(modules[layer.norm])] = norm
+                new.set_bridge(norm)
+        norms.keep()
     for name in plan.bypassed:
         if not isinstance(modules[name], AbsorbedActivation):
             replacements[id(modules[name])] = AbsorbedActivation(type(modules[name]).__name__)

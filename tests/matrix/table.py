@@ -27,8 +27,8 @@ bit by bit with the trained network at the size below, run at a second size, sav
 LIMITS = """
 ## Limits
 
-- `decoder_use_norm="inplace"` is refused by `make_plan`: the layers of the package `inplace_abn` compute outside
-  PyTorch's operations and cannot be converted. Without that package smp itself raises a `RuntimeError` that names it.
+- `decoder_use_norm="inplace"` needs the package `inplace_abn`, which pip compiles; without it smp raises a `RuntimeError`
+  that names it. `prepare` exchanges its layers for batch norm and activation, so that training takes the memory of these.
 - `decoder_use_norm="layernorm"` is refused by smp's own decoders, whose images are not laid out as layer norm wants
   them; `make_plan` says so.
 """
