@@ -116,8 +116,7 @@ def compare(
         report(PACKED_COMPILED)
         run.add_packed(packed)
         report(TIMING)
-        # Every candidate has run before: one call more settles the number of calls of a round.
-        timings = time_interleaved(run.calls, repeats, 1, min_time_s, budget_s, synchronise)
+        timings = time_interleaved(run.calls, repeats, 0, min_time_s, budget_s, synchronise)
     rounds = len(next(iter(timings.values())).samples)
     facts = conditions(device, threads)
     facts |= {"input": " x ".join(map(str, example_input.shape)), "repeats": f"{rounds}, interleaved"}

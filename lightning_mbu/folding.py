@@ -12,6 +12,7 @@ import copy
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 
@@ -21,7 +22,8 @@ def fold_transposed(model: nn.Module, example_input: Tensor) -> nn.Module:
 
     Args:
         model: computes the same as the copy, up to rounding, where nothing else reads that output.
-        example_input: a tensor that the model accepts; it runs once, to see who follows whom.
+        example_input: a tensor that the model accepts; only its shape, dtype and device are used, to see who
+            follows whom.
     """
     folded = copy.deepcopy(model).eval()
     names = {module: name for name, module in folded.named_modules()}
@@ -38,7 +40,8 @@ def fold_transposed(model: nn.Module, example_input: Tensor) -> nn.Module:
 
     wanted = (nn.ConvTranspose2d, nn.BatchNorm2d)
     hooks = [m.register_forward_hook(after) for m in folded.modules() if isinstance(m, wanted)]
-    folded(example_input)
+    with FakeTensorMode(allow_non_fake_inputs=True) as fake:
+        folded(fake.from_tensor(example_input))
     for hook in hooks:
         hook.remove()
     for convolution, norm in pairs:

@@ -76,7 +76,7 @@ def time_interleaved(
     Args:
         candidates: name -> function without arguments.
         repeats: rounds, at least 1.
-        warmup: calls of each before the first round, at least 1 (the first may compile).
+        warmup: calls of each before the first round (the first may compile); 0 where every candidate has run before.
         min_time_s: a round calls a short candidate as often as fills this time, so that the clock's own grain
             and the cost of reading it do not show.
         budget_s: seconds that the rounds may take: where `repeats` would take longer, fewer are run, though at
@@ -85,11 +85,11 @@ def time_interleaved(
         after_round: called after every round, for a progress bar.
 
     Raises:
-        ValueError: no candidates, or `repeats` or `warmup` below 1.
+        ValueError: no candidates, `repeats` below 1 or `warmup` below 0.
     """
-    if not candidates or repeats < 1 or warmup < 1:
+    if not candidates or repeats < 1 or warmup < 0:
         raise ValueError(
-            f"{len(candidates)} candidates, repeats={repeats}, warmup={warmup}: each must be at least 1."
+            f"{len(candidates)} candidates, repeats={repeats}, warmup={warmup}: at least 1, 1 and 0 are needed."
         )
 
     def seconds(call: Callable[[], Any], calls: int) -> float:
@@ -100,16 +100,18 @@ def time_interleaved(
         synchronise()
         return (time.perf_counter() - start) / calls
 
-    calls, round_s = {}, 0.0
-    for name, call in candidates.items():
-        fastest = min(seconds(call, 1) for _ in range(warmup))
-        calls[name] = max(1, round(min_time_s / max(fastest, 1e-9)))
-        round_s += fastest * calls[name]
+    fastest = {
+        name: min(seconds(call, 1) for _ in range(max(warmup, 1))) for name, call in candidates.items()
+    }
+    calls = {name: max(1, round(min_time_s / max(s, 1e-9))) for name, s in fastest.items()}
     if budget_s is not None:
+        round_s = sum(s * calls[name] for name, s in fastest.items())
         repeats = min(repeats, max(3, int(budget_s / round_s)))
-    samples: dict[str, list[float]] = {name: [] for name in candidates}
+    # Without a warm-up, and where one call fills a round, that was the first round.
+    done = not warmup and max(calls.values()) == 1
+    samples = {name: [1e3 * s] if done else [] for name, s in fastest.items()}
     names = list(candidates)
-    for turn in range(repeats):
+    for turn in range(int(done), repeats):
         # Each candidate takes each place in turn: whoever follows a heavy one finds the caches it left
         # behind.
         for name in names[turn % len(names) :] + names[: turn % len(names)]:

@@ -48,13 +48,19 @@ def test_rounds_rotate_and_short_calls_repeat():
     )
     assert "".join(order[3:]) == "abcbcacab"
     assert all(len(timing.samples) == 3 and timing.calls == 1 for timing in timings.values())
+    order.clear()
+    timings = time_interleaved(
+        {name: lambda name=name: order.append(name) for name in "abc"}, repeats=3, warmup=0, min_time_s=0
+    )
+    assert "".join(order) == "abcbcacab"
+    assert all(len(timing.samples) == 3 for timing in timings.values())
     calls = time_interleaved({"short": lambda: None}, repeats=1, min_time_s=1e-3)["short"].calls
     assert calls > 10
 
 
-@pytest.mark.parametrize("options", [{"repeats": 0}, {"warmup": 0}])
+@pytest.mark.parametrize("options", [{"repeats": 0}, {"warmup": -1}])
 def test_refuses_empty_runs(options):
-    with pytest.raises(ValueError, match="each must be at least 1"):
+    with pytest.raises(ValueError, match="at least 1, 1 and 0 are needed"):
         time_interleaved({"a": lambda: None}, **options)
     with pytest.raises(ValueError, match="0 candidates"):
         time_interleaved({})
