@@ -18,7 +18,7 @@ demo: $(READY)  ## train, convert, prove, compile, time; DATA=folder for real im
 	$(BIN)/mbu demo $(if $(DATA),--data $(DATA)) $(ARGS)
 
 test: $(READY)  ## everything but lint, on up to four cores; ARGS for pytest
-	$(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 soak: $(READY)  ## random runs against everything that must not break, every job; ARGS as `files --share 0.1 --seed 3`
 	PYTHONPATH=tests $(BIN)/python -m soak $(ARGS)

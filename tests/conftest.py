@@ -15,6 +15,13 @@ settings.register_profile(
 )
 settings.load_profile("project")
 
+# Files that take minutes: one process runs all tests of a file, so these begin first, lest one runs alone in the end.
+_LONG = ("tests/test_recipes.py", "tests/test_end_to_end.py", "tests/training/test_distributed.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: not item.nodeid.startswith(_LONG))
+
 
 @pytest.fixture(autouse=True)
 def _seed() -> None:
