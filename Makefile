@@ -24,7 +24,8 @@ soak: $(READY)  ## random runs against everything that must not break, every job
 	PYTHONPATH=tests $(BIN)/python -m soak $(ARGS)
 
 matrix: $(READY)  ## every smp architecture and encoder, all the way, into docs/models.md; ARGS for pytest, -k for a part
-	MBU_MATRIX=all MBU_MATRIX_RESULTS=docs/results/models.json $(BIN)/python -m pytest -q tests/matrix $(ARGS)
+	MBU_MATRIX=all MBU_MATRIX_RESULTS=docs/results/models.json $(BIN)/python -m pytest -q -n auto --maxprocesses 4 tests/matrix $(ARGS)
+	MBU_MATRIX=all $(BIN)/python -m pytest -q tests/matrix -k page
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -6,6 +6,7 @@ finds in docs/results/models.json (MBU_MATRIX_RESULTS) and docs/models.md.
 
 import json
 import os
+import tempfile
 import time
 import warnings
 from collections import Counter
@@ -14,6 +15,7 @@ from pathlib import Path
 import lightning as L
 import pytest
 import torch
+from filelock import FileLock
 from torch import nn
 
 from lightning_mbu import MBUQuantize, convert, export, load, save, verify
@@ -134,10 +136,11 @@ def _fixed(images) -> bool:
 def _note(case: Case, facts: dict) -> None:
     """Adds one row to the results, where they are wanted."""
     if path := os.environ.get("MBU_MATRIX_RESULTS"):
-        rows = json.loads(Path(path).read_text()) if Path(path).exists() else {}
-        rows = {**rows, case.name: facts}
-        known = {c.name: rows[c.name] for c in CASES if c.name in rows}
-        Path(path).write_text(json.dumps(known, indent=1) + "\n")
+        with FileLock(Path(tempfile.gettempdir()) / "mbu-matrix.lock"):  # of several workers
+            rows = json.loads(Path(path).read_text()) if Path(path).exists() else {}
+            rows = {**rows, case.name: facts}
+            known = {c.name: rows[c.name] for c in CASES if c.name in rows}
+            Path(path).write_text(json.dumps(known, indent=1) + "\n")
 
 
 def test_the_page_in_the_docs_shows_these_results():
