@@ -63,6 +63,8 @@ def _optuna() -> None:
 
     if importlib.util.find_spec("optuna") is None:
         raise ImportError("optuna is not installed; pip install 'lightning-mbu[explore]' brings it")
+    import lightning  # noqa: F401 - it sets its loggers' levels when it is imported
+
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning")
