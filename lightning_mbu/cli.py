@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import fields
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from rich.console import Console
 from rich.text import Text
@@ -27,7 +27,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 EPILOG = (
     "A model is module:function, file.py:function or Architecture/encoder, such as Unet/resnet34. Exit status: 0 done, "
-    "1 not possible, 2 wrong usage, 130 stopped. MBU_TRACEBACK=1 shows where an error comes from. Example: mbu plan "
+    "1 tested and found wrong, 2 not possible as asked, 130 stopped. MBU_TRACEBACK=1 shows where an error comes from. Example: mbu plan "
     "Unet/resnet34 --size 512"
 )
 
@@ -37,7 +37,10 @@ _MISTAKES = (ValueError, TypeError, OSError, ImportError, AttributeError, Runtim
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs `mbu`; returns the exit status: 0 done, 1 not possible, 2 wrong usage, 130 stopped with Ctrl-C."""
+    """Runs `mbu`; returns the exit status.
+
+    0 done, 1 tested and found wrong (bits, a kernel), 2 not possible as asked, 130 stopped with Ctrl-C.
+    """
     try:
         return _run(arguments)
     except BrokenPipeError:
@@ -56,7 +59,7 @@ def _run(arguments: Sequence[str] | None) -> int:
     try:
         return options.run(options, console)
     except KeyboardInterrupt:
-        Console(stderr=True).print("Stopped. Nothing was written.")
+        Console(stderr=True).print("Stopped.")
         return 130
     except BrokenPipeError:
         raise
@@ -68,11 +71,18 @@ def _run(arguments: Sequence[str] | None) -> int:
         # No markup: names in square brackets are the user's.
         line = Text.assemble((f"mbu {options.command}: ", "bold red"), str(error))
         Console(stderr=True, soft_wrap=True).print(line)
-        return 1
+        return 2
+
+
+class _Parser(argparse.ArgumentParser):
+    """Answers a mistake with one line, without the list of options that argparse puts in front of it."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="mbu", description="Masked-binary segmentation networks: plan, train, pack, verify, time, show.",
         epilog=EPILOG,
     )  # fmt: skip
@@ -128,7 +138,7 @@ def _parser() -> argparse.ArgumentParser:
         command(
             "report", _call("scenes.report"),
             "Score, count and time a packed network of a data set; one page.",
-            "mbu report camvid.mbu --model lightning_mbu.models:BiSegUNet --dataset camvid --root CamVid --size 288 384",
+            "mbu report camvid.mbu --model lightning_mbu.models:BiSegUNet --dataset camvid --root CamVid --size 288x384",
         )
     )  # fmt: skip
     add_ablation_options(
@@ -144,7 +154,7 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     export.add_argument("model", help="file written by save, or folder written by save_pretrained")
     export.add_argument("output", type=Path, help="file to write, ending in .pt2")
-    export.add_argument("--size", type=int, default=256, help="height and width of the example input, pixels")
+    packing.add_size(export, "of the example input", (256, 256))
     export.add_argument("--json", action="store_true", help="print what was written as JSON")
     doctor = command("doctor", _doctor, "Show what this machine can run, and test its kernels.", "mbu doctor")
     doctor.add_argument("--json", action="store_true", help="print the findings as JSON")
@@ -163,9 +173,14 @@ def _add_demo_options(parser: argparse.ArgumentParser) -> None:
     from .demo_settings import DemoSettings, field_help
 
     for field in fields(DemoSettings):
+        short = ["-o"] if field.name == "output" else []
         kind = {"int": int, "float": float}.get(str(field.type).partition(" ")[0], str)
         parser.add_argument(
-            f"--{field.name.replace('_', '-')}", type=kind, default=field.default, help=field_help(field.name)
+            *short,
+            f"--{field.name.replace('_', '-')}",
+            type=kind,
+            default=field.default,
+            help=field_help(field.name),
         )
     parser.add_argument("--json", action="store_true", help="print the results as JSON")
 

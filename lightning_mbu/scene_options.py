@@ -6,7 +6,7 @@ import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
-from .commands.options import add_arguments
+from .commands.options import add_arguments, add_size
 
 _NUMBERS = {
     "width": "of the network", "epochs": "of each run", "batch_size": "images per step",
@@ -17,7 +17,7 @@ STUDIES = ("figure8", "table7", "table8", "table9")
 
 @dataclass(frozen=True)
 class AblationSettings:
-    """How `mbu ablation` trains every variant is trained.
+    """How `mbu ablation` trains every variant.
 
     Attributes:
         dataset, root: see `SceneData`.
@@ -52,11 +52,11 @@ def add_report_options(parser: argparse.ArgumentParser) -> None:
         "--dataset", required=True, help="cityscapes, voc, ade20k, camvid, carvana, isic or nuclei"
     )
     parser.add_argument("--root", required=True, help="folder of the data set as published")
-    parser.add_argument("--size", type=int, nargs=2, required=True, help="height and width, pixels")
+    add_size(parser, "of the images", required=True)
     parser.add_argument("--threads", type=int, default=1, help="threads for the timing")
     parser.add_argument("--repeats", type=int, default=9, help="rounds of the timing")
     parser.add_argument(
-        "--output", type=Path, default=Path("report.html"), help="page to write; JSON goes beside it"
+        "-o", "--output", type=Path, default=Path("report.html"), help="page to write; JSON goes beside it"
     )
     parser.add_argument("--log", type=Path, help="metrics.csv of its training, for the curves")
     parser.add_argument(
@@ -67,7 +67,7 @@ def add_report_options(parser: argparse.ArgumentParser) -> None:
         "--float", type=Path, nargs="+", default=[], metavar="FILE",
         help="float networks that a recipe has trained with its --float, scored and timed as rivals",
     )  # fmt: skip
-    parser.add_argument("--json", action="store_true", help="print the results as JSON too")
+    parser.add_argument("--json", action="store_true", help="print the results as JSON")
 
 
 def add_ablation_options(parser: argparse.ArgumentParser) -> None:
@@ -76,10 +76,14 @@ def add_ablation_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("study", choices=STUDIES, help="figure or table of the paper")
     parser.add_argument("--root", required=True, help="folder of the data set as published")
     parser.add_argument("--dataset", default=base.dataset, help="cityscapes, voc, ade20k or camvid")
-    parser.add_argument("--size", type=int, nargs=2, default=base.size, help="height and width, pixels")
+    add_size(parser, "of the images", base.size)
     for name, text in _NUMBERS.items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=getattr(base, name), help=text)
     parser.add_argument("--lr", type=float, default=base.lr, help="peak learning rate")
-    parser.add_argument("--float", dest="quantize", action="store_false", help="train in float")
-    parser.add_argument("--output", type=Path, default=Path("ablation.json"), help="results as JSON")
-    parser.add_argument("--json", action="store_true", help="print the results as JSON too")
+    parser.add_argument(
+        "--float", dest="quantize", action="store_false", help="train in float instead of one bit"
+    )
+    parser.add_argument(
+        "-o", "--output", type=Path, default=Path("ablation.json"), help="file to write, JSON"
+    )
+    parser.add_argument("--json", action="store_true", help="print the results as JSON")

@@ -267,7 +267,7 @@ def test_command_writes_all_files_or_none(tmp_path, monkeypatch):
     (["mbunet", "--threads", "0"], "must all be above 0"), (["mbunet", "--budget", "0"], "must all be above 0"),
 ])  # fmt: skip
 def test_wrong_options_are_found_before_the_work(arguments, words, capsys):
-    assert main(["bench", *arguments]) == 1
+    assert main(["bench", *arguments]) == 2
     assert words in capsys.readouterr().err.replace("\n", " ")
 
 

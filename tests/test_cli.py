@@ -57,27 +57,25 @@ def test_doctor_lists_the_library(capsys):
     (["plan", "lightning_mbu.models:MBUNet", "--masked", "2"], "between 0 and 1"),
     (["plan", "lightning_mbu.models:MBUNet", "--order", "up"], "order='up' is unknown"),
     (["plan", "lightning_mbu.models:MBUNet", "--arguments", '{"widht": 8}'], "widht"),
-    (["plan", "lightning_mbu.models:MBUNet", "--size", "0"], "at least 1"),
     (["summary", "nonsense"], "names no model"), (["summary", "pyproject.toml"], "not a packed model"),
-    (["summary", "lightning_mbu.models:MBUNet", "--size", "0"], "at least 1"),
+    (["summary", "lightning_mbu.models:MBUNet", "--channels", "0"], "at least 1"),
     (["train", "nothing"], "there is no recipe 'nothing'. Take one of ade20k"), (["train", "no_file.py"], "there is no recipe"),
     (["export", "no-such.mbu", "net.pt2"], "there is no file no-such.mbu"),
     (["export", "no-such.mbu", "no/net.pt2"], "the folder no does not exist"),
-    (["export", "no-such.mbu", "net.pt2", "--size", "0"], "--size 0 must be at least 1"),
     (["convert", "no-such.ckpt"], "there is no file or folder no-such.ckpt"),
     (["verify", "no-such.ckpt", "no-such.mbu", "no-such.png"], "there is no file or folder no-such.png"),
     (["bench", "lightning_mbu.models:MBUNet", "--threads", "0"], "must all be above 0"),
     (["bench", "--plot", "plot.gif"], "must end in .svg or .png"), (["bench", "--json", "no/x.json"], "folder no does not exist"),
     (["study", "nothing", "--data", "x"], "study 'nothing' is unknown"), (["study", "pareto", "--data", "no-such"], "no-such"),
     (["sweep", "--data", "no-such", "--set", "lr"], "lr"), (["sweep", "--data", "no-such", "--set", "lr=1:2"], "no-such"),
-    (["report", "no.mbu", "--model", "Unet", "--dataset", "camvid", "--root", "x", "--size", "8", "8"], "names no model"),
-    (["report", "no.mbu", "--model", "Unet", "--dataset", "kitti", "--root", "x", "--size", "8", "8"], "'kitti' is unknown"),
+    (["report", "no.mbu", "--model", "Unet", "--dataset", "camvid", "--root", "x", "--size", "8"], "names no model"),
+    (["report", "no.mbu", "--model", "Unet", "--dataset", "kitti", "--root", "x", "--size", "8"], "'kitti' is unknown"),
     (["ablation", "table9", "--root", "no-such"], "no-such is not a folder"),
     (["demo", "--size", "100"], "must be a multiple of 16"), (["demo", "--data", "no-such-folder"], "no-such-folder"),
 ])  # fmt: skip
 @pytest.mark.filterwarnings("ignore:Your compiler for AOTAutograd:UserWarning")
 def test_a_users_mistake_gets_one_line(arguments, words, capsys):
-    assert main(arguments) == 1
+    assert main(arguments) == 2
     error = capsys.readouterr().err
     assert words in error and "Traceback" not in error
 
@@ -86,7 +84,7 @@ def test_a_users_mistake_gets_one_line(arguments, words, capsys):
     ([], "required: command"), (["plan"], "required: model"), (["nothing"], "invalid choice: 'nothing'"),
     (["plan", "x", "--masked", "most"], "'most' is no share between 0 and 1"),
     (["plan", "x", "--arguments", "width=8"], "is no JSON"), (["plan", "x", "--arguments", "[1]"], "is no JSON object such as"),
-    (["plan", "x", "--size", "big"], "invalid int value"), (["ablation", "table1", "--root", "x"], "invalid choice"),
+    (["plan", "x", "--size", "big"], "'big' is no image size"), (["predict", "x", "y", "--size", "0"], "'0' is no image size"), (["ablation", "table1", "--root", "x"], "invalid choice"),
     (["--print-completion", "fish shell"], "invalid choice"), (["bench", "x", "--size", "0"], "'0' is no image size"),
     (["bench", "x", "--size", "64x"], "'64x' is no image size"), (["bench", "x", "--size", "1x2x3"], "'1x2x3' is no image size"),
 ])  # fmt: skip
@@ -208,7 +206,7 @@ def test_a_mistake_that_lightning_reports_gets_one_line_and_a_bug_its_traceback(
         monkeypatch.setattr("lightning_mbu.models.MBUNet", build)
         return main(["summary", "lightning_mbu.models:MBUNet"])
 
-    assert fail(MisconfigurationException("no such strategy")) == 1
+    assert fail(MisconfigurationException("no such strategy")) == 2
     assert capsys.readouterr().err.strip() == "mbu summary: no such strategy"
     with pytest.raises(AssertionError):
         fail(AssertionError("ours"))

@@ -110,7 +110,7 @@ def test_predict_writes_what_the_network_says(place, tmp_path, capsys):
 
 def test_predict_at_another_size_answers_in_the_images_own(place, tmp_path, capsys):
     arguments = ["predict", f"{place}/a.mbu", f"{place}/images/one.png", "-o", str(tmp_path), "--no-overlays"]
-    assert main([*arguments, "--size", "64", "64", "--threads", "1"]) == 0
+    assert main([*arguments, "--size", "64x64", "--threads", "1"]) == 0
     assert np.asarray(Image.open(tmp_path / "one.png")).shape == (40, 33)
     assert [path.name for path in tmp_path.iterdir()] == ["one.png"]
     assert "masks of 1 images in" in capsys.readouterr().out
@@ -134,13 +134,13 @@ def test_the_same_standardisation_as_in_training(place):
     (["predict", "{}/a.mbu", "{}/film.mp4"], "film.mp4 is damaged or no video"),
     (["verify", "{}/a.ckpt", "{}/a.mbu", "{}/film.mp4", *MODEL], "ffmpeg -i film.mp4"),
     (["predict", "{}/a.mbu", "{}/images", "-o", "{}/images"], "would replace a file"),
-    (["predict", "{}/a.mbu", "{}/images", "--size", "30", "40"], "Use --size 32 48"),
+    (["predict", "{}/a.mbu", "{}/images", "--size", "30x40"], "Use --size 32x48"),
     (["predict", "{}/a.mbu", "{}/images", "--threshold", "1"], "between 0 and 1"),
 ])  # fmt: skip
 def test_a_mistake_gets_one_line(place, tmp_path, monkeypatch, arguments, words, capsys):
     monkeypatch.chdir(tmp_path)
     (place / "film.mp4").touch()
-    assert main([argument.replace("{}", str(place)) for argument in arguments]) == 1
+    assert main([argument.replace("{}", str(place)) for argument in arguments]) == 2
     error = capsys.readouterr().err
     assert words in error and "Traceback" not in error
 

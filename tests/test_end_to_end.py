@@ -116,7 +116,7 @@ def test_interrupted_demo_writes_nothing(tmp_path, monkeypatch, capsys):
     arguments = ["--count", "20", "--size", "32", "--width", "8", "--epochs", "1", "--bench-width", "8"]
     assert main(["demo", *arguments, "--output", str(output)]) == 130
     assert not output.exists()
-    assert "Nothing was written" in capsys.readouterr().err
+    assert "Stopped." in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("options, words", [

@@ -94,7 +94,7 @@ sys.modules["mbu_ops._C"] = None  # as if it had been built with MBU_SKIP_KERNEL
 from lightning_mbu import MBUQuantize, make_plan, summary
 from lightning_mbu.cli import main
 small = ["lightning_mbu.models:MBUNet", "--size", "32", "--json"]
-assert main(["plan", *small]) == 0 == main(["summary", *small]) and main(["convert", "x.ckpt"]) == 1
+assert main(["plan", *small]) == 0 == main(["summary", *small]) and main(["convert", "x.ckpt"]) == 2
 import mbu_ops
 try:
     mbu_ops.load_package("x.pt2")

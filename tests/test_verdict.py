@@ -71,5 +71,5 @@ def test_the_json_is_still_a_plan(capsys):
 
 
 def test_wrong_threads_get_one_line(capsys):
-    assert main(["plan", "lightning_mbu.models:MBUNet", "--size", "32", "--threads", "0"]) == 1
+    assert main(["plan", "lightning_mbu.models:MBUNet", "--size", "32", "--threads", "0"]) == 2
     assert "at least 1" in capsys.readouterr().err

@@ -69,9 +69,9 @@ def test_mistakes(place, tmp_path, capsys, monkeypatch):
     with pytest.raises(ValueError, match="takes 4 channels; videos have 1 or 3"):
         Video(place / "film.mp4", 4)
     (tmp_path / "broken.mp4").write_bytes(b"no video")
-    assert main(["predict", f"{place}/net.mbu", f"{tmp_path}/broken.mp4", "-o", str(tmp_path)]) == 1
+    assert main(["predict", f"{place}/net.mbu", f"{tmp_path}/broken.mp4", "-o", str(tmp_path)]) == 2
     assert "broken.mp4 is damaged or no video" in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "av", None)
-    assert main(["predict", f"{place}/net.mbu", f"{place}/film.mp4", "-o", str(tmp_path)]) == 1
+    assert main(["predict", f"{place}/net.mbu", f"{place}/film.mp4", "-o", str(tmp_path)]) == 2
     error = capsys.readouterr().err
     assert "lightning-mbu[video]" in error and "ffmpeg -i film.mp4" in error

@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console
 
 from ..atomic import write_atomically
+from ..commands.options import image_size
 
 DESCRIPTION = (
     "Time packed networks against the same networks in float and eight bits, here, in every runtime that is "
@@ -23,8 +24,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("models", nargs="*", metavar="model", help="mbunet, mbunet-shortcuts, unet-resnet34, unet-classic, "
         "module:function or Architecture/encoder")  # fmt: skip
-    add("--size", type=image_size, nargs="+", default=["256x256"], metavar="SIZE",
-        help="of the image, pixels: 256, or height x width as 512x1024")  # fmt: skip
+    add("--size", type=image_size, nargs="+", default=[(256, 256)], metavar="SIZE",
+        help="of the image, pixels: 256, or height x width as 512x1024; 256 without")  # fmt: skip
     add("--threads", type=int, nargs="+", default=[1], help="numbers of processor threads")
     add("--channels", type=int, default=3, help="channels of the image")
     add("--layers", action="store_true", help="also time every packed convolution by itself")
@@ -72,7 +73,12 @@ def run(options: argparse.Namespace, console: Console) -> int:
     )  # fmt: skip
     if options.models:
         jobs = suite.grid_jobs(
-            base, options.models, options.size, options.threads, options.layers, options.memory
+            base,
+            options.models,
+            [f"{h}x{w}" for h, w in options.size],
+            options.threads,
+            options.layers,
+            options.memory,
         )
     else:
         jobs = suite.quick_jobs(base) if options.quick else suite.standard_jobs(base)
@@ -84,21 +90,6 @@ def run(options: argparse.Namespace, console: Console) -> int:
     if options.json == "-":
         print(json.dumps(results))
     return 0
-
-
-def image_size(text: str) -> str:
-    """`512` or `512x1024` (height x width) -> `"512x512"`, `"512x1024"`.
-
-    Raises:
-        argparse.ArgumentTypeError: anything else.
-    """
-    sides = text.lower().split("x")
-    sides = sides * 2 if len(sides) == 1 else sides
-    if len(sides) != 2 or not all(side.isascii() and side.isdigit() and int(side) > 0 for side in sides):
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is no image size; give pixels above 0, as 256 or 512x1024 (height x width)"
-        )
-    return f"{int(sides[0])}x{int(sides[1])}"
 
 
 def _outputs(options: argparse.Namespace) -> list[tuple[str, Path]]:

@@ -14,14 +14,10 @@ from .trained import read_packed
 
 def run(options: Any, console: Console) -> int:
     """`mbu export`."""
-    if options.size < 1:
-        raise ValueError(f"--size {options.size} must be at least 1.")
     if not options.output.absolute().parent.is_dir():
         raise FileNotFoundError(f"the folder {options.output.parent} does not exist; create it.")
     packed = read_packed(options.model)
-    path = export(
-        packed, torch.zeros(1, packed.input_spec.channels, options.size, options.size), options.output
-    )
+    path = export(packed, torch.zeros(1, packed.input_spec.channels, *options.size), options.output)
     size = path.stat().st_size
     if options.json:
         print(json.dumps({"output": str(path), "bytes": size}))

@@ -131,9 +131,9 @@ def fit(x: Tensor, size: Sequence[int] | None, multiple: int) -> Tensor:
         bottom, right = (-n % multiple for n in x.shape[2:])
         return nn.functional.pad(x, (0, right, 0, bottom), mode="replicate")
     if any(n < 1 or n % multiple for n in size):
-        wanted = " ".join(str(max(multiple, -(-n // multiple) * multiple)) for n in size)
+        wanted = "x".join(str(max(multiple, -(-n // multiple) * multiple)) for n in size)
         raise ValueError(
-            f"--size {size[0]} {size[1]}: this network takes multiples of {multiple}. Use --size {wanted}."
+            f"--size {size[0]}x{size[1]}: this network takes multiples of {multiple}. Use --size {wanted}."
         )
     return nn.functional.interpolate(x, tuple(size), mode="bilinear", antialias=True)
 

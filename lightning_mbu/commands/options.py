@@ -63,16 +63,49 @@ def add_plan_options(parser: argparse.ArgumentParser) -> None:
     """The options of `mbu plan`."""
     parser.add_argument("model", help="module:function, file.py:function, or Architecture/encoder")
     add_arguments(parser)
-    parser.add_argument("--size", type=int, default=256, help="height and width of the input, pixels")
+    add_size(parser, "of the input", (256, 256))
     parser.add_argument("--channels", type=int, default=3, help="channels of the input")
-    parser.add_argument("--masked", type=share, default=0.667, help="of the blocks to mask, 'all' or 'none'")
-    parser.add_argument("--order", default="forward", help="forward, reverse, cost or all")
-    _add_linear(parser)
-    parser.add_argument("--threads", type=int, default=1, help="processor threads of the prediction")
     parser.add_argument(
-        "--verdict", action=argparse.BooleanOptionalAction, default=True, help="predict size and speed"
+        "--masked", type=share, default=0.667,
+        help="share of the blocks whose weights may be 0, the cheapest ones; 'all' or 'none'",
+    )  # fmt: skip
+    parser.add_argument(
+        "--order", default="forward",
+        help="in which layers become one-bit while training: forward, reverse, cost (cheapest first) or all (at once)",
+    )  # fmt: skip
+    _add_linear(parser)
+    parser.add_argument("--threads", type=int, default=1, help="processor threads that the prediction is for")
+    parser.add_argument(
+        "--verdict",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="also predict size and speed here, and judge them",
     )
-    parser.add_argument("--json", action="store_true", help="print the plan as JSON")
+    parser.add_argument(
+        "--json", action="store_true", help="print plan and verdict as JSON; MBUQuantize(plan=FILE) reads it"
+    )
+
+
+def add_size(parser: argparse.ArgumentParser, what: str, default: Any = None, **more: Any) -> None:
+    """`--size`, one word that means the same for every command."""
+    parser.add_argument(
+        "--size", type=image_size, default=default, help=f"{what}, pixels: 256, or height x width as 288x384", **more
+    )  # fmt: skip
+
+
+def image_size(text: str) -> tuple[int, int]:
+    """`512` or `512x1024` (height x width) -> `(512, 512)`, `(512, 1024)`.
+
+    Raises:
+        argparse.ArgumentTypeError: anything else.
+    """
+    sides = text.lower().split("x")
+    sides = sides * 2 if len(sides) == 1 else sides
+    if len(sides) != 2 or not all(side.isascii() and side.isdigit() and int(side) > 0 for side in sides):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no image size; give pixels above 0, as 256 or 512x1024 (height x width)"
+        )
+    return int(sides[0]), int(sides[1])
 
 
 def share(text: str) -> float | str:
@@ -101,7 +134,7 @@ def add_summary_options(parser: argparse.ArgumentParser) -> None:
         help="module:function, file.py:function, Architecture/encoder, folder of save_trained, or packed file",
     )
     add_arguments(parser)
-    parser.add_argument("--size", type=int, default=256, help="height and width of the input, pixels")
+    add_size(parser, "of the input", (256, 256))
     parser.add_argument("--channels", type=int, default=3, help="channels of the input")
     parser.add_argument("--one-bit", action="store_true", help="of a float model: what the plan makes of it")
     _add_linear(parser)
@@ -137,13 +170,7 @@ def _add_trained(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_reading(parser: argparse.ArgumentParser, limit: int | None) -> None:
-    parser.add_argument(
-        "--size",
-        type=int,
-        nargs=2,
-        metavar=("HEIGHT", "WIDTH"),
-        help="resize to this; the images' own without",
-    )
+    add_size(parser, "resize images to this; their own size without")
     parser.add_argument(
         "--normalise", default="image", choices=NORMALISATIONS,
         help="as in training: each image to mean 0 and deviation 1, ImageNet's statistics, 0..1, or 0..255",

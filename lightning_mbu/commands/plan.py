@@ -15,10 +15,10 @@ from ..verdict import predict_gain
 
 def run(options: Any, console: Console) -> int:
     """`mbu plan`; its JSON is the plan, which `MBUQuantize(plan=file)` reads, and the verdict under a key of its own."""
-    if options.threads < 1 or options.size < 1 or options.channels < 1:
-        raise ValueError("--threads, --size and --channels must all be at least 1.")
+    if options.threads < 1 or options.channels < 1:
+        raise ValueError("--threads and --channels must both be at least 1.")
     model = find_model(options.model, options.arguments)
-    example = torch.empty(1, options.channels, options.size, options.size)
+    example = torch.empty(1, options.channels, *options.size)
     plan = make_plan(model, example, masked=options.masked, order=options.order, linear=options.linear)
     if not options.json:
         console.print(plan)

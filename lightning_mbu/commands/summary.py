@@ -17,8 +17,8 @@ from ..summary import summary
 
 def run(options: Any, console: Console) -> int:
     """`mbu summary`."""
-    if min(options.size, options.channels) < 1:
-        raise ValueError("--size and --channels must both be at least 1.")
+    if options.channels < 1:
+        raise ValueError(f"--channels {options.channels} must be at least 1.")
     path = Path(options.model)
     model = _trained(path)
     if model is None and path.exists() and path.suffix != ".py":
@@ -29,7 +29,7 @@ def run(options: Any, console: Console) -> int:
         found: Any = contents(read_packed(path))
     else:
         model = model or find_model(options.model, options.arguments)
-        shape = (1, options.channels, options.size, options.size)
+        shape = (1, options.channels, *options.size)
         if options.one_bit and plan_of(model) is None:
             prepare(model, make_plan(model, torch.empty(shape), linear=options.linear))
         found = summary(model, shape)

@@ -48,7 +48,7 @@ def add_sweep_options(parser: argparse.ArgumentParser) -> None:
 def _add_common(parser: argparse.ArgumentParser, output: str) -> None:
     add = parser.add_argument
     add("--data", required=True, help="folder of nuclei, CamVid or ISBI 2012")
-    add("--output", default=output, help="folder for the record, tables and plots")
+    add("-o", "--output", default=output, help="folder for the record, tables and plots")
     add("--storage", help="SQLAlchemy URL that several machines share, instead of a file in the folder")
     add("--size", type=int, help="height of the images, pixels; 128 if not given")
     add("--epochs", type=int, help="of every network; 12 if not given")

@@ -137,7 +137,7 @@ def table(study: str, results: list[Result], settings: AblationSettings) -> Tabl
 def run(options: Any, console: Any) -> int:
     """`mbu ablation`."""
     values = {field.name: getattr(options, field.name) for field in fields(AblationSettings)}
-    settings = AblationSettings(**{**values, "size": tuple(options.size)})
+    settings = AblationSettings(**values)
     results = ablate(options.study, settings, lambda line: console.print(line, highlight=False))
     console.print(table(options.study, results, settings))
     content = {"study": options.study, "settings": asdict(settings), "results": [asdict(x) for x in results]}

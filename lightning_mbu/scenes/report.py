@@ -215,7 +215,7 @@ def run(options: Any, console: Any) -> int:
     epochs = read_log(options.log) if options.log else ()
     score = "dice" if label_map(options.dataset).classes == 2 else "miou"
     others = [point for path in options.compare for point in page.read_points(path, score)]
-    data = SceneData(options.dataset, options.root, size=tuple(options.size), batch_size=1, workers=0)
+    data = SceneData(options.dataset, options.root, size=options.size, batch_size=1, workers=0)
     model = find_model(options.model, options.arguments)
     found = report(
         options.packed, load(options.packed), model, data, options.threads, options.repeats, options.float

@@ -270,7 +270,7 @@ def test_study_command(nuclei, tmp_path, capsys):
     assert main(arguments) == 0
     again = json.loads((out / "ingredients-nuclei-16px-w8-e1.json").read_text())["runs"]
     assert again == before, "nothing was trained again"
-    assert main(["study", "table2", *common(nuclei, out)]) == 1
+    assert main(["study", "table2", *common(nuclei, out)]) == 2
     assert "choose one of table1" in " ".join(capsys.readouterr().err.split())
 
 

@@ -44,7 +44,7 @@ def test_report_scores_counts_and_times(tmp_path, capsys, monkeypatch):
         "--arguments",
         json.dumps(SMALL),
     ]
-    arguments += ["--dataset", "camvid", "--root", str(root), "--size", "32", "48"]
+    arguments += ["--dataset", "camvid", "--root", str(root), "--size", "32x48"]
     network = {"class_path": "lightning_mbu.models.BiSegUNet", "init_args": {**SMALL, "capacity_blocks": 1}}
     torch.save(
         {**network, "state_dict": BiSegUNet(**network["init_args"]).state_dict()}, tmp_path / "net.float8.pt"
@@ -63,7 +63,7 @@ def test_report_scores_counts_and_times(tmp_path, capsys, monkeypatch):
     assert all(words in page for words in ("mIoU", "250.000", "bicyclist", "FLOPs, 64 one-bit as one"))
     assert "mIoU" in capsys.readouterr().out
     arguments[arguments.index(json.dumps(SMALL))] = json.dumps({**SMALL, "capacity_blocks": 0})
-    assert main(arguments) == 1 and "capacity1" in capsys.readouterr().err
+    assert main(arguments) == 2 and "capacity1" in capsys.readouterr().err
 
 
 def test_studies_are_those_of_the_paper():
@@ -85,7 +85,6 @@ def test_ablation_trains_every_variant(tmp_path, monkeypatch, capsys):
         "--root",
         str(root),
         "--size",
-        "32",
         "32",
         "--epochs",
         "6",
