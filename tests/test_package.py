@@ -136,6 +136,17 @@ def test_the_library_asks_torch_for_its_stable_interface_only():
     assert from_torch <= declared_by_torch(), sorted(from_torch - declared_by_torch())
 
 
+def test_the_audit_of_the_stable_interface_finds_nothing(capsys):
+    """By the audit's own record of when each function entered torch; 2.10 is what pyproject.toml asks for."""
+    audit = pytest.importorskip("torch_abi_audit.cli", reason="pip install torch-abi-audit")
+    assert audit.main([str(library_path()), "--json", "--check", "both"]) == 0
+    (library,) = json.loads(capsys.readouterr().out)["extensions"]
+    assert library["torch"]["stable"] and library["cpython"]["compliant"]
+    assert not library["torch"]["unknown_shim_symbols"] and library["torch"]["stable_shim_count"] > 20
+    least = library["torch"]["min_torch_version"].rpartition(".")[0]
+    assert f'"torch>={least}"' in (ROOT / "pyproject.toml").read_text()
+
+
 def test_the_library_needs_no_library_of_cuda():
     if shutil.which("readelf") is None or sys.platform != "linux":
         pytest.skip("needs readelf (binutils) on Linux")
