@@ -11,7 +11,7 @@ SOURCES := pyproject.toml constraints.txt ops/CMakeLists.txt ops/cuda.cmake $(sh
 export OMP_WAIT_POLICY ?= PASSIVE
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test soak matrix lint sanitize bench bench-ops gpu-check gpu-bench clean
+.PHONY: demo test wheel wheel-aarch64 soak matrix lint sanitize bench bench-ops gpu-check gpu-bench clean
 .DEFAULT_GOAL := test
 
 demo: $(READY)  ## train, convert, prove, compile, time; DATA=folder for real images, ARGS for `mbu demo --help`
@@ -49,6 +49,13 @@ gpu-check: $(READY)  ## what the card runs, tested; fails where a kernel is wron
 gpu-bench: $(READY)  ## layers and networks on the card, beside the predictions of docs/roofline.md
 	$(BIN)/python -m pip install -q nvidia-ml-py
 	$(BIN)/python -m lightning_mbu.bench.gpu --results docs/results $(ARGS)
+
+wheel: $(READY)  ## dist/*.whl, with every kernel that the compilers here can build
+	$(BIN)/python -m pip wheel -q -c constraints.txt --no-deps -w dist .
+
+wheel-aarch64: $(READY)  ## the same for 64-bit Arm Linux, on any machine with aarch64-linux-gnu-g++
+	_PYTHON_HOST_PLATFORM=linux-aarch64 CMAKE_TOOLCHAIN_FILE=$(CURDIR)/ops/aarch64.cmake \
+		$(BIN)/python -m pip wheel -q -c constraints.txt --no-deps -w dist .
 
 # torch first: the library is built against the headers of the torch that is installed. CUTLASS, whose products a build
 # with nvcc carries, without what its other parts need.
