@@ -7,7 +7,7 @@ import secrets
 from pathlib import Path
 
 
-def write_atomically(path: str | Path, data: bytes) -> Path:
+def write_atomically(path: str | Path, data: bytes | memoryview) -> Path:
     """Writes `data` to a temporary file beside `path` and renames it.
 
     Beside it, because a rename is atomic only within one file system.

@@ -131,6 +131,7 @@ class MBUQuantize(companions.PlanKeeper):
         companions.copy_again(trainer, pl_module, stage, self)
         if stage == "fit":
             companions.check_length(trainer)
+            companions.write_whole(trainer)
             name = next(name for name, module in pl_module.named_modules() if module is network)
             self._aids = TrainingAids(self.recipe, network, name)
 

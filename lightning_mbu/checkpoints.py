@@ -69,7 +69,7 @@ def load_from_checkpoint(module_class: type[Module], path: str | Path, **argumen
     Args:
         module_class: the LightningModule that was trained.
         path: checkpoint file; `save_weights_only` ones too.
-        arguments: as for Lightning's `load_from_checkpoint`.
+        arguments: as for Lightning's `load_from_checkpoint`; without `weights_only=False` nothing in the file is run.
 
     Returns:
         The module with its network prepared and all gates at 1, ready for `convert`.
@@ -83,6 +83,7 @@ def load_from_checkpoint(module_class: type[Module], path: str | Path, **argumen
             prepare_from_checkpoint(self, checkpoint)
             super().on_load_checkpoint(checkpoint)  # type: ignore[misc]
 
+    arguments.setdefault("weights_only", True)  # Lightning's own default is False where `path` is a URL
     module = Prepared.load_from_checkpoint(path, **arguments)  # type: ignore[operator]
     module.__class__ = module_class
     return module

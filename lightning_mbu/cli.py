@@ -33,7 +33,7 @@ EPILOG = (
 
 _WIDTH = 150  # characters of a line where nobody says
 # What a user's mistake raises; anything else is ours and keeps its traceback.
-_MISTAKES = (ValueError, TypeError, OSError, ImportError, AttributeError, RuntimeError)
+_MISTAKES = (ValueError, TypeError, OSError, ImportError, AttributeError, RuntimeError, FloatingPointError)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -69,7 +69,8 @@ def _run(arguments: Sequence[str] | None) -> int:
         if os.environ.get("MBU_TRACEBACK") or not expected:
             raise
         # No markup: names in square brackets are the user's.
-        line = Text.assemble((f"mbu {options.command}: ", "bold red"), str(error))
+        words = "\n".join([str(error), *getattr(error, "__notes__", [])])
+        line = Text.assemble((f"mbu {options.command}: ", "bold red"), words)
         Console(stderr=True, soft_wrap=True).print(line)
         return 2
 

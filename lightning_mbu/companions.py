@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
+import torch
+from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import (
@@ -20,6 +24,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from .absorbed import absorb_calls
+from .atomic import write_atomically
 from .compiled import inside_compiled
 from .plan import Plan
 from .prepare import quantized_layers
@@ -206,3 +211,25 @@ def check_length(trainer: Trainer) -> None:
             "MBUQuantize plans its phases as shares of the run, and this Trainer runs without end "
             f"(max_epochs={trainer.max_epochs}, max_steps={trainer.max_steps}). Give one of them, or max_time."
         )
+
+
+class WholeCheckpoints(TorchCheckpointIO):
+    """Checkpoints that replace an older one only when they are complete, also on a full disk and after a power cut.
+
+    Lightning writes to the system's folder for temporary files and moves the file from there. Where that lies on another
+    file system, moving is copying over the old checkpoint, and what ends it half-way leaves neither.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        if storage_options is not None or "://" in str(path):  # refused there, or written to a remote store
+            return super().save_checkpoint(checkpoint, path, storage_options)
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        content = io.BytesIO()
+        torch.save(checkpoint, content)
+        write_atomically(path, content.getbuffer())
+
+
+def write_whole(trainer: Trainer) -> None:
+    """Has `trainer` write its checkpoints as `WholeCheckpoints` does, unless the user chose another way."""
+    if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+        trainer.strategy.checkpoint_io = WholeCheckpoints()

@@ -32,10 +32,14 @@ def check_finite(network: nn.Module) -> None:
     """Stops a run that cannot recover, before a checkpoint replaces the last good one.
 
     Raises:
-        FloatingPointError: a parameter holds NaN or infinity; it names the parameter and the ways out.
+        FloatingPointError: a parameter, or a statistic of a batch norm, holds NaN or infinity; it names it and the ways
+            out.
     """
-    for name, parameter in network.named_parameters():
-        if not torch.isfinite(parameter).all():
+    # Statistics too: one image of NaN spoils them for good, even where its step is skipped. Other buffers may hold
+    # infinities that are meant, as masks of attention do.
+    statistics = [(n, b) for n, b in network.named_buffers() if n.endswith(("running_mean", "running_var"))]
+    for name, values in [*network.named_parameters(), *statistics]:
+        if not torch.isfinite(values).all():
             raise FloatingPointError(
                 f"{name!r} has become NaN or infinite, and training cannot bring it back. The checkpoints written so far "
                 "are good. Lower the learning rate or clip gradients (Trainer(gradient_clip_val=1.0)), look for a batch "

@@ -41,6 +41,8 @@ class Folder(Dataset):
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
         image, mask = (Image.open(path) for path in self.pairs[index])
+        if image.size != mask.size:
+            raise ValueError(f"{self.pairs[index]}: {image.size} and {mask.size} pixels must be equal.")
         pixels = np.asarray(image.convert("RGB").resize(self.size, Image.Resampling.BILINEAR), np.float32)
         # Class numbers are no brightness: an indexed PNG is read as it is, and neighbours are not mixed.
         mask = mask if mask.mode in ("P", "L") else mask.convert("L")
@@ -95,9 +97,7 @@ def main() -> None:
     masks = {path.stem: path for path in (options.data / "masks").glob("*")}
     pairs = [(x, masks[x.stem]) for x in sorted((options.data / "images").glob("*")) if x.stem in masks]
     if len(pairs) < 5:
-        raise SystemExit(
-            f"{options.data} has {len(pairs)} images with a mask of the same name; 5 are needed."
-        )
+        raise SystemExit(f"{options.data} has {len(pairs)} images with a mask of their name; 5 are needed.")
     parts = {True: pairs[::5], False: [pair for k, pair in enumerate(pairs) if k % 5]}
     val, train = (Folder(parts[held], options.size, options.classes, not held) for held in (True, False))
     batches = {"batch_size": options.batch_size, "num_workers": options.workers}

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from ..demo.data import standardise
 from .labels import label_map
@@ -26,7 +26,11 @@ def read_labels(path: Path) -> np.ndarray:
     """uint8 `[H, W]` as stored: an image (palettes give their indices), a .mat file of SBD, or a folder of masks of one
     object each, whose largest value counts."""
     if path.is_dir():
-        return np.max([read_labels(file) for file in sorted(path.glob("*.png"))], axis=0)
+        masks = {file: read_labels(file) for file in sorted(path.glob("*.png"))}
+        for file, mask in masks.items():
+            if mask.shape != (shape := next(iter(masks.values())).shape):
+                raise ValueError(f"{file.name} is {list(mask.shape)} and the first mask there {list(shape)}.")
+        return np.max(list(masks.values()), axis=0)
     if path.suffix == ".mat":
         from scipy.io import loadmat
 
@@ -45,31 +49,49 @@ def read_image(path: Path) -> np.ndarray:
     try:
         with Image.open(path) as opened:
             return np.array(opened.convert("RGB"))
-    except (OSError, SyntaxError) as error:
+    except Exception as error:  # decoders of damaged files raise whatever they meet
         raise ValueError(
             f"{path} ({path.stat().st_size} bytes) cannot be read as an image: {error}."
         ) from error
 
 
 class SceneDataset(Dataset):
-    """Images float32 `[3, H, W]`, each standardised to its own mean and deviation, and classes int64 `[H, W]`."""
+    """Images float32 `[3, H, W]`, each standardised to its own mean and deviation, and classes int64 `[H, W]`.
 
-    def __init__(self, dataset: str, pairs: list[Pair], transform: A.Compose):
+    Args:
+        dataset: a name that `find_pairs` knows.
+        pairs: files of images and labels.
+        transform: of both.
+        workers: processes that read.
+    """
+
+    def __init__(self, dataset: str, pairs: list[Pair], transform: A.Compose, workers: int = 0):
         self.labels, self.pairs, self.transform = label_map(dataset), pairs, transform
+        # The item that each worker is at; shared, for a worker that dies can say nothing.
+        self._at = torch.full((workers,), -1).share_memory_() if workers else None
+
+    def open_images(self) -> list[Path]:
+        """Images that workers were reading when last heard of."""
+        return [] if self._at is None else [self.pairs[item][0] for item in self._at.tolist() if item >= 0]
 
     def __len__(self) -> int:
         return len(self.pairs)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        worker = get_worker_info()
+        if worker is None or self._at is None:
+            return self._read(index)
+        self._at[worker.id] = index
+        item = self._read(index)
+        self._at[worker.id] = -1
+        return item
+
+    def _read(self, index: int) -> tuple[Tensor, Tensor]:
         image_path, label_path = self.pairs[index]
         image = read_image(image_path)
         try:
             classes = self.labels.to_classes(read_labels(label_path))
-        except (
-            OSError,
-            SyntaxError,
-            ValueError,
-        ) as error:  # Pillow raises SyntaxError for some broken PNG chunks
+        except Exception as error:  # as in `read_image`
             raise ValueError(f"{label_path} cannot be read as labels: {error}") from error
         if image.shape[:2] != classes.shape:
             raise ValueError(
@@ -125,6 +147,7 @@ class SceneData(L.LightningDataModule):
         self.dataset, self.root, self.sbd, self.size = dataset, root, sbd, size
         self.batch_size, self.workers = batch_size, workers
         self.smallest_crop, self.seed, self.turns, self.augment = smallest_crop, seed, turns, augment
+        self._datasets: dict[str, SceneDataset] = {}  # of loaders in use
 
     def split(self, name: str) -> SceneDataset:
         """`"train"`, augmented, `"val"` or `"test"`."""
@@ -140,9 +163,14 @@ class SceneData(L.LightningDataModule):
             ]
         else:
             steps = [resize]
-        return SceneDataset(
-            self.dataset, find_pairs(self.dataset, self.root, name, self.sbd), A.Compose(steps)
-        )
+        pairs = find_pairs(self.dataset, self.root, name, self.sbd)
+        return SceneDataset(self.dataset, pairs, A.Compose(steps), self.workers)
+
+    def on_exception(self, exception: BaseException) -> None:
+        """Where a worker has died, as by a fault in a decoder, names what it may have died of."""
+        if isinstance(exception, RuntimeError) and str(exception).startswith("DataLoader worker (pid"):
+            files = [str(file) for dataset in self._datasets.values() for file in dataset.open_images()]
+            exception.add_note(f"When it died, the workers were reading: {', '.join(files) or 'nothing'}.")
 
     def train_dataloader(self) -> DataLoader:
         return self._loader("train")
@@ -155,6 +183,7 @@ class SceneData(L.LightningDataModule):
 
     def _loader(self, name: str) -> DataLoader:
         dataset, training = self.split(name), name == "train"
+        self._datasets[name] = dataset
         return DataLoader(
             dataset, self.batch_size, shuffle=training, num_workers=self.workers,
             # A last batch of one image would stop the batch norms behind the channel attention's mean.

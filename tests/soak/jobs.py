@@ -10,4 +10,5 @@ JOBS = (
     Job("threads", "threads", "calls", 200, 20_000),
     Job("fork", "fork", "processes", 2, 50),
     Job("files", "files", "mutants", 300, 20_000),
+    Job("training", "training", "kills", 2, 40),
 )
