@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.export import Dim
 from torch.fx import GraphModule
 from torch.fx.graph import CodeGen
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_unflatten
 
 from mbu_ops.modules import PackedConv2d, PackedLinear
@@ -47,7 +48,7 @@ def convert(
     Raises:
         TypeError: `example_input` is not a float32 tensor.
         ValueError: another `stream_dtype`, no quantized layer, a layer that is not fully quantized, values that are
-            NaN, infinite or not float32, or an input that the model does not accept.
+            NaN, infinite or not float32, a batch norm whose factor is infinite, or an input that the model does not accept.
     """
     if stream_dtype not in ("float32", "bfloat16"):
         raise ValueError(f"stream_dtype={stream_dtype!r}; it must be 'float32' or 'bfloat16'.")
@@ -124,7 +125,25 @@ def _checked_layers(model: nn.Module) -> dict[str, QuantizedConvolution]:
                 f"{name!r} has NaN or infinite values; no threshold can be found for them. "
                 "Restore the last good checkpoint."
             )
+    _check_batch_norms(model)
     return layers
+
+
+@torch.no_grad()
+def _check_batch_norms(model: nn.Module) -> None:
+    """Raises ValueError where a batch norm, as ATen computes it (x * factor + offset), multiplies or adds infinity."""
+    for name, norm in model.named_modules():
+        if not isinstance(norm, _BatchNorm) or norm.running_mean is None or norm.running_var is None:
+            continue
+        factor = (norm.running_var + norm.eps).rsqrt() * (1.0 if norm.weight is None else norm.weight)
+        offset = (0.0 if norm.bias is None else norm.bias) - norm.running_mean * factor
+        wrong = (~(factor.isfinite() & offset.isfinite())).nonzero().flatten().tolist()
+        if wrong:
+            raise ValueError(
+                f"batch norm {name!r} leaves the range of float32 in channels {wrong[:5]}: weight / sqrt(running_var + eps) "
+                "or its product with running_mean is infinite, and so is what the network computes there. Restore an "
+                "earlier checkpoint, or train with a smaller learning rate for the batch norms."
+            )
 
 
 @torch.no_grad()
