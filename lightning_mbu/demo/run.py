@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import logging
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -25,6 +23,7 @@ from ..deploy import PackedModel, Verification, convert, verify
 from ..models import MBUNet
 from ..plan import make_plan
 from ..prepare import prepare
+from ..runs import quiet_lightning
 from ..schedule import Phases
 from ..timing import Timing, time_interleaved
 from . import show
@@ -74,7 +73,7 @@ def run_demo(settings: DemoSettings, console: Console | None = None) -> dict[str
         KeyboardInterrupt: stopped; nothing has been written.
     """
     console = console or Console()
-    _quiet()
+    quiet_lightning()
     output = Path(settings.output)
     data = CellsData(
         settings.data, settings.layout, settings.size, settings.batch_size, settings.count, settings.seed
@@ -104,13 +103,6 @@ def _steps(console: Console, title: str, total: int) -> Iterator[Callable[[], No
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task(title, total=total)
         yield lambda: bar.advance(task)
-
-
-def _quiet() -> None:
-    """Lightning's and torch's advice is for the user's own project, not for a demo."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", module="lightning")
-    warnings.filterwarnings("ignore", message=".*(LeafSpec|treespec|litlogger|No CUDA runtime).*")
 
 
 def _float(width: int, settings: DemoSettings, data: CellsData, console: Console) -> FloatNet:

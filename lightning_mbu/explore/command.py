@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -59,16 +58,12 @@ def _add_common(parser: argparse.ArgumentParser, output: str) -> None:
 
 def _optuna() -> None:
     import importlib.util
-    import logging
 
     if importlib.util.find_spec("optuna") is None:
         raise ImportError("optuna is not installed; pip install 'lightning-mbu[explore]' brings it")
-    import lightning  # noqa: F401 - it sets its loggers' levels when it is imported
+    from ..runs import quiet_lightning
 
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", module="lightning")
-    warnings.filterwarnings("ignore", message=".*(LeafSpec|treespec|litlogger|No CUDA runtime).*")
+    quiet_lightning()
 
 
 def study(options: argparse.Namespace, console: Console) -> int:

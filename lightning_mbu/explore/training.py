@@ -12,7 +12,6 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import Callback
 from segmentation_models_pytorch.losses import DiceLoss
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
@@ -24,6 +23,7 @@ from ..callback import MBUQuantize
 from ..demo.data import ORIENTATIONS, standardise
 from ..models import MBUNet
 from ..prepare import quantized_layers
+from ..runs import StepReport
 from .data import IGNORE, DataSet, Labelled
 from .plans import block_plan, uniform_plan
 
@@ -172,16 +172,6 @@ def rate(progress: float, warmup: float) -> float:
     return cosine * min(progress / warmup, 1.0) if warmup else cosine
 
 
-class _Steps(Callback):
-    def __init__(self, report: Callable[[float], None]):
-        self.report = report
-
-    def on_train_batch_end(
-        self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        self.report(trainer.global_step / max(int(trainer.estimated_stepping_batches), 1))
-
-
 def _quantizer(
     experiment: Experiment, model: nn.Module, size: tuple[int, int], twin: Path
 ) -> MBUQuantize | None:
@@ -239,7 +229,7 @@ def _train(experiment: Experiment, data: DataSet, report: Callable[[float], None
     trainer = L.Trainer(
         accelerator="cpu", max_epochs=experiment.epochs, logger=False, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False,
-        callbacks=[_Steps(report), *([quantizer] if quantizer else [])],
+        callbacks=[StepReport(report), *([quantizer] if quantizer else [])],
     )  # fmt: skip
     try:
         trainer.fit(module, loader(data, "train", experiment.batch_size, augment=True))

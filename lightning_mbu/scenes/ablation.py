@@ -6,15 +6,18 @@ import json
 import statistics
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 from typing import Any
 
 import lightning as L
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from ..atomic import write_atomically
 from ..callback import MBUQuantize
 from ..models import BiSegUNet
 from ..operations import count_operations
+from ..runs import StepReport, quiet_lightning
 from ..scene_options import AblationSettings
 from .data import SceneData
 from .module import LitScenes
@@ -62,15 +65,61 @@ class Result:
         return statistics.stdev(self.miou) if len(self.miou) > 1 else 0.0
 
 
+class Record:
+    """Finished runs, kept in a file: the studies share variants, and one that was stopped goes on.
+
+    Args:
+        path: JSON, read if it exists and replaced after every run; None keeps runs in memory alone.
+        settings: of every run.
+
+    Raises:
+        ValueError: the file holds something else, or runs with other settings.
+    """
+
+    def __init__(self, path: Path | None, settings: AblationSettings):
+        self.path = path
+        # Neither seeds nor processes change what a run gives; the folder may have another name elsewhere.
+        self.settings = {k: v for k, v in asdict(settings).items() if k not in ("seeds", "workers", "root")}
+        self.runs: dict[str, dict[str, float]] = {}
+        if path is None or not path.exists():
+            return
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+            kept, self.runs = found["settings"], found["runs"]
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"{path} is not a record of mbu ablation ({error!r}); give another --output."
+            ) from error
+        other = {k: kept.get(k) for k, v in self.settings.items() if json.loads(json.dumps(v)) != kept.get(k)}
+        if other:
+            raise ValueError(
+                f"{path} holds runs with {other}; repeat these settings or give another --output."
+            )
+
+    def get(self, key: str, run: Callable[[], dict[str, float]]) -> dict[str, float]:
+        """The scores under `key`, of an earlier call or of `run`."""
+        if key not in self.runs:
+            self.runs[key] = run()
+            if self.path is not None:
+                content = {"settings": self.settings, "runs": self.runs}
+                write_atomically(self.path, json.dumps(content, indent=1).encode())
+        return self.runs[key]
+
+
 def ablate(
-    study: str, settings: AblationSettings, progress: Callable[[str], Any] = lambda line: None, **trainer: Any
+    study: str,
+    settings: AblationSettings,
+    record: Record | None = None,
+    progress: Callable[[str, float], Any] = lambda step, share: None,
+    **trainer: Any,
 ) -> list[Result]:
-    """Trains and scores every variant of a study.
+    """Trains and scores every variant of a study that `record` does not hold yet; one seed of all, then the next.
 
     Args:
         study: a name in `STUDIES`.
         settings: of every run.
-        progress: is told each run's result.
+        record: of these settings; None keeps nothing.
+        progress: is told what runs and its share that is done, in [0, 1]; at 1 with the result.
         trainer: further options of Lightning's `Trainer`.
 
     Raises:
@@ -78,19 +127,28 @@ def ablate(
     """
     if study not in STUDIES:
         raise ValueError(f"study={study!r} is unknown; choose one of {', '.join(STUDIES)}.")
-    results = []
-    for name, difference in STUDIES[study].items():
-        scores = []
-        for seed in range(settings.seeds):
-            module = _train(difference, settings, seed, trainer)
-            scores.append(
-                score_network(module.model, _data(settings, seed).test_dataloader(), module.names).miou
-            )
-            progress(f"{name}, seed {seed}: mIoU {scores[-1]:.1%}")
-        results.append(
-            Result(name, tuple(scores), count_operations(module.model, (1, 3, *settings.size)).flops)
-        )
-    return results
+    record = record or Record(None, settings)
+    found: dict[str, list[dict[str, float]]] = {name: [] for name in STUDIES[study]}
+    for seed in range(settings.seeds):
+        for name, difference in STUDIES[study].items():
+            key = f"{json.dumps(difference, sort_keys=True)} #{seed}"
+            steps = StepReport(lambda share, step=f"{name}, seed {seed}": progress(step, min(share, 0.99)))
+            run = record.get(key, lambda d=difference, s=seed, c=steps: _run(d, settings, s, c, trainer))
+            progress(f"{name}, seed {seed}: mIoU {run['miou']:.1%}", 1.0)
+            found[name].append(run)
+    return [Result(name, tuple(r["miou"] for r in runs), runs[0]["flops"]) for name, runs in found.items()]
+
+
+def _run(
+    difference: dict[str, Any],
+    settings: AblationSettings,
+    seed: int,
+    steps: L.Callback,
+    trainer: dict[str, Any],
+) -> dict[str, float]:
+    network = _train(difference, settings, seed, steps, trainer)
+    scored = score_network(network.model, _data(settings, seed).test_dataloader(), network.names)
+    return {"miou": scored.miou, "flops": count_operations(network.model, (1, 3, *settings.size)).flops}
 
 
 def _data(settings: AblationSettings, seed: int) -> SceneData:
@@ -101,15 +159,19 @@ def _data(settings: AblationSettings, seed: int) -> SceneData:
 
 
 def _train(
-    difference: dict[str, Any], settings: AblationSettings, seed: int, options: dict[str, Any]
+    difference: dict[str, Any],
+    settings: AblationSettings,
+    seed: int,
+    steps: L.Callback,
+    options: dict[str, Any],
 ) -> LitScenes:
     L.seed_everything(seed, workers=True, verbose=False)
     data = _data(settings, seed)
     model = BiSegUNet(classes=data.labels.classes, width=settings.width, **difference)
     module = LitScenes(model, settings.dataset, lr=settings.lr)
-    callbacks: list[L.Callback] = (
-        [MBUQuantize("bisegunet", input_size=settings.size, min_channels=4)] if settings.quantize else []
-    )
+    callbacks = [steps]
+    if settings.quantize:
+        callbacks.append(MBUQuantize("bisegunet", input_size=settings.size, min_channels=4))
     trainer = L.Trainer(
         max_epochs=settings.epochs, callbacks=callbacks, logger=False, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False, limit_val_batches=0, **options,
@@ -136,12 +198,22 @@ def table(study: str, results: list[Result], settings: AblationSettings) -> Tabl
 
 def run(options: Any, console: Any) -> int:
     """`mbu ablation`."""
+    quiet_lightning()
     values = {field.name: getattr(options, field.name) for field in fields(AblationSettings)}
     settings = AblationSettings(**values)
-    results = ablate(options.study, settings, lambda line: console.print(line, highlight=False))
+    record = Record(options.output, settings)
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task(options.study, total=1)
+
+        def progress(step: str, share: float) -> None:
+            bar.update(task, description=step, completed=share)
+            if share == 1:
+                bar.console.print(step, highlight=False)
+
+        results = ablate(options.study, settings, record, progress)
     console.print(table(options.study, results, settings))
-    content = {"study": options.study, "settings": asdict(settings), "results": [asdict(x) for x in results]}
-    write_atomically(options.output, json.dumps(content, indent=1).encode())
     if options.json:
-        print(json.dumps(content))
+        content = {"study": options.study, "settings": asdict(settings)}
+        print(json.dumps({**content, "results": [asdict(result) for result in results]}))
     return 0

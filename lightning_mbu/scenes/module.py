@@ -72,6 +72,13 @@ class LitScenes(L.LightningModule):
         self.scores: Scores | None = None  # of the last validation or test
         self.table1: dict[str, float] = {}  # of the last validation or test, where there are two classes
 
+    def on_fit_start(self) -> None:
+        # On a CPU a BiSegUNet trains a third faster so: most of it is grouped convolutions and their gradients.
+        self.model.to(memory_format=torch.channels_last)
+
+    def on_fit_end(self) -> None:
+        self.model.to(memory_format=torch.contiguous_format)
+
     def forward(self, x: Tensor) -> Tensor:
         return self.model(x)
 

@@ -92,9 +92,18 @@ def test_ablation_trains_every_variant(tmp_path, monkeypatch, capsys):
         "2",
     ]
     arguments += ["--seeds", "1", "--workers", "0", "--output", str(tmp_path / "found.json")]
-    assert main(arguments) == 0
-    results = json.loads((tmp_path / "found.json").read_text())["results"]
+    assert main([*arguments, "--json"]) == 0
+    printed = capsys.readouterr()
+    results = json.loads(printed.out)["results"]
     assert [x["name"] for x in results] == list(variants) and results[0]["flops"] < results[1]["flops"]
     assert all(len(x["miou"]) == 1 and 0 <= x["miou"][0] <= 1 for x in results)
+    # What is finished is not trained again, for whichever study asks.
+    monkeypatch.setattr(ablation, "_train", None)
+    monkeypatch.setitem(ablation.STUDIES, "figure8", {"half": {"capacity_blocks": 1}})
+    assert main(["ablation", "figure8", *arguments[2:], "--json"]) == 0
+    again = json.loads(capsys.readouterr().out)["results"]
+    assert again[0]["miou"] == results[1]["miou"]
+    assert main([*arguments, "--lr", "0.1"]) == 2 and "lr" in capsys.readouterr().err
+    assert main(arguments) == 0
     shown = " ".join(capsys.readouterr().out.split())
     assert "table9: camvid at 32x32, width 16, 6 epochs, 1 seeds, one-bit" in shown

@@ -58,7 +58,9 @@ def from_ptx(host_objects, once, tmp_path_factory):
     """The kernels of ``build.PTX_FILES``, translated from the PTX that nvcc makes of them."""
     if build.NVCC is None:
         pytest.skip("nvcc is not installed: only the sources of the kernels are run, not their PTX")
-    objects = once("ptx", lambda folder: build.compile_all(build.translate_all(build.PTX_FILES, folder), folder))
+    objects = once(
+        "ptx", lambda folder: build.compile_all(build.translate_all(build.PTX_FILES, folder), folder)
+    )
     return build.link([*host_objects, *objects], tmp_path_factory.mktemp("linked") / "kernels.so")
 
 
