@@ -20,6 +20,8 @@ MODELS = {
     "unet-resnet34": "smp:Unet/resnet34",
     "unet-classic": "lightning_mbu.bench.models:ClassicUNet",
 }
+# Where the one-bit network differs from the float one in more than its layers.
+_ONE_BIT = {"mbunet-shortcuts": "lightning_mbu.bench.models:mbunet_bfloat16_stream"}
 # Pixels: enough for statistics at the deepest level of a U-Net, and a multiple of every network's stride.
 _SETTLING_SIZE = 128
 
@@ -27,6 +29,11 @@ _SETTLING_SIZE = 128
 def mbunet_shortcuts() -> MBUNet:
     """`MBUNet` at full width with real-valued shortcuts."""
     return MBUNet(shortcuts=True)
+
+
+def mbunet_bfloat16_stream() -> MBUNet:
+    """The same with a residual stream in bfloat16, as the one-bit network is best trained."""
+    return MBUNet(shortcuts=True, stream_dtype="bfloat16")
 
 
 def _double_conv(in_channels: int, out_channels: int) -> nn.Sequential:
@@ -109,5 +116,8 @@ def twins(name: str, channels: int) -> tuple[nn.Module, nn.Module, PackedModel]:
     model = float_model(name, channels)
     example = torch.randn(1, channels, _SETTLING_SIZE, _SETTLING_SIZE)
     one_bit = copy.deepcopy(model)
+    if name in _ONE_BIT:
+        one_bit = find_model(_ONE_BIT[name])
+        one_bit.load_state_dict(model.state_dict())
     one_bit = settle(prepare(one_bit, make_plan(one_bit, example)), channels)
     return model, one_bit, convert(one_bit, example)

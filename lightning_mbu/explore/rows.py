@@ -24,6 +24,7 @@ _PARTS: dict[str, dict[str, Any]] = {
     "float": {"layers": "float"},
     "plain": {},
     "shortcuts": {"shortcuts": True},
+    "bfloat16 shortcuts": {"shortcuts": True, "stream_dtype": "bfloat16"},
     "added shortcuts": {"options": {"shortcuts": True}},
     "RPReLU": {"options": {"shift": True}},
     "thermometer of 2": {"options": {"planes": 2}},
@@ -65,13 +66,13 @@ _PARTS: dict[str, dict[str, Any]] = {
 _SEPARATOR = " + "
 
 # What `mbu study ingredients` runs if it is not told: baselines, and one ingredient at a time on top of shortcuts.
-_BASELINES = ("float", "float + shortcuts", "plain", "shortcuts")
+_BASELINES = ("float", "float + shortcuts", "plain", "shortcuts", "bfloat16 shortcuts")
 _PLAIN_TOO = ("added shortcuts", "thermometer of 2", "batch norms measured anew", "ApproxSign")
 _NEEDS = {"distilled": "float start 25 %"}  # a teacher
 
 
 def _default_rows() -> list[str]:
-    single = [part for part in _PARTS if part not in ("float", "plain", "shortcuts", "added shortcuts")]
+    single = [part for part in _PARTS if part not in (*_BASELINES, "added shortcuts")]
     rows = [_SEPARATOR.join(filter(None, ("shortcuts", _NEEDS.get(part), part))) for part in single]
     return [*_BASELINES, *(f"plain{_SEPARATOR}{part}" for part in _PLAIN_TOO), *rows]
 

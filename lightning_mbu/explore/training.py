@@ -36,7 +36,7 @@ class Experiment:
         layers: `"float"`; `"planned"` (as `MBUQuantize` decides); one kind for every quantized layer, such as
             `"binary"` or `"int4"`; or block -> kind, see `plans.block_plan`.
         options: arguments of `MBUQuantize`.
-        width, shortcuts: of `MBUNet`.
+        width, shortcuts, stream_dtype: of `MBUNet`; a float network's stream is never rounded.
         epochs, batch_size: passes over the training images, images a step.
         lr: peak of the one cosine; None: 3e-3 with shortcuts, 5e-3 without, which measured best of a few.
         warmup: share of the run over which the learning rate rises to its cosine.
@@ -51,6 +51,7 @@ class Experiment:
     options: dict[str, Any] = field(default_factory=dict)
     width: int = 16
     shortcuts: bool = False
+    stream_dtype: str = "float32"
     epochs: int = 12
     batch_size: int = 8
     lr: float | None = None
@@ -135,7 +136,10 @@ class _Segmenter(L.LightningModule):
     def __init__(self, experiment: Experiment, classes: int):
         super().__init__()
         self.experiment, self.classes = experiment, classes
-        self.model = MBUNet(classes=classes, width=experiment.width, shortcuts=experiment.shortcuts)
+        stream = "float32" if experiment.layers == "float" else experiment.stream_dtype
+        self.model = MBUNet(
+            classes=classes, width=experiment.width, shortcuts=experiment.shortcuts, stream_dtype=stream
+        )
         self.dice = DiceLoss("multilabel") if classes == 1 else DiceLoss("multiclass", ignore_index=IGNORE)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
