@@ -48,8 +48,11 @@ _PARTS: dict[str, dict[str, Any]] = {
     "none masked": {"options": {"masked": "none"}},
     "learned masks": {"options": {"mask_rule": "learned"}},
     "half of each layer masked": {"options": {"mask_rule": "sparsity", "sparsity": 0.5}},
-    "half of all blocks of 16x16 absent": {
-        "options": {"mask_blocks": (16, 16), "block_density": 0.5, "masked": "all"}
+    **{
+        f"{share} of all blocks of 16x16 absent": {
+            "options": {"mask_blocks": (16, 16), "block_density": present, "masked": "all"}
+        }
+        for share, present in (("half", 0.5), ("three quarters", 0.25), ("nine tenths", 0.1))
     },
     "analytic scale": {"options": {"scale": "analytic"}},
     "no scale": {"options": {"scale": "none"}},
