@@ -1,5 +1,6 @@
 // What a CPU kernel is, and the operations as csrc/torch calls them.
 #pragma once
+#include <cstddef>
 #include <cstdint>
 #include <vector>
 
@@ -63,6 +64,9 @@ struct Conv2dTile {
   const int32_t* border;  // [pixels] elements from `table` to the pixel's border class
   int64_t runs;
   const Conv2dRun* run;  // [runs]
+  // Where the runs of each tile of the layer begin in `run`, and where the last one's end; null: all tiles
+  // have the same. Read by run_tiles, not by kernels.
+  const size_t* tile_run;
   Conv2dPicture picture;
   const Word* weight;     // tiles, see types.h
   int64_t weight_stride;  // words from one tile to the next
@@ -134,8 +138,8 @@ WordRanges find_word_ranges(const Word* planes, int64_t out_channels, int64_t ta
 // `tiled` has TiledWeight::size(layout, .., ranges.count) words.
 void tile_weight(const Word* planes, int64_t out_channels, Extent kernel, int64_t words, WeightLayout layout,
                  const WordRanges& ranges, int32_t* tiled);
-// The kernel on [tile_begin, tile_end), in one call for every stretch of tiles that meet the same words.
-// `tile.input` is at the first word of a pixel.
+// The kernel on [tile_begin, tile_end), in one call for every stretch of tiles that meet the same words; a
+// tile that leaves words out is a stretch of its own. `tile.input` is at the first word of a pixel.
 void run_tiles(const CpuKernel& kernel, Conv2dTile tile);
 // `kernel` reads the layout of params.weight; the caller has checked it.
 void conv2d(const Conv2dParams& params, const CpuKernel& kernel = cpu_kernel());

@@ -43,6 +43,7 @@ struct Pass {
   int64_t band_rows, bands;  // rows of a band, bands per image
   int64_t first_item;
   size_t first_run, runs;  // in Plan::runs
+  size_t first_tile;       // in Plan::tile_runs, where the tiles' runs differ
   size_t first_tap, taps;  // in Plan::taps
 };
 
@@ -52,6 +53,7 @@ struct Plan {
   Gather gather;
   std::vector<Pass> passes;
   std::vector<Conv2dRun> runs;
+  std::vector<size_t> tile_runs;  // of each pass: where each tile's runs begin, and where the last one's end
   std::vector<Conv2dTap> taps;
   Scratch table_memory, flip_memory;
   int32_t* table;
@@ -142,32 +144,56 @@ int64_t band_pixels(const Conv2dParams& p, const AxisPhase& y, const AxisPhase& 
   return kExpandedBytes / (steps_of(words) * kStepChannels * pixels);
 }
 
+// The runs of the pass: words of each tap, in the order of their weights, joined where they touch. `tile`
+// leaves out what is absent from it; a negative one, nothing.
+void list_runs(const Conv2dParams& p, const Pass& pass, int64_t stride_h, int64_t stride_w, int64_t tile,
+               Plan& plan) {
+  const int64_t words = p.weight.header().tile_words;
+  const size_t first = plan.runs.size();
+  auto add = [&](int64_t source, int64_t weight, int64_t count) {
+    if (plan.runs.size() > first) {
+      Conv2dRun& run = plan.runs.back();
+      if (run.source + run.count == source && run.weight + run.count * 2 * kTileChannels == weight) {
+        run.count += count;
+        return;
+      }
+    }
+    plan.runs.push_back({source, weight, count});
+  };
+  for (size_t i = pass.first_tap; i < plan.taps.size(); ++i) {
+    const Conv2dTap& tap = plan.taps[i];
+    const int64_t source = tap.row * stride_h + tap.column * stride_w, word = tap.kernel * words;
+    if (tile < 0) {
+      add(source, word * 2 * kTileChannels, words);
+      continue;
+    }
+    for (int64_t k = 0; k < words; ++k)
+      if (p.weight.is_present(tile, word + k)) add(source + k, (word + k) * 2 * kTileChannels, 1);
+  }
+}
+
 void plan_pass(const Conv2dParams& p, Pass& pass, Plan& plan) {
   const AxisPhase &y = *pass.y, &x = *pass.x;
   const PackedImage& in = p.input;
-  const int64_t words = p.weight.header().tile_words;
   const bool taps = !y.taps.empty() && !x.taps.empty();
   pass.ring = taps && (p.parts || reads_outside(y, in.height) || reads_outside(x, in.width));
   pass.ring_stride = (x.input_end(x.outputs - 1) - x.input_begin(0)) * in.words;
   const int64_t stride_h = pass.ring ? pass.ring_stride : in.stride_h;
   const int64_t stride_w = pass.ring ? in.words : in.stride_w;
-  pass.first_run = plan.runs.size();
   pass.first_tap = plan.taps.size();
-  for (const AxisTap& ty : y.taps) {
-    for (const AxisTap& tx : x.taps) {
-      const Conv2dTap tap{ty.offset - y.first, tx.offset - x.first, ty.kernel * p.kernel.w + tx.kernel};
-      plan.taps.push_back(tap);
-      const int64_t source = tap.row * stride_h + tap.column * stride_w;
-      const int64_t weight = tap.kernel * words * 2 * kTileChannels;
-      if (plan.runs.size() > pass.first_run) {
-        Conv2dRun& run = plan.runs.back();
-        if (run.source + run.count == source && run.weight + run.count * 2 * kTileChannels == weight) {
-          run.count += words;
-          continue;
-        }
-      }
-      plan.runs.push_back({source, weight, words});
+  for (const AxisTap& ty : y.taps)
+    for (const AxisTap& tx : x.taps)
+      plan.taps.push_back({ty.offset - y.first, tx.offset - x.first, ty.kernel * p.kernel.w + tx.kernel});
+  pass.first_run = plan.runs.size();
+  pass.first_tile = plan.tile_runs.size();
+  if (p.weight.header().skips) {
+    for (int64_t tile = 0; tile < plan.tiles; ++tile) {
+      plan.tile_runs.push_back(plan.runs.size() - pass.first_run);
+      list_runs(p, pass, stride_h, stride_w, tile, plan);
     }
+    plan.tile_runs.push_back(plan.runs.size() - pass.first_run);
+  } else {
+    list_runs(p, pass, stride_h, stride_w, -1, plan);
   }
   pass.runs = plan.runs.size() - pass.first_run;
   pass.taps = plan.taps.size() - pass.first_tap;
@@ -188,6 +214,7 @@ void make_plan(const Conv2dParams& p, Plan& plan) {
   plan.tiles = padded / kTileChannels;
   plan.passes.clear();
   plan.runs.clear();
+  plan.tile_runs.clear();
   plan.taps.clear();
   int64_t table = 0, bands = 0;
   for (int64_t i = 0; i < plan.y.count; ++i) {
@@ -271,6 +298,7 @@ void run_item(const Conv2dParams& p, const CpuKernel& kernel, const Plan& plan, 
   tile.border = border;
   tile.runs = static_cast<int64_t>(pass.runs);
   tile.run = plan.runs.data() + pass.first_run;
+  tile.tile_run = p.weight.header().skips ? plan.tile_runs.data() + pass.first_tile : nullptr;
   tile.picture = {y.input_end(row1 - 1) - y0,
                   x.input_end(x.outputs - 1) - x0,
                   pass.ring ? pass.ring_stride : in.stride_h,

@@ -8,6 +8,9 @@
 namespace mbu {
 namespace {
 
+// Words are left out where at least one in this many is absent: fewer do not pay for a list per tile.
+constexpr int64_t kSkipShare = 16;
+
 void place_bits(Word sign, Word mask, int64_t channel, Word* tile) {
   tile[channel] = sign;
   tile[kTileChannels + channel] = mask;
@@ -75,19 +78,23 @@ void tile_weight(const Word* planes, int64_t out_channels, Extent kernel, int64_
   auto* weight_sum = const_cast<int32_t*>(weight.weight_sum());
   auto* base = const_cast<int32_t*>(weight.base());
   auto* tiles = const_cast<Word*>(weight.tiles());
+  const int64_t present_words = TiledWeight::present_words(taps, ranges.count);
   std::copy(ranges.first.begin(), ranges.first.end(), const_cast<int32_t*>(weight.first_word()));
   for (int64_t oc = 0; oc < out_channels; ++oc) {
     Word* tile = tiles + oc / kTileChannels * weight.tile_stride();
+    auto* present = const_cast<Word*>(weight.present(oc / kTileChannels));
     const int64_t channel = oc % kTileChannels, first = ranges.first[static_cast<size_t>(oc / kTileChannels)];
     for (int64_t tap = 0; tap < taps; ++tap) {
       for (int64_t k = 0; k < ranges.count; ++k) {
         const Word* source = planes + (oc * taps + tap) * words + first + k;
         const Word mask = source[plane], sign = source[0] & mask;
+        const int64_t place = tap * ranges.count + k;
+        if (mask) present[place / kWordBits] |= Word{1} << place % kWordBits;
         const int32_t nnz = std::popcount(mask), sum = 2 * std::popcount(sign) - nnz;
         weight_sum[tap * padded + oc] += sum;
         base[tap * padded + oc] += layout == WeightLayout::bits ? nnz : -sum;
         if (layout == WeightLayout::bits) {
-          place_bits(sign, mask, channel, tile + (tap * ranges.count + k) * 2 * kTileChannels);
+          place_bits(sign, mask, channel, tile + place * 2 * kTileChannels);
           continue;
         }
         auto* bytes = reinterpret_cast<int8_t*>(tile);
@@ -95,17 +102,23 @@ void tile_weight(const Word* planes, int64_t out_channels, Extent kernel, int64_
           place_int8_rows(sign, mask, channel, bytes + (k * taps + tap) * kWordBits * kTileChannels);
           continue;
         }
-        auto place = [&](int64_t stored, int factor) {
+        auto add = [&](int64_t stored, int factor) {
           place_int8(sign, mask, k, channel, factor, bytes + (k / 2 * stored_taps + stored) * kStepBytes);
         };
-        place(tap, 1);
+        add(tap, 1);
         if (stored_taps > taps) {
-          place(taps + tap % kernel.w, 1);
-          place(taps + kernel.w + tap % kernel.w, tap / kernel.w == 1 ? -1 : 1);
+          add(taps + tap % kernel.w, 1);
+          add(taps + kernel.w + tap % kernel.w, tap / kernel.w == 1 ? -1 : 1);
         }
       }
     }
   }
+  // Kernels of the other layouts read whole pictures and meet every word.
+  if (layout != WeightLayout::bits) return;
+  const int64_t tile_count = padded / kTileChannels, all = tile_count * taps * ranges.count;
+  int64_t present = 0;
+  for (int64_t i = 0; i < tile_count * present_words; ++i) present += std::popcount(weight.present(0)[i]);
+  header.skips = all - present >= (all + kSkipShare - 1) / kSkipShare;
 }
 
 }  // namespace mbu

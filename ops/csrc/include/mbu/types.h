@@ -63,10 +63,12 @@ constexpr int64_t steps_of(int64_t words) {
 }
 
 // Head of the result of tile_weight, which is a flat array of 32-bit words:
-//   header | weight_sum [taps][OCp] | base [taps][OCp] | first_word [OCp/32, rounded up to 16] | tiles
-// weight_sum is the sum of a tap's weights.
+//   header | weight_sum [taps][OCp] | base [taps][OCp] | first_word [OCp/32, rounded up to 16] |
+//   present [OCp/32][taps * Tw / 32, rounded up], rounded up to 16 | tiles
+// weight_sum is the sum of a tap's weights. Bit tap * Tw + k of a tile's `present` is 0 where all weights of
+// word k are zero for its outputs: kernels leave those out (`skips`).
 struct TiledWeightHeader {
-  static constexpr int32_t kMagic = 0x3255424d;  // "MBU2": changes with the header
+  static constexpr int32_t kMagic = 0x3355424d;  // "MBU3": changes with the header
   int32_t magic;
   int32_t out_channels;
   int32_t kernel_h;
@@ -74,7 +76,8 @@ struct TiledWeightHeader {
   int32_t words;
   WeightLayout layout;
   int32_t tile_words;  // Tw
-  int32_t reserved[9];
+  int32_t skips;       // 1: enough words are absent that each tile meets only its own
+  int32_t reserved[8];
 };
 static_assert(sizeof(TiledWeightHeader) == 64, "tiles stay aligned to cache lines");
 
@@ -87,8 +90,16 @@ struct TiledWeight {
   const int32_t* weight_sum() const { return data + sizeof(TiledWeightHeader) / sizeof(int32_t); }
   const int32_t* base() const { return weight_sum() + taps() * padded_channels(); }
   const int32_t* first_word() const { return base() + taps() * padded_channels(); }
+  const Word* present(int64_t tile) const {
+    return reinterpret_cast<const Word*>(first_word() + round_up16(words_of(header().out_channels))) +
+           tile * present_words(taps(), header().tile_words);
+  }
+  bool is_present(int64_t tile, int64_t word) const {
+    return present(tile)[word / kWordBits] >> (word % kWordBits) & 1;
+  }
   const Word* tiles() const {
-    return reinterpret_cast<const Word*>(first_word() + table_size(header().out_channels));
+    return present(0) +
+           round_up16(words_of(header().out_channels) * present_words(taps(), header().tile_words));
   }
   int64_t stored_taps() const {
     const TiledWeightHeader& h = header();
@@ -114,15 +125,16 @@ struct TiledWeight {
         return tile_words * kWordBits / 4;
     }
   }
-  static constexpr int64_t table_size(int64_t out_channels) {
-    return (words_of(out_channels) + 15) / 16 * 16;
+  static constexpr int64_t round_up16(int64_t words) { return (words + 15) / 16 * 16; }
+  static constexpr int64_t present_words(int64_t taps, int64_t tile_words) {
+    return (taps * tile_words + kWordBits - 1) / kWordBits;
   }
   static int64_t size(WeightLayout layout, int64_t out_channels, Extent kernel, int64_t tile_words) {
-    const int64_t padded = words_of(out_channels) * kTileChannels;
-    return static_cast<int64_t>(sizeof(TiledWeightHeader) / sizeof(int32_t)) + table_size(out_channels) +
-           (2 * kernel.h * kernel.w +
-            stored_taps(layout, kernel, tile_words) * words_per_tap(layout, tile_words)) *
-               padded;
+    const int64_t tiles = words_of(out_channels), taps = kernel.h * kernel.w;
+    return static_cast<int64_t>(sizeof(TiledWeightHeader) / sizeof(int32_t)) + round_up16(tiles) +
+           round_up16(tiles * present_words(taps, tile_words)) +
+           (2 * taps + stored_taps(layout, kernel, tile_words) * words_per_tap(layout, tile_words)) * tiles *
+               kTileChannels;
   }
 };
 
