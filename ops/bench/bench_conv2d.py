@@ -1,11 +1,15 @@
 """Times the packed convolutions of a network, per CPU kernel: equality first, then milliseconds.
 
     python ops/bench/bench_conv2d.py [--shapes FILE] [--kernels NAME ...] [--threads N] [--repeats N] [--sums]
+    python ops/bench/bench_conv2d.py --blocks [--shapes FILE] [--kernels NAME ...] [--repeats N] [--sums]
     python ops/bench/bench_conv2d.py --tails [--kernels NAME ...] [--repeats N] [--sums]
 
 Every layer is compared with the plain-torch reference before anything is timed; one wrong bit ends the run.
 Kernels are timed in turn within each repeat, so that a change of clock frequency meets all of them.
 GMAC/s counts the multiply-adds that the float layer would do.
+
+--blocks leaves blocks of 32 outputs x 32 inputs of one tap out of the weights, a share of them at random, and shows how
+many times faster each layer gets.
 
 --tails looks for cliffs instead: 3x3 layers with channel counts and widths that fill no word, tile or register. The
 work of a layer is what an ideal kernel must do: output pixels x words in x words out. Time per work is compared with
@@ -65,13 +69,16 @@ def read_shapes(path: Path) -> list[Layer]:
     return [Layer(line[0], *map(int, line[1:8]), transposed=line[8] == "1") for line in lines if line]
 
 
-def prepare(layer: Layer, sums: bool) -> tuple[Tensor, Callable[[Tensor], Tensor], Callable[[], Tensor]]:
-    """Weight planes, the operation on tiled ones and its reference, on random data."""
+def prepare(
+    layer: Layer, sums: bool, density: float = 1.0
+) -> tuple[Tensor, Callable[[Tensor], Tensor], Callable[[], Tensor]]:
+    """Weight planes, the operation on tiled ones and its reference, on random data; `density`: share of blocks."""
     torch.manual_seed(0)
     bits = pack_bits(torch.rand(1, layer.height, layer.width, layer.channels) < 0.5)
-    planes = pack_weight(
-        torch.randint(-1, 2, (layer.out_channels, layer.channels, layer.kernel, layer.kernel))
-    )
+    weight = torch.randint(-1, 2, (layer.out_channels, layer.channels, layer.kernel, layer.kernel))
+    blocks = torch.rand(-(-layer.out_channels // 32), -(-layer.channels // 32), *weight.shape[2:]) < density
+    present = blocks.repeat_interleave(32, 0).repeat_interleave(32, 1)
+    planes = pack_weight(weight * present[: layer.out_channels, : layer.channels])
     threshold = torch.randint(-20, 21, (1, layer.out_channels), dtype=torch.int32)
     flip = torch.zeros(1, (layer.out_channels + 31) // 32, dtype=torch.int32)
     geometry = (layer.stride, layer.padding)
@@ -113,6 +120,33 @@ def measure(
                 run(weight)
                 times[kernel].append((time.perf_counter() - start) * 1e3)
     return {kernel: sorted(values) for kernel, values in times.items()}
+
+
+DENSITIES = (1.0, 0.75, 0.5, 0.25, 0.1)
+
+
+def bench_blocks(shapes: Path, kernels: list[str], repeats: int, sums: bool) -> int:
+    """Prints a line for each layer and kernel: dense time, and speed at each density, the fastest of all rounds."""
+    print("dense ms, and how many times faster with this share of blocks present")
+    print(f"{'':14s} {'':14s} {'ms':>9s}" + "".join(f"{density:8.0%}" for density in DENSITIES[1:]))
+    for layer in read_shapes(shapes):
+        prepared = [prepare(layer, sums, density) for density in DENSITIES]
+        for kernel in kernels:
+            best = [float("inf")] * len(DENSITIES)
+            with use_cpu_kernel(kernel):
+                weights = [F.tile_weight(planes) for planes, _, _ in prepared]
+                for (_, run, reference), weight in zip(prepared, weights, strict=True):
+                    if not torch.equal(run(weight), reference()):
+                        print(f"{layer.name}: kernel {kernel} differs from the reference; nothing is timed")
+                        return 1
+                for _ in range(repeats):
+                    for i, ((_, run, _), weight) in enumerate(zip(prepared, weights, strict=True)):
+                        start = time.perf_counter()
+                        run(weight)
+                        best[i] = min(best[i], (time.perf_counter() - start) * 1e3)
+            speed = "".join(f"{best[0] / ms:7.2f}x" for ms in best[1:])
+            print(f"{layer.name:14s} {kernel:14s} {best[0]:9.3f}{speed}")
+    return 0
 
 
 TAIL_CHANNELS = (1, 3, 17, 31, 32, 33, 63, 65, 96, 100, 127, 129)
@@ -188,6 +222,7 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--repeats", type=int, default=11)
     parser.add_argument("--sums", action="store_true", help="float sums instead of packed bits")
+    parser.add_argument("--blocks", action="store_true", help="weights with absent blocks")
     parser.add_argument("--tails", action="store_true", help="channel counts and widths that fill nothing")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -195,6 +230,8 @@ def main() -> int:
         f"{device_name()}, {options.threads} threads, torch {torch.__version__}, {options.repeats} repeats, "
         f"{'float sums' if options.sums else 'packed bits'}; ms is the median (quartiles)"
     )
+    if options.blocks:
+        return bench_blocks(options.shapes, options.kernels, options.repeats, options.sums)
     if options.tails:
         return bench_tails(options.kernels, options.repeats, options.sums)
     total = dict.fromkeys(options.kernels, 0.0)
