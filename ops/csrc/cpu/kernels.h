@@ -73,6 +73,9 @@ struct Conv2dTile {
   // Words before those that a tile meets, for every tile of the layer; read by run_tiles, not by kernels.
   const int32_t* first_word;
   int64_t tile_begin, tile_end;
+  // Which words of each tap a tile meets, as in TiledWeight, for kernels that read the picture; null: all.
+  const Word* present;
+  int64_t present_words;  // from one tile to the next
   // Epilogue. With `sums`: sums[target + oc] = table[border + oc] - 2 * count; kernels with `adds_stream`
   // take `stream` instead and finish the float stream of cpu/stream/stream.h. With `bits`:
   // bits[target + t * out_words + tile] has bit (count <= table[border + t * channels_padded + oc]), xor

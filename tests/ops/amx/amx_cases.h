@@ -22,6 +22,7 @@ struct Case {
   int threads;
   double density;  // of weights that are not zero
   int64_t groups = 1;
+  double blocks = 1;     // share of the blocks of 32 outputs x 32 inputs of one tap that are present
   int64_t products = 0;  // how many tile products it takes, where that tells which kernel ran
 
   std::string text() const {
@@ -29,11 +30,11 @@ struct Case {
     std::snprintf(
         line, sizeof(line),
         "n=%ld c=%ld oc=%ld %ldx%ld k=%ldx%ld s=%ld,%ld p=%ld,%ld d=%ld,%ld t=%d zero=%d planes=%ld "
-        "op=%ld,%ld gap=%ld threads=%d groups=%ld",
+        "op=%ld,%ld gap=%ld threads=%d groups=%ld blocks=%g",
         long(batch), long(channels), long(out_channels), long(height), long(width), long(kernel.h),
         long(kernel.w), long(stride.h), long(stride.w), long(padding.h), long(padding.w), long(dilation.h),
         long(dilation.w), transposed, zero_padding, long(planes), long(output_padding.h),
-        long(output_padding.w), long(gap), threads, long(groups));
+        long(output_padding.w), long(gap), threads, long(groups), blocks);
     return line;
   }
 };
@@ -87,6 +88,11 @@ std::vector<Case> fixed_cases() {
   other.channels = 256;
   other.transposed = other.zero_padding = true;  // its rows run the other way
   cases.push_back(other);
+  Case absent = conv(290, 70, 8, 16, 3, 1, 1, 1);  // not by Winograd's algorithm: too much is absent
+  for (double blocks : {0.0, 0.2, 0.5}) {
+    absent.blocks = blocks;
+    cases.push_back(absent);
+  }
   for (size_t i = 0, count = cases.size(); i < count; ++i) {
     Case sums = cases[i];
     sums.products *= 2;  // the sums and the float stream
@@ -130,6 +136,7 @@ Case random_case(uint64_t seed) {
     c.channels = c.groups * channels[pick(0, 6)];
     c.out_channels = c.groups * channels[pick(0, 4)];
   }
+  if (pick(0, 3) == 0) c.blocks = static_cast<double>(pick(0, 9)) / 10;
   return c;
 }
 

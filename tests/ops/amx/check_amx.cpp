@@ -76,13 +76,16 @@ int64_t run(const Case& c, uint64_t seed) {
     return word >> (channel % 32) & 1 ? 1 : -1;
   };
 
+  std::vector<bool> blocks(static_cast<size_t>(words_of(c.out_channels) * taps * words));
+  for (size_t i = 0; i < blocks.size(); ++i) blocks[i] = coin(c.blocks);
   std::vector<int8_t> weight(static_cast<size_t>(c.out_channels * taps * c.channels));
   const int64_t plane = c.out_channels * taps * words;
   std::vector<Word> planes(static_cast<size_t>(2 * plane));
   for (int64_t i = 0; i < c.out_channels * taps; ++i) {
     for (int64_t channel = 0; channel < c.channels; ++channel) {
       const bool own = channel / (c.channels / c.groups) == i / taps / (c.out_channels / c.groups);
-      const bool present = own && coin(c.density), positive = coin(0.5);
+      const int64_t block = (i / taps / 32 * taps + i % taps) * words + channel / 32;
+      const bool present = own && coin(c.density) && blocks[static_cast<size_t>(block)], positive = coin(0.5);
       weight[static_cast<size_t>(i * c.channels + channel)] = !present ? 0 : positive ? 1 : -1;
       const auto word = static_cast<size_t>(i * words + channel / 32);
       planes[word] |= Word{present && positive} << (channel % 32);
@@ -133,9 +136,10 @@ int64_t run(const Case& c, uint64_t seed) {
   bool released = false;
   int64_t products = 0;
   const bool multiplies =
-      !c.zero_padding ||
-      (meets_input(c.height, p.output.h, c.kernel.h, c.stride.h, c.padding.h, c.dilation.h, c.transposed) &&
-       meets_input(c.width, p.output.w, c.kernel.w, c.stride.w, c.padding.w, c.dilation.w, c.transposed));
+      !p.weight.header().skips &&
+      (!c.zero_padding ||
+       (meets_input(c.height, p.output.h, c.kernel.h, c.stride.h, c.padding.h, c.dilation.h, c.transposed) &&
+        meets_input(c.width, p.output.w, c.kernel.w, c.stride.w, c.padding.w, c.dilation.w, c.transposed)));
   std::thread([&] {
     conv2d(p);
     if (!c.planes) {  // the float stream goes through the same sums: its step doubles them and adds 1

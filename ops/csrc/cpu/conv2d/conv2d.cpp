@@ -144,8 +144,8 @@ int64_t band_pixels(const Conv2dParams& p, const AxisPhase& y, const AxisPhase& 
   return kExpandedBytes / (steps_of(words) * kStepChannels * pixels);
 }
 
-// The runs of the pass: words of each tap, in the order of their weights, joined where they touch. `tile`
-// leaves out what is absent from it; a negative one, nothing.
+// The words of each tap as runs, joined where they touch. `tile` leaves out what is absent from it; -1
+// nothing.
 void list_runs(const Conv2dParams& p, const Pass& pass, int64_t stride_h, int64_t stride_w, int64_t tile,
                Plan& plan) {
   const int64_t words = p.weight.header().tile_words;
@@ -163,11 +163,8 @@ void list_runs(const Conv2dParams& p, const Pass& pass, int64_t stride_h, int64_
   for (size_t i = pass.first_tap; i < plan.taps.size(); ++i) {
     const Conv2dTap& tap = plan.taps[i];
     const int64_t source = tap.row * stride_h + tap.column * stride_w, word = tap.kernel * words;
-    if (tile < 0) {
-      add(source, word * 2 * kTileChannels, words);
-      continue;
-    }
-    for (int64_t k = 0; k < words; ++k)
+    if (tile < 0) add(source, word * 2 * kTileChannels, words);
+    for (int64_t k = 0; tile >= 0 && k < words; ++k)
       if (p.weight.is_present(tile, word + k)) add(source + k, (word + k) * 2 * kTileChannels, 1);
   }
 }
@@ -298,7 +295,6 @@ void run_item(const Conv2dParams& p, const CpuKernel& kernel, const Plan& plan, 
   tile.border = border;
   tile.runs = static_cast<int64_t>(pass.runs);
   tile.run = plan.runs.data() + pass.first_run;
-  tile.tile_run = p.weight.header().skips ? plan.tile_runs.data() + pass.first_tile : nullptr;
   tile.picture = {y.input_end(row1 - 1) - y0,
                   x.input_end(x.outputs - 1) - x0,
                   pass.ring ? pass.ring_stride : in.stride_h,
@@ -314,6 +310,11 @@ void run_item(const Conv2dParams& p, const CpuKernel& kernel, const Plan& plan, 
   tile.first_word = p.weight.first_word();
   tile.tile_begin = plan.tiles * split / plan.splits;
   tile.tile_end = plan.tiles * (split + 1) / plan.splits;
+  if (p.weight.header().skips) {
+    tile.tile_run = plan.tile_runs.data() + pass.first_tile;
+    tile.present = p.weight.present(0);
+    tile.present_words = TiledWeight::present_words(p.weight.taps(), p.weight.header().tile_words);
+  }
   tile.table = plan.table + pass.table;
   tile.channels = p.out_channels;
   tile.channels_padded = padded;

@@ -19,6 +19,7 @@ namespace {
 struct Band {
   Scratch memory;
   Grids grids;
+  std::vector<ByteStep> kept;  // steps of a tile
   int8_t* bytes;
   int32_t* counts;  // [2 blocks][32 pixels][32 channels]
 };
@@ -56,11 +57,12 @@ void conv2d_32x32__amx_int8(const Conv2dTile& t) {
   __asm__ volatile("" ::: "memory");
   const TileUse use;
   const PixelTile *begin = band.grids.tiles.data(), *end = begin + band.grids.tiles.size();
-  const ByteStep *step = band.grids.steps.data(), *last = step + band.grids.steps.size();
   int32_t* counts = band.counts;
   int32_t* others = counts + kBlockPixels * kTileChannels;
   for (int64_t tile = t.tile_begin; tile < t.tile_end; ++tile) {
     const auto* weight = reinterpret_cast<const int8_t*>(t.weight + tile * t.weight_stride);
+    const auto& steps = steps_of_tile(t, kShape, band.grids, tile, 2, band.kept);
+    const ByteStep *step = steps.data(), *last = step + steps.size();
     int64_t unfinished = 0;  // tiles before `pixels` whose counters wait in `others`
     const PixelTile* pixels = begin;
     while (pixels != end) {

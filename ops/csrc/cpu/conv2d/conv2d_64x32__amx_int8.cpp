@@ -45,6 +45,7 @@ struct PairBand {
 bool suits(const Conv2dTile& t) {
   const Conv2dPicture& in = t.picture;
   const int64_t kernel_w = in.taps / 3;
+  if (t.present) return false;  // sums of rows have no absent blocks
   if (in.step_h != 1 || in.step_w != 1 || in.taps != 3 * kernel_w || in.stored_taps != 5 * kernel_w)
     return false;
   int64_t pitch = t.row_pixels;

@@ -68,12 +68,12 @@ void clear(const Conv2dTile& t, int64_t channel) {
     }
 }
 
-void run_tile(const Conv2dTile& t, const Grids& g, const PixelTile& pixels, int64_t channel,
-              const int8_t* bytes, const int8_t* weight) {
+void run_tile(const Conv2dTile& t, const Grids& g, const std::vector<ByteStep>& steps,
+              const PixelTile& pixels, int64_t channel, const int8_t* bytes, const int8_t* weight) {
   int32x4_t counts[kPairs][kPairs];  // [pixels][channels]: two of one pixel, two of the next
   each<kPairs>([&](int i)
                    MBU_LAMBDA { each<kPairs>([&](int j) MBU_LAMBDA { counts[i][j] = vdupq_n_s32(0); }); });
-  for (const ByteStep& step : g.steps) {
+  for (const ByteStep& step : steps) {
     const int8_t *input = bytes + pixels.start + step.input, *w = weight + step.weight;
 #pragma GCC unroll 1  // unrolled, GCC 12 runs out of registers
     for (int64_t cell = 0; cell < kCells; ++cell, input += g.plane_bytes, w += kCellChannels * kChannels) {
@@ -108,6 +108,7 @@ void run_tile(const Conv2dTile& t, const Grids& g, const PixelTile& pixels, int6
 void conv2d_8x8__neoni8mm(const Conv2dTile& t) {
   static thread_local Scratch memory;
   static thread_local Grids grids;
+  static thread_local std::vector<ByteStep> kept;
   const int64_t words = t.picture.words;
   plan_steps(t, kShape, words, grids);
   plan_tiles(t, kShape, grids);
@@ -126,7 +127,8 @@ void conv2d_8x8__neoni8mm(const Conv2dTile& t) {
     const auto* weight =
         reinterpret_cast<const int8_t*>(t.weight + channel / kTileChannels * t.weight_stride) +
         channel % kTileChannels * kWordBits;
-    for (const PixelTile& pixels : grids.tiles) run_tile(t, grids, pixels, channel, bytes, weight);
+    const auto& steps = steps_of_tile(t, kShape, grids, channel / kTileChannels, 1, kept);
+    for (const PixelTile& pixels : grids.tiles) run_tile(t, grids, steps, pixels, channel, bytes, weight);
   }
 }
 

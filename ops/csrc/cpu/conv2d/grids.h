@@ -57,6 +57,27 @@ struct Grids {
   int64_t plane_pixels() const { return static_cast<int64_t>(grids.size()) * rows * columns; }
 };
 
+// The steps that a tile meets: all, or in `kept` those any of whose words is present.
+//
+// `words`: of a step.
+inline const std::vector<ByteStep>& steps_of_tile(const Conv2dTile& t, const ByteShape& shape, const Grids& g,
+                                                  int64_t tile, int64_t words, std::vector<ByteStep>& kept) {
+  if (!t.present) return g.steps;
+  const Word* present = t.present + tile * t.present_words;
+  kept.clear();
+  for (const ByteStep& step : g.steps) {
+    const int64_t index = step.weight / shape.weight_bytes;
+    const int64_t tap = index % t.picture.stored_taps, first = index / t.picture.stored_taps * words;
+    bool meets = false;
+    for (int64_t k = first; k < std::min(first + words, t.picture.words); ++k) {
+      const int64_t word = tap * t.picture.words + k;
+      meets |= present[word / kWordBits] >> (word % kWordBits) & 1;
+    }
+    if (meets) kept.push_back(step);
+  }
+  return kept;
+}
+
 // Lists the grids and, with the offsets that follow from them, the steps: channels outside, so that the
 // pixels of one step's channels stay in the first-level cache while all taps pass over them.
 inline void plan_steps(const Conv2dTile& t, const ByteShape& shape, int64_t steps, Grids& g) {

@@ -8,7 +8,8 @@
 namespace mbu {
 namespace {
 
-// Words are left out where at least one in this many is absent: fewer do not pay for a list per tile.
+// Words are left out where at least one in this many is absent: fewer do not pay for a list per tile. Of a
+// weight with rows for Winograd's algorithm, where more than a third are: it spares that many products.
 constexpr int64_t kSkipShare = 16;
 
 void place_bits(Word sign, Word mask, int64_t channel, Word* tile) {
@@ -113,12 +114,10 @@ void tile_weight(const Word* planes, int64_t out_channels, Extent kernel, int64_
       }
     }
   }
-  // Kernels of the other layouts read whole pictures and meet every word.
-  if (layout != WeightLayout::bits) return;
   const int64_t tile_count = padded / kTileChannels, all = tile_count * taps * ranges.count;
   int64_t present = 0;
   for (int64_t i = 0; i < tile_count * present_words; ++i) present += std::popcount(weight.present(0)[i]);
-  header.skips = all - present >= (all + kSkipShare - 1) / kSkipShare;
+  header.skips = stored_taps > taps ? 3 * present < 2 * all : kSkipShare * present <= (kSkipShare - 1) * all;
 }
 
 }  // namespace mbu
