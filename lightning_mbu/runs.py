@@ -24,7 +24,7 @@ class StepReport(Callback):
 
 def quiet_lightning() -> None:
     """Lightning's and torch's advice is for the user's own project, not for a demo or a study."""
-    for name in ("lightning.pytorch", "lightning.fabric"):
+    for name in ("lightning.pytorch", "lightning.fabric", "torch.utils.cpp_extension"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning")
     warnings.filterwarnings("ignore", message=".*(LeafSpec|treespec|litlogger|No CUDA runtime).*")

@@ -44,8 +44,9 @@ def read_trained(
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, LookupError, ValueError) as error:
+        reason = str(error).partition("\n")[0].partition(". ")[0]
         raise ValueError(
-            f"{path} cannot be read as a checkpoint of weights ({str(error).splitlines()[0]}). If it holds Python "
+            f"{path} cannot be read as a checkpoint of weights ({reason}). If it holds Python "
             "objects that you trust, load it with lightning_mbu.load_from_checkpoint and call convert yourself."
         ) from error
     if not isinstance(checkpoint, dict) or KEY not in checkpoint:
