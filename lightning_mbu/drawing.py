@@ -82,8 +82,12 @@ def _limits(values: list[float], margin: float) -> tuple[float, float]:
     return low - room, high + room
 
 
-def curve_svg(curve: Curve) -> str:
+def curve_svg(curve: Curve, names: Sequence[str] = ()) -> str:
     """The chart as an `<svg>` element for a page that styles it.
+
+    Args:
+        curve: what to draw.
+        names: of all lines of a page, in the order of their colours; those of this chart where none are given.
 
     Raises:
         ValueError: no line has a finite point.
@@ -126,15 +130,17 @@ def curve_svg(curve: Curve) -> str:
             f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{up(y):.1f}" y2="{up(y):.1f}"/>'
         )
         parts.append(f'<text class="y tick" x="{LEFT - 8}" y="{up(y) + 5:.1f}">{y:g}</text>')
-    for x in ticks(x_low, x_high, 8):
+    whole = all(x.is_integer() for x, _ in points)  # no half epochs
+    for x in [x for x in ticks(x_low, x_high, 8) if not whole or float(x).is_integer()]:
         parts.append(f'<text class="x tick" x="{across(x):.1f}" y="{HEIGHT - BOTTOM + 20}">{x:g}</text>')
     parts.append(
         f'<text class="x axis" x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 8}">'
         f"{escape(curve.x_label)}</text>"
     )
-    for number, (name, line) in enumerate(lines.items()):
+    order = list(names or lines)
+    for name, line in lines.items():
         path = " ".join(f"{across(x):.1f},{up(y):.1f}" for x, y in line)
-        parts.append(f'<g class="line line-{number % COLOURS + 1}"><polyline points="{path}"/>')
+        parts.append(f'<g class="line line-{order.index(name) % COLOURS + 1}"><polyline points="{path}"/>')
         if len(line) <= MAX_DOTS:
             for x, y in line:
                 tip = f"{name}: {y:.4g} at {curve.x_label} {x:g}"

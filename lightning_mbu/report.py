@@ -108,7 +108,9 @@ def render(
     if pictures:
         sections.append(pictures_html(pictures))
     if curves:
-        sections.append("<section><h2>Training</h2>" + "".join(map(_curve, curves)) + "</section>")
+        names = list(dict.fromkeys(name for curve in curves for name in curve.series))
+        charts = "".join(_curve(curve, names) for curve in curves)
+        sections.append(f"<section><h2>Training</h2>{charts}</section>")
     if layers:
         sections.append(layers_html(layers))
     if conditions:
@@ -125,10 +127,10 @@ def render(
     )
 
 
-def _curve(curve: Curve) -> str:
-    names = "".join(
-        f'<li class="line-{index % COLOURS + 1}">{escape(name)}</li>'
-        for index, name in enumerate(curve.series)
+def _curve(curve: Curve, names: list[str]) -> str:
+    """A chart and its legend; a name has the same colour in every chart of the page."""
+    legend = "".join(
+        f'<li class="line-{names.index(name) % COLOURS + 1}">{escape(name)}</li>' for name in curve.series
     )
     phases = "".join(
         f'<li class="phase-{index % 3 + 1}"><b>{index + 1}</b> {escape(phase.label)} '
@@ -137,7 +139,7 @@ def _curve(curve: Curve) -> str:
     )
     heading = escape(curve.title) + (f" <small>{escape(curve.y_label)}</small>" if curve.y_label else "")
     return (
-        f'<figure class="curve"><h3>{heading}</h3><ul class="lines">{names}</ul>{curve_svg(curve)}'
+        f'<figure class="curve"><h3>{heading}</h3><ul class="lines">{legend}</ul>{curve_svg(curve, names)}'
         + (f'<ul class="phases">{phases}</ul>' if phases else "")
         + (f"<figcaption>{escape(curve.note)}</figcaption>" if curve.note else "")
         + "</figure>"

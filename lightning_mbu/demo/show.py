@@ -164,10 +164,10 @@ def training_curves(floats: list[FloatNet], networks: list[OneBit]) -> list[Curv
             "BCE + soft Dice",
             "Bands are the one-bit networks' phases.",
         ),
-        curve("Dice on the validation images", "val/dice", "Dice"),
-        curve("Learning rate", "lr", "learning rate"),
-        curve("Weights that changed state in the epoch", "mbu/flip_ratio", "share"),
-        curve("Share of layers' weights that is quantized", "mbu/binary_fraction", "share"),
+        curve("Dice on the validation images", "val/dice", ""),
+        curve("Learning rate", "lr", ""),
+        curve("Share of weights that changed state in the epoch", "mbu/flip_ratio", ""),
+        curve("Share of weights that is quantized", "mbu/binary_fraction", ""),
     ]
 
 

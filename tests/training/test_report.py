@@ -159,6 +159,10 @@ def test_curve_skips_what_is_not_finite_and_keeps_inside():
     assert svg.count("<circle") == 2 and "nan" not in svg
     points = [float(number) for number in re.findall(r'points="([^"]+)"', svg)[0].replace(",", " ").split()]
     assert all(0 <= value <= 720 for value in points)
+    epochs = curve_svg(Curve("c", {"b": [(1, 0.5), (4, 1.0)]}), names=["a", "b"])
+    assert 'class="line line-2"' in epochs and re.findall(r'class="x tick"[^>]*>([^<]+)<', epochs) == list(
+        "1234"
+    )
     assert "<svg" in curve_svg(Curve("one point, flat", {"a": [(5, 0.0)]}))
     with pytest.raises(ValueError, match="'c' has no finite point"):
         curve_svg(Curve("c", {"a": [(0, float("inf"))]}))
