@@ -76,15 +76,9 @@ def train_float(
         output: file to write; read by `read_float`.
 
     Raises:
-        SystemExit: the network has no width.
+        SystemExit: as `float_network`.
     """
-    spec = {"class_path": network["class_path"], "init_args": {**network["init_args"], "width": width}}
-    try:
-        model = build(spec)
-    except (TypeError, ValueError) as error:
-        raise SystemExit(
-            f"--float {width}: {spec['class_path']} cannot be built with this width: {error}"
-        ) from error
+    spec, model = float_network(width, network)
     lit = LitScenes(model, **module)
     log = EpochLog("", Console(), printing=False)
     fit = L.Trainer(**{**trainer, "logger": False, "callbacks": [log]})
@@ -95,6 +89,21 @@ def train_float(
     torch.save({**spec, "state_dict": weights}, output)
     size = sum(t.numel() * t.element_size() for t in weights.values()) / 1e6
     return Row(f"float, width {width}", lit.scores, lit.table1, size, log.epochs)
+
+
+def float_network(width: int, network: Mapping[str, Any]) -> tuple[dict[str, Any], nn.Module]:
+    """The network of another width, untrained, and its `class_path` and `init_args`.
+
+    Raises:
+        SystemExit: it has no width, or not this one.
+    """
+    spec = {"class_path": network["class_path"], "init_args": {**network["init_args"], "width": width}}
+    try:
+        return spec, build(spec)
+    except (TypeError, ValueError) as error:
+        raise SystemExit(
+            f"--float {width}: {spec['class_path']} cannot be built with this width: {error}"
+        ) from error
 
 
 def build(spec: Mapping[str, Any]) -> nn.Module:

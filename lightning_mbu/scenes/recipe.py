@@ -31,7 +31,7 @@ from ..scores import Scores, scores
 from ..timing import conditions
 from ..training_log import curves
 from .data import SceneData
-from .float_rows import Row, table, train_float
+from .float_rows import Row, float_network, table, train_float
 from .labels import IGNORE
 from .layouts import SPLITS
 from .module import LitScenes
@@ -168,6 +168,8 @@ def _train_and_pack(
         widths = [spec["init_args"]["width"]] if paper and "width" in spec["init_args"] else []
     for split in SPLITS:  # before hours of training and not after
         data.split(split)
+    for width in widths:
+        float_network(width, spec)
     if not output.absolute().parent.is_dir():
         raise FileNotFoundError(f"the folder of --output {output} does not exist; create it.")
     log = EpochLog("", Console(), printing=False)
