@@ -11,6 +11,8 @@ import mbu_ops.functional as F
 from mbu_ops import pack_bits
 from mbu_ops.backends import release_memory
 
+TORCH = tuple(int(part) for part in torch.__version__.split(".")[:2])
+
 
 def resident_bytes() -> int:
     with open("/proc/self/statm") as file:
@@ -18,6 +20,7 @@ def resident_bytes() -> int:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.skipif(TORCH < (2, 11), reason="torch 2.10 takes no memory of ours")
 def test_memory_of_a_large_result_is_used_again_and_given_back() -> None:
     bits = pack_bits(torch.rand(1, 512, 512, 64) < 0.5)  # 64 MiB of float32
     first = F.unpack(bits, 64)
