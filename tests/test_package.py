@@ -5,7 +5,6 @@ import json
 import os
 import re
 import shutil
-import site
 import subprocess
 import sys
 import tarfile
@@ -79,10 +78,9 @@ def test_the_wheel_holds_everything(wheel, tracked):
 def test_what_the_wheel_installs_runs_outside_the_checkout(wheel, tmp_path):
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(tmp_path / "site")
+    installed = [path for path in sys.path if path.endswith("site-packages")]
     # -S: an editable install of the checkout would come first.
-    start = (
-        f"import sys; sys.path[:0] = [{str(tmp_path / 'site')!r}]; sys.path += {site.getsitepackages()!r}; "
-    )
+    start = f"import sys; sys.path[:0] = [{str(tmp_path / 'site')!r}]; sys.path += {installed!r}; "
     where = "import lightning_mbu, mbu_ops; print(lightning_mbu.__file__, mbu_ops.__file__)"
     train = "from lightning_mbu.cli import main; sys.exit(main(['train', '--json']))"
 
