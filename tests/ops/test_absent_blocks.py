@@ -34,7 +34,9 @@ def test_convolutions(kernel: str, density: float, out_channels: int, channels: 
         sums = F.conv2d(bits, tiled, out_channels, 3, padding=1)
         packed = F.conv2d_threshold(bits, tiled, threshold, flip, out_channels, 3, (2, 1), 1, (1, 2))
         affine, zero = torch.ones(1, 2, out_channels), torch.zeros(1, out_channels)
-        streamed, stream_bits = F.conv2d_stream(bits, tiled, affine, [], zero, out_channels, 3, 1, 1, relu=True)
+        streamed, stream_bits = F.conv2d_stream(
+            bits, tiled, affine, [], zero, out_channels, 3, 1, 1, relu=True
+        )
     expected = R.conv2d(bits, planes, padding=1)
     assert torch.equal(sums, expected)
     assert torch.equal(packed, R.conv2d_threshold(bits, planes, threshold, flip, (2, 1), 1, (1, 2)))
