@@ -209,6 +209,7 @@ class MBUQuantize(companions.PlanKeeper):
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
+        companions.count_epoch(trainer)
         self._progress = self.progress(trainer, batch_idx)
         if self._aids is not None:
             self._aids.batch_start(trainer, self._progress)

@@ -233,3 +233,15 @@ def write_whole(trainer: Trainer) -> None:
     """Has `trainer` write its checkpoints as `WholeCheckpoints` does, unless the user chose another way."""
     if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
         trainer.strategy.checkpoint_io = WholeCheckpoints()
+
+
+def count_epoch(trainer: Trainer) -> None:
+    """Call before each batch: counts an epoch that Lightning 2.6 enters uncounted.
+
+    It does so where it resumes from a checkpoint of an epoch's last step. The next checkpoint then looks like one behind a
+    finished epoch, and a run that resumes from that trains the same epoch's batches again.
+    """
+    progress = trainer.fit_loop.epoch_progress
+    if progress.current.started == progress.current.processed:
+        progress.increment_ready()
+        progress.increment_started()

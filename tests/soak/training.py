@@ -15,6 +15,7 @@ import signal
 import tempfile
 import threading
 import time
+import traceback
 import warnings
 from collections import Counter
 from pathlib import Path
@@ -117,6 +118,8 @@ def attempt(folder: Path, settings: dict[str, Any], kill_after: float | None, in
             warnings.simplefilter("ignore")
             train(folder, settings)
             code = 0
+        except Exception:  # noqa: BLE001 (told, whatever it is)
+            traceback.print_exc()
         finally:
             os._exit(code)
     timer = threading.Timer(kill_after or 600, kill, (child, folder, in_write))
@@ -146,18 +149,17 @@ def run(report: Report, count: int, number: int) -> None:
     kills = runs = halves = 0
     places: Counter[str] = Counter()
     with tempfile.TemporaryDirectory() as place:
-        whole: list[tuple[str, float]] = []
-        for index, settings in enumerate(SETTINGS):
-            folder = Path(place, f"whole {index}")
-            folder.mkdir()
-            began = time.monotonic()
-            attempt(folder, settings, None)
-            whole.append(((folder / "end").read_text(), time.monotonic() - began))
+        whole: dict[int, tuple[str, float]] = {}  # what a run ends with, and seconds
         while kills < count:
-            index = runs % len(SETTINGS)
-            folder, mine = Path(place, f"killed {runs}"), 0
-            folder.mkdir()
+            index, mine = runs % len(SETTINGS), 0
+            if index not in whole:
+                folder, began = Path(place, f"whole {index}"), time.monotonic()
+                folder.mkdir()
+                attempt(folder, SETTINGS[index], None)
+                whole[index] = (folder / "end").read_text(), time.monotonic() - began
             expected, seconds = whole[index]
+            folder = Path(place, f"killed {runs}")
+            folder.mkdir()
             report.keep(f"run {runs}, {SETTINGS[index]}, killed {kills} times before")
             while not attempt(
                 folder,

@@ -101,6 +101,21 @@ def test_gradients_that_are_not_finite_never_reach_a_checkpoint(train, tmp_path,
     assert same(train(resume=True), undisturbed(train))
 
 
+@pytest.mark.parametrize("first, second", [(3, 4), (4, 6)])
+def test_a_run_that_is_stopped_again_trains_no_batch_twice(train, tmp_path, first, second):
+    """The fourth step is the last of its epoch."""
+
+    def stop(module):
+        raise KeyError("stopped")
+
+    with pytest.raises(KeyError):
+        train(At(first, stop))
+    with pytest.raises(KeyError):
+        train(At(second, stop), resume=True)
+    assert torch.load(tmp_path / "run" / "last.ckpt", weights_only=True)["global_step"] == second
+    assert same(train(resume=True), undisturbed(train))
+
+
 def test_a_loss_of_nan_is_stopped_at_the_end_of_its_epoch(trainer, one_thread):
     class Lossy(Small):
         def training_step(self, batch, batch_idx):
