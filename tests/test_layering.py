@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+import mbu_ops._library
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -111,3 +113,18 @@ from lightning_mbu import load
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
     assert "load_package: this install of mbu_ops has no compiled kernels" in run.stdout
     assert run.stderr.count("no compiled kernels") == 3 and "RuntimeError: this install" in run.stderr
+
+
+def test_free_threaded_python_is_refused_by_name():
+    code = """
+import sys, sysconfig
+import torch
+asked = sysconfig.get_config_var
+sysconfig.get_config_var = lambda name: 1 if name == "Py_GIL_DISABLED" else asked(name)
+sys.modules["mbu_ops._C"] = None  # a file of the stable ABI is not found there
+import mbu_ops
+"""
+    if not mbu_ops._library.AVAILABLE:
+        pytest.skip("this install has no kernels")
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
+    assert "ImportError: the kernels of mbu_ops use Python's stable ABI, which free-threaded" in run.stderr

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import sysconfig
+from pathlib import Path
 from types import ModuleType
 
 import torch
@@ -13,6 +15,11 @@ try:
 except ModuleNotFoundError:
     # A pure-Python install (MBU_SKIP_KERNELS=1): training needs no kernels, so say so on first use only.
     _C = None
+    if sysconfig.get_config_var("Py_GIL_DISABLED") and list(Path(__file__).parent.glob("_C.*")):
+        raise ImportError(
+            "the kernels of mbu_ops use Python's stable ABI, which free-threaded Python does not have; use the "
+            "ordinary build of the same version (python3.13 instead of python3.13t)."
+        ) from None
 except ImportError as error:
     raise ImportError(
         f"the kernels of mbu_ops could not be loaded beside torch {torch.__version__}; they need torch >= 2.10 "

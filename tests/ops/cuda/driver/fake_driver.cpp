@@ -7,6 +7,7 @@
 //               "library=300": for code from the library's own images, which are not in the heap
 // FAKE_TIMES    "conv2d_64x64_bits_v4__sm80_xor=2.5;": microseconds of a launch, for the events; others take
 // 10 FAKE_INIT     error code of cuInit FAKE_CAPTURE  "1": this thread captures a stream in the global mode
+// FAKE_VERSION  of the driver; 13000 if not set
 #include <dlfcn.h>
 
 #include <cstdint>
@@ -135,7 +136,8 @@ API cuInit(unsigned) {
   return kSuccess;
 }
 API cuDriverGetVersion(int* version) {
-  *version = 13000;
+  const std::string wanted = environment("FAKE_VERSION");
+  *version = wanted.empty() ? 13000 : std::atoi(wanted.c_str());
   return kSuccess;
 }
 API cuDeviceGetCount(int* count) {

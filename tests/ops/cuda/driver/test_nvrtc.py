@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes.util
 import os
 import stat
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -71,6 +72,35 @@ def test_a_folder_that_others_may_write_is_not_used(run_sources: Run, tmp_path: 
     link.symlink_to(tmp_path / "target")
     assert routes(run_sources, link.parent) == SERVED
     assert not list((tmp_path / "target").iterdir())
+
+
+def test_processes_that_compile_at_once_share_the_folder(run_sources: Run, tmp_path: Path) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: routes(run_sources, tmp_path), range(4)))
+    for texts in found:  # each compiled a kernel itself or read a complete file of another process
+        assert all(text in (SERVED[name], CACHED[name]) for name, text in texts.items())
+    assert routes(run_sources, tmp_path) == CACHED
+    assert {file.suffix for file in (tmp_path / "kernels").iterdir()} == {".cubin"}
+
+
+def test_a_link_in_the_place_of_a_file_is_not_followed(run_sources: Run, tmp_path: Path) -> None:
+    routes(run_sources, tmp_path)
+    file = next((tmp_path / "kernels").iterdir())
+    elsewhere = tmp_path / "elsewhere"
+    file.rename(elsewhere)
+    before = elsewhere.read_bytes()
+    file.symlink_to(elsewhere)
+    assert routes(run_sources, tmp_path) != CACHED
+    assert not file.is_symlink() and elsewhere.read_bytes() == before
+    assert routes(run_sources, tmp_path) == CACHED
+
+
+def test_another_driver_compiles_again(run_sources: Run, tmp_path: Path) -> None:
+    routes(run_sources, tmp_path)
+    (found,) = run_sources(
+        RTX_3090, ["routes", 0], MBU_NVRTC=str(NVRTC), MBU_CACHE_DIR=str(tmp_path), FAKE_VERSION="13010"
+    )
+    assert {name: found[name][1] for name in SERVED} == SERVED
 
 
 def test_a_driver_that_refuses_the_images_gets_what_nvrtc_compiled(run_few: Run, tmp_path: Path) -> None:
