@@ -33,8 +33,9 @@ lint: $(READY)
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/clang-format --dry-run --Werror $$(find ops/csrc tests/ops -name '*.cpp' -o -name '*.h')
 
-sanitize: $(READY)  ## every kernel that this processor runs, under AddressSanitizer and UBSan
+sanitize: $(READY)  ## every kernel that this processor runs, under AddressSanitizer and UBSan, then ThreadSanitizer
 	MBU_SANITIZE=address,undefined $(BIN)/python -m pytest -q tests/ops/test_cross.py tests/ops/amx $(ARGS)
+	MBU_SANITIZE=thread $(BIN)/python -m pytest -q tests/ops/test_cross.py tests/ops/amx $(ARGS)
 
 bench: $(BENCH_READY)  ## packed networks against every other way to run them; ARGS for `mbu bench --help`
 	$(BIN)/mbu bench --results docs/results $(ARGS)

@@ -24,6 +24,7 @@ CSRC = ROOT / "ops" / "csrc"
 PROGRAM = Path(__file__).parent / "cross"
 # `make sanitize` sets it: "address,undefined"
 SANITIZERS = os.environ.get("MBU_SANITIZE", "")
+LIMIT = 1800 if SANITIZERS else 300  # seconds for one compilation, or one run
 
 
 def kernel_sources(processor: str) -> dict[Path, list[str]]:
@@ -85,21 +86,21 @@ def build(compiler: str, processor: str, folder: Path, optimize: str) -> Path:
 
     def run(*arguments: str) -> None:
         command = [compiler, *arguments]
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, check=False)
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=LIMIT, check=False)
         assert done.returncode == 0, done.stderr
 
     def compile_one(path: Path, flags: list[str]) -> None:
-        run("-std=c++20", *flags, *checks, *include, "-c", str(path), "-o", f"{path.stem}.o")
+        run("-std=c++20", "-pthread", *flags, *checks, *include, "-c", str(path), "-o", f"{path.stem}.o")
 
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(compile_one, jobs.keys(), jobs.values()))
-    run(*(checks or ["-static"]), *sorted(f"{path.stem}.o" for path in jobs), "-o", "kernels")
+    run("-pthread", *(checks or ["-static"]), *sorted(f"{path.stem}.o" for path in jobs), "-o", "kernels")
     return folder / "kernels"
 
 
 def report(*command: str | Path) -> dict[str, str]:
     """What the program says about each kernel."""
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return dict(line.split(": ", 1) for line in done.stdout.splitlines())
 

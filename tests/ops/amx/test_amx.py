@@ -54,7 +54,8 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(program: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([program, *arguments], capture_output=True, text=True, timeout=120, check=False)
+    limit = 1800 if os.environ.get("MBU_SANITIZE") else 120
+    return subprocess.run([program, *arguments], capture_output=True, text=True, timeout=limit, check=False)
 
 
 def test_every_layer_equals_the_definition(program: Path) -> None:

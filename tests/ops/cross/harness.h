@@ -125,5 +125,7 @@ void check_stream(Random& r, Conv2dParams p, const Weights& weights, const std::
 void check_stems(Random& r);
 void check_packing(Random& r);
 void check_max_pools(Random& r);
+// Several threads that call at once.
+void check_callers(Random& r);
 
 }  // namespace cross
