@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import platform
 import sys
 import time
@@ -40,7 +41,10 @@ def main() -> int:
     )
     parser.add_argument("--seed", type=int, default=int(time.time()), help="default: the time")
     parser.add_argument("--share", type=float, default=1.0, help="of the cases of every job")
+    parser.add_argument("--data", help="folder of data sets, for the job equivalence; default: MBU_DATA")
     options = parser.parse_args()
+    if options.data:
+        os.environ["MBU_DATA"] = options.data
     unknown = set(options.jobs) - {job.name for job in JOBS}
     if unknown:
         parser.error(f"there is no job {min(unknown)!r}")

@@ -11,4 +11,9 @@ JOBS = (
     Job("fork", "fork", "processes", 2, 50),
     Job("files", "files", "mutants", 300, 20_000),
     Job("training", "training", "kills", 2, 40),
+    Job("packages", "packages", "packages", 0, 100),
+    # Every image of the data sets through every network; no more than there are.
+    Job("equivalence", "equivalence", "images", 0, 10_000),
+    # An hour: ARGS="long-run --share 12".
+    Job("long-run", "long_run", "seconds", 0, 300, limit=20_000),
 )
