@@ -7,6 +7,7 @@ compares what every layer reads, at sizes, batch sizes and kernels that change; 
 
 from __future__ import annotations
 
+import math
 import os
 import random
 from collections import Counter
@@ -80,6 +81,12 @@ def batches(files: list[Path], r: random.Random) -> Iterator[Tensor]:
         yield torch.stack([read(path, size) for path in taken])
 
 
+def part(files: list[Path], turn: int, share: float) -> list[Path]:
+    """The share of `files` for network `turn`; together they are all of them where each gets its own."""
+    start = turn * len(files) // len(NETWORKS)
+    return (files + files)[start : start + max(1, math.ceil(share * len(files)))]
+
+
 class Compared:
     """Counts what was compared, and stops at what differs."""
 
@@ -115,7 +122,7 @@ class Compared:
 
 
 def run(report: Report, count: int, number: int) -> None:
-    """`count` images, each through one network, in equal shares of the networks; all where there are fewer."""
+    """`count` images, each through one network; every image where there are no more, and then through several."""
     root = Path(os.environ.get("MBU_DATA", BESIDE))
     sets = {f.name: images_of(f) for f in sorted(root.iterdir()) if f.is_dir()} if root.is_dir() else {}
     sets = {name: files for name, files in sets.items() if files}
@@ -126,11 +133,13 @@ def run(report: Report, count: int, number: int) -> None:
     torch.manual_seed(number)
     share = min(1.0, count / (len(NETWORKS) * sum(map(len, sets.values()))))
     seen: Counter[str] = Counter()
-    for name in NETWORKS:
+    for files in sets.values():
+        r.shuffle(files)
+    for turn, name in enumerate(NETWORKS):
         model = trained(name, [file for files in sets.values() for file in files], r)
         packed = convert(model, torch.randn(1, 3, 96, 96))
         for place, files in sets.items():
-            chosen = r.sample(files, max(1, round(share * len(files))))
+            chosen = part(files, turn, share)
             compared.images_of_set(f"{name} on {place}", model, packed, chosen, r)
             seen[place] += len(chosen)
     assert compared.furthest < CLOSE, f"logits differ by {compared.furthest} of their size"
