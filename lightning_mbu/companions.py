@@ -242,6 +242,7 @@ def count_epoch(trainer: Trainer) -> None:
     finished epoch, and a run that resumes from that trains the same epoch's batches again.
     """
     progress = trainer.fit_loop.epoch_progress
-    if progress.current.started == progress.current.processed:
+    current: Any = progress.current
+    if current.started == current.processed:
         progress.increment_ready()
         progress.increment_started()
