@@ -145,6 +145,11 @@ def convolution(case: Case) -> None:
     out_channels = case.pick("outputs", OUTPUTS) * groups
     weight = torch.randint(0, 2, (out_channels, sum(parts) // groups, *kernel)) * 2 - 1
     weight *= torch.rand(weight.shape) < case.pick("density", [0.6, 0.6, 0.0, 1.0])
+    present = torch.rand(-(-out_channels // 32), -(-weight.shape[1] // 32), *kernel) < case.pick(
+        "blocks", [1, 1, 0.3]
+    )
+    present = present.repeat_interleave(32, 0).repeat_interleave(32, 1)[:out_channels, : weight.shape[1]]
+    weight *= present
     planes = case.put(pack_weight(weight, parts, groups))
     case.told |= {"height": height, "width": width, "extra": extra, "sizes": sizes}
 
