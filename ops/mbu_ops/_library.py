@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import sys
 import sysconfig
 from pathlib import Path
 from types import ModuleType
@@ -15,7 +16,8 @@ try:
 except ModuleNotFoundError:
     # A pure-Python install (MBU_SKIP_KERNELS=1): training needs no kernels, so say so on first use only.
     _C = None
-    if sysconfig.get_config_var("Py_GIL_DISABLED") and list(Path(__file__).parent.glob("_C.*")):
+    folders = sys.modules[__package__].__path__  # two in an editable install
+    if sysconfig.get_config_var("Py_GIL_DISABLED") and any(list(Path(f).glob("_C.*")) for f in folders):
         raise ImportError(
             "the kernels of mbu_ops use Python's stable ABI, which free-threaded Python does not have; use the "
             "ordinary build of the same version (python3.13 instead of python3.13t)."
