@@ -30,6 +30,12 @@ if TYPE_CHECKING:
     from .pretrained import save_trained as save_trained
     from .summary import summary as summary
 
+__all__ = [
+    "FinalPhaseCheckpoint", "FinalPhaseStopping", "LogPictures", "MBUQuantize", "PackedModel", "Plan",
+    "convert", "export", "init_from", "load", "load_from_checkpoint", "load_trained", "make_plan",
+    "phase_schedule", "prepare", "prepare_from_checkpoint", "save", "save_trained", "summary", "verify",
+]  # fmt: skip
+
 # Imported when they are first named. torch: `mbu --help` does without. What trains, and what reads and writes files:
 # Lightning and the Hub take longer to import than a plan takes to make. What packs: it needs the kernels, and an install
 # without them plans and trains all the same.

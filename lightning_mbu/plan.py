@@ -190,6 +190,7 @@ def make_plan(
         thresholds = "learned"
     with OpenedNorms(model):
         traced = trace(model, example_input)
+        used = traced.used()
         convolutions = {
             name: calls
             for name, calls in traced.convolutions().items()
@@ -206,6 +207,8 @@ def make_plan(
             assert isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear)
             cost = layer_cost(name, calls, module.weight.numel())
             reason = why_float(name, module, calls, roles, convolutions, min_channels, exclude)
+            if used.isdisjoint(op.index for op in calls):
+                reason = "unused: the model computes it and returns nothing that depends on it"
             layers.append(LayerPlan(name, roles[name], "float", reason, cost.macs, cost.weights))
         candidates = [layer.name for layer in layers if not layer.reason]
         if not candidates:

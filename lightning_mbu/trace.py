@@ -47,10 +47,22 @@ class Operation:
 
 @dataclass(frozen=True)
 class Trace:
-    """The operations of one run and the readers of each."""
+    """The operations of one run and the readers of each; `outputs` are those whose results the model returns."""
 
     operations: tuple[Operation, ...]
     input_shape: tuple[int, ...]
+    outputs: tuple[int, ...]
+
+    def used(self) -> set[int]:
+        """Indices of the operations that an output depends on."""
+        found: set[int] = set()
+        waiting = [index for index in self.outputs if index >= 0]
+        while waiting:
+            index = waiting.pop()
+            if index not in found:
+                found.add(index)
+                waiting += [source for source in self.operations[index].inputs if source >= 0]
+        return found
 
     def convolutions(self) -> dict[str, list[Operation]]:
         """Module name -> its convolutions, in executed order."""
@@ -167,7 +179,7 @@ def trace(model: nn.Module, example_input: Tensor) -> Trace:
             recorder.produce(fake, -1)
             eager = torch.compiler.set_stance("force_eager")  # for parts that are compiled already
             with _module_names(model, recorder.stack), recorder, eager:
-                model(fake)
+                result = model(fake)
     except Exception as error:
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ValueError(
@@ -177,4 +189,11 @@ def trace(model: nn.Module, example_input: Tensor) -> Trace:
     finally:
         for module, training in modes.items():
             module.training = training
-    return Trace(tuple(recorder.operations), tuple(example_input.shape))
+    found = [recorder.producers.get(id(leaf)) for leaf in tree_leaves(result)]
+    outputs = tuple(index for index in found if index is not None)
+    # An object of the model's own may hide tensors: then everything counts as returned.
+    return Trace(
+        tuple(recorder.operations),
+        tuple(example_input.shape),
+        outputs or tuple(range(len(recorder.operations))),
+    )

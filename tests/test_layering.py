@@ -49,6 +49,7 @@ def test_a_plan_needs_no_lightning_and_names_are_still_there():
     import lightning_mbu
 
     assert lightning_mbu.MBUQuantize().phase and {"MBUQuantize", "convert"} <= set(dir(lightning_mbu))
+    assert set(lightning_mbu.__all__) == set(lightning_mbu._LATER)  # `from lightning_mbu import *`
     with pytest.raises(AttributeError, match="no attribute 'MBUQuantise'"):
         lightning_mbu.MBUQuantise  # noqa: B018
 

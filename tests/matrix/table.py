@@ -29,6 +29,9 @@ LIMITS = """
 
 - `decoder_use_norm="inplace"` needs the package `inplace_abn`, which pip compiles; without it smp raises a `RuntimeError`
   that names it. `prepare` exchanges its layers for batch norm and activation, so that training takes the memory of these.
+- Squeeze-excite and scSE multiply by averages over the image. The packed network adds floats that lie channels last, the
+  trained one contiguous ones, so such an average may be rounded otherwise and flip a bit that lies within that rounding of
+  its threshold; bits that follow from it differ as well. It is seen in rows where bits are *at a rounding*.
 - `decoder_use_norm="layernorm"` is refused by smp's own decoders, whose images are not laid out as layer norm wants
   them; `make_plan` says so.
 """

@@ -194,3 +194,23 @@ def test_linear_layers_and_attention_count():
     pixels = 16
     assert plan.other_macs == pixels * 8 * 8 + 2 * pixels * pixels * 8
     assert Plan.from_json(plan.to_json()) == plan
+
+
+@pytest.mark.filterwarnings("ignore:.*become one-bit, so that packing gains little")
+def test_layers_whose_result_nobody_uses_stay_float():
+    """As the deepest stages of an encoder of which PSPNet reads the first three."""
+
+    class Deep(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.body = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 16, 3, padding=1)
+            self.unread, self.head = nn.Conv2d(16, 16, 3, padding=1), nn.Conv2d(16, 1, 1)
+
+        def forward(self, x):
+            stages = [self.body(self.stem(x))]
+            stages.append(self.unread(stages[0]))
+            return {"logits": self.head(stages[0])}
+
+    plan = make_plan(Deep(), torch.empty(1, 3, 32, 32))
+    reasons = {layer.name: layer.reason for layer in plan.layers}
+    assert reasons["unread"].startswith("unused") and plan.quantized[0].name == "body"
