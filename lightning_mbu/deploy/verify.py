@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -25,6 +23,7 @@ from ..tables import as_text
 from .files import packed_size
 from .own_stem import OwnStem, stems_of
 from .packed import PackedLayer, PackedModel
+from .replay import is_close, recorded_inputs
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,7 @@ class LayerCheck:
         bits: activation bits compared.
         mismatches: bits that differ although the trained network's value is clear of the threshold.
         at_rounding: bits that differ by rounding alone: the trained network's value lies within one rounding of the
-            threshold, or the bit follows from a stem whose float sums were added in another order.
+            threshold, or the bit follows from such a one, or from a stem whose float sums were added in another order.
         zeros: share of masked weights.
         bytes: size of its packed weight.
         output: what leaves the layer: `"bits"`, or `"float"` where something else needs its values.
@@ -142,26 +141,20 @@ def verify(model: nn.Module, packed: PackedModel, batch: Tensor) -> Verification
             f"trained and packed model differ in their layers: {', '.join(missing[:5])}. "
             "Verify a packed model against the model it was converted from."
         )
-    expected, inputs = _run(model, batch)
-    own_stem = OwnStem(stems_of(packed))
-    own_inputs = inputs
-    if own_stem.stems:
-        with own_stem:
-            own_inputs = _run(model, batch)[1]
     recorder = _BitRecorder(packed)
     found = recorder.run(batch)
-    checks = []
-    calls: dict[str, int] = {}
-    modules = dict(quantized_layers(model))
-    for layer, bits in recorder.bits:
-        call = calls[layer.name] = calls.get(layer.name, -1) + 1
-        values = own_inputs[layer.name][call], inputs[layer.name][call]
-        checks.append(_check(layer, modules[layer.name], bits, *values, packed))
+    expected, inputs = _run(model, batch)
+    own_stem = OwnStem(stems_of(packed))
+    checks = _compare(recorder.bits, model, inputs, inputs, packed)
+    if own_stem.stems or any(check.mismatches or check.at_rounding for check in checks):
+        with own_stem:
+            own_inputs = _run(model, batch, _by_layer(recorder.bits))[1]
+        checks = _compare(recorder.bits, model, own_inputs, inputs, packed)
     difference = max(
         (a.cpu() - b).abs().max().item() for a, b in zip(_tensors(expected), _tensors(found), strict=True)
     )
     return Verification(
-        tuple(checks),
+        checks,
         output_difference=difference,
         float_bytes=_float_bytes(model),
         packed_bytes=packed_size(packed),
@@ -171,13 +164,16 @@ def verify(model: nn.Module, packed: PackedModel, batch: Tensor) -> Verification
     )
 
 
-def _run(model: nn.Module, batch: Tensor) -> tuple[Any, dict[str, list[Tensor]]]:
-    """The trained model's output in evaluation mode, and what each of its masked-binary layers read, on the CPU."""
+def _run(
+    model: nn.Module, batch: Tensor, bits: dict[str, list[Tensor]] | None = None
+) -> tuple[Any, dict[str, list[Tensor]]]:
+    """The trained model's output in evaluation mode, and what each of its masked-binary layers read, on the CPU; see
+    `recorded_inputs` for `bits`."""
     modes = {module: module.training for module in model.modules()}
     device = next(model.parameters()).device
     try:
         model.eval()
-        with _record_inputs(model) as inputs, torch.compiler.set_stance("force_eager"):
+        with recorded_inputs(model, bits) as inputs, torch.compiler.set_stance("force_eager"):
             return model(batch.to(device)), inputs
     finally:
         for module, training in modes.items():
@@ -202,25 +198,6 @@ def _tensors(output: Any) -> list[Tensor]:
     return [t for t in tree_leaves(output) if isinstance(t, Tensor)]
 
 
-@contextmanager
-def _record_inputs(model: nn.Module) -> Iterator[dict[str, list[Tensor]]]:
-    """Keeps what every masked-binary layer reads, call by call."""
-    inputs: dict[str, list[Tensor]] = {name: [] for name, _ in quantized_layers(model)}
-
-    def keeping(kept: list[Tensor]) -> Any:
-        # Cloned, since a later in-place operation may overwrite it.
-        return lambda module, args: kept.append(args[0].clone().cpu())
-
-    handles = [
-        layer.register_forward_pre_hook(keeping(inputs[name])) for name, layer in quantized_layers(model)
-    ]
-    try:
-        yield inputs
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
 class _BitRecorder(Interpreter):
     """Runs the packed graph and keeps the bits that every packed convolution reads."""
 
@@ -238,23 +215,46 @@ class _BitRecorder(Interpreter):
         return super().run_node(n)
 
 
+def _by_layer(recorded: list[tuple[PackedLayer, Tensor]]) -> dict[str, list[Tensor]]:
+    """Layer -> bits of each call, bool `[N, C, H, W]`."""
+    bits: dict[str, list[Tensor]] = {}
+    for layer, words in recorded:
+        found = unpack_segments(words, layer.segments).permute(0, 3, 1, 2)
+        bits.setdefault(layer.name, []).append(found)
+    return bits
+
+
+def _compare(
+    recorded: list[tuple[PackedLayer, Tensor]],
+    model: nn.Module,
+    inputs: dict[str, list[Tensor]],
+    original: dict[str, list[Tensor]],
+    packed: PackedModel,
+) -> tuple[LayerCheck, ...]:
+    checks, calls = [], dict.fromkeys(inputs, 0)
+    modules, bits = dict(quantized_layers(model)), _by_layer(recorded)
+    for layer, _ in recorded:
+        call, name = calls[layer.name], layer.name
+        calls[name] += 1
+        checks.append(
+            _check(layer, modules[name], bits[name][call], inputs[name][call], original[name][call], packed)
+        )
+    return tuple(checks)
+
+
 def _check(
     layer: PackedLayer,
     trained: QuantizedConvolution,
-    bits: Tensor,
+    found: Tensor,
     x: Tensor,
     original: Tensor,
     packed: PackedModel,
 ) -> LayerCheck:
-    """`x` is what the layer read behind the packed stem, `original` what it read behind its own."""
+    """`x` is what the layer read behind the packed stem and settled bits, `original` what it read by itself."""
     x, original = (torch.cat([trained.as_images(read)] * trained.planes, 1) for read in (x, original))
     threshold = trained.threshold.detach().cpu().to(x.dtype).view(1, -1, 1, 1)
-    expected = x - threshold >= 0
-    found = unpack_segments(bits, layer.segments).permute(0, 3, 1, 2)
-    wrong = expected != found
-    # One rounding: the spacing of floats at the larger of the two numbers that were compared.
-    spacing = torch.maximum(x.abs(), threshold.abs()) * torch.finfo(x.dtype).eps
-    close = (x - threshold).abs() <= spacing
+    wrong = (x - threshold >= 0) != found
+    close = is_close(x, threshold)
     weight = packed.weight(layer)
     planes = getattr(packed.graph_module, layer.planes)
     return LayerCheck(

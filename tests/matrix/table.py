@@ -12,7 +12,7 @@ Written by `make matrix` from [results/models.json](results/models.json). Each r
 bit by bit with the trained network at the size below, run at a second size, saved and loaded, compiled by
 `torch.compile` as one graph and exported by `torch.export`; {packaged} of them by Inductor, and into `.pt2` packages.
 {count} networks of {architectures} architectures and {encoders} encoders; {bits:.1f} million activation bits compared,
-{wrong} wrong, {rounded} at a rounding.
+{wrong} wrong, {rounded} different by rounding.
 
 - *one-bit*: share of the multiply-adds at this size that becomes one-bit; below 60 % `make_plan` warns.
 - *layers*: convolutions and linear layers that become one-bit; *bits out*: those whose output leaves as bits, no float in between.
@@ -31,7 +31,7 @@ LIMITS = """
   that names it. `prepare` exchanges its layers for batch norm and activation, so that training takes the memory of these.
 - Squeeze-excite and scSE multiply by averages over the image. The packed network adds floats that lie channels last, the
   trained one contiguous ones, so such an average may be rounded otherwise and flip a bit that lies within that rounding of
-  its threshold; bits that follow from it differ as well. It is seen in rows where bits are *at a rounding*.
+  its threshold. `verify` sets that bit in the trained network and goes on; a row tells how many bits differ in all.
 - `decoder_use_norm="layernorm"` is refused by smp's own decoders, whose images are not laid out as layer norm wants
   them; `make_plan` says so.
 """
@@ -65,8 +65,9 @@ def _line(name: str, row: dict[str, Any]) -> str:
         short[_short(reason)] += count
     total = row["macs"] + row["other"]
     sizes = f"{row['float_bytes'] / 1e6:.1f} -> {row['packed_bytes'] / 1e6:.2f}"
+    told = f" ({row['rounded']} bits by rounding)" if row["rounded"] else ""
     cells = [
-        name.replace("|", "\\|"), str(row["size"]), f"{row['share']:.1%}", f"{row['layers']} ({row['bits_out']})",
+        name.replace("|", "\\|") + told, str(row["size"]), f"{row['share']:.1%}", f"{row['layers']} ({row['bits_out']})",
         ", ".join(f"{count} {reason}" for reason, count in short.most_common()),
         f"{row['other'] / total:.1%}" if row["other"] else "", sizes,
         str(row["multiple"]) if row["multiple"] > 1 else "any", "free" if row["free_size"] else "fixed",

@@ -87,9 +87,9 @@ def test_case(case, tmp_path):
     images = torch.randn(2, *shape)
     packed = convert(model, images)
     check = verify(model, packed, images)
-    # Where one bit flips at a rounding of float attention, those that follow from it differ too; the row says so.
-    assert check.mismatches == 0 or check.at_rounding, str(check)
+    assert check.mismatches == 0, str(check)
     assert {layer.name for layer in check.layers} == {layer.name for layer in plan.quantized}
+    # Where a bit flips at a rounding of float attention, what follows from it differs too; the row says so.
     assert check.at_rounding or check.output_difference <= 1e-4
     # Odd sizes where both networks take any, else multiples of what they halve.
     multiples = packed.input_spec.multiple > 1 or getattr(model, "requires_divisible_input_shape", False)
@@ -97,7 +97,8 @@ def test_case(case, tmp_path):
     other = torch.randn(1, shape[0], case.size + step, case.size + 2 * step)
     with torch.no_grad():
         found = _all(packed(images))
-        _close(packed(other), model(other))
+        again = verify(model, packed, other)
+        assert again.mismatches == 0 and (again.at_rounding or again.output_difference <= 1e-4), str(again)
         assert all(map(torch.equal, _all(load(save(packed, tmp_path / "net.mbu"))(images)), found))
         # Inductor takes half a minute for a network; for most, that torch.compile sees one whole graph must do.
         backend = "inductor" if case.quick else "aot_eager"
