@@ -16,7 +16,7 @@ try:
 except ModuleNotFoundError:
     # A pure-Python install (MBU_SKIP_KERNELS=1): training needs no kernels, so say so on first use only.
     _C = None
-    folders = sys.modules[__package__].__path__  # two in an editable install
+    folders = sys.modules[__name__.rpartition(".")[0]].__path__  # two in an editable install
     if sysconfig.get_config_var("Py_GIL_DISABLED") and any(list(Path(f).glob("_C.*")) for f in folders):
         raise ImportError(
             "the kernels of mbu_ops use Python's stable ABI, which free-threaded Python does not have; use the "
