@@ -107,7 +107,7 @@ def test_case(case, tmp_path):
         _close(program(images), found)
         free = not any(n.op == "placeholder" and _fixed(n.meta["val"]) for n in program.graph.nodes)
         if free:
-            whole = torch.randn(3, shape[0], case.size + 64, case.size + 32)
+            whole = torch.randn(3, shape[0], case.size + 64, case.size + 128)
             _close(program(whole), packed(whole))
         if packaged := ALL and case.quick:
             package = load_package(export(packed, images, tmp_path / "net.pt2"))
