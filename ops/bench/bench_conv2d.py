@@ -131,12 +131,13 @@ def bench_blocks(shapes: Path, kernels: list[str], repeats: int, sums: bool) -> 
     print(f"{'':14s} {'':14s} {'ms':>9s}" + "".join(f"{density:8.0%}" for density in DENSITIES[1:]))
     for layer in read_shapes(shapes):
         prepared = [prepare(layer, sums, density) for density in DENSITIES]
+        expected = [reference() for _, _, reference in prepared]
         for kernel in kernels:
             best = [float("inf")] * len(DENSITIES)
             with use_cpu_kernel(kernel):
                 weights = [F.tile_weight(planes) for planes, _, _ in prepared]
-                for (_, run, reference), weight in zip(prepared, weights, strict=True):
-                    if not torch.equal(run(weight), reference()):
+                for (_, run, _), weight, right in zip(prepared, weights, expected, strict=True):
+                    if not torch.equal(run(weight), right):
                         print(f"{layer.name}: kernel {kernel} differs from the reference; nothing is timed")
                         return 1
                 for _ in range(repeats):
