@@ -5,6 +5,8 @@ library of its own that overwrites them. What it computes is a batch norm, whose
 activation:
 
     y = activation((x - mean) / sqrt(var + eps) * (|weight| + eps) + bias)
+
+Weights that were trained closed are to be loaded before `prepare`, which makes |weight| + eps of them.
 """
 
 from __future__ import annotations

@@ -145,11 +145,12 @@ def verify(model: nn.Module, packed: PackedModel, batch: Tensor) -> Verification
     found = recorder.run(batch)
     expected, inputs = _run(model, batch)
     own_stem = OwnStem(stems_of(packed))
-    checks = _compare(recorder.bits, model, inputs, inputs, packed)
+    bits = _by_layer(recorder.bits)
+    checks = _compare(recorder.bits, bits, model, inputs, inputs, packed)
     if own_stem.stems or any(check.mismatches or check.at_rounding for check in checks):
         with own_stem:
-            own_inputs = _run(model, batch, _by_layer(recorder.bits))[1]
-        checks = _compare(recorder.bits, model, own_inputs, inputs, packed)
+            own_inputs = _run(model, batch, bits)[1]
+        checks = _compare(recorder.bits, bits, model, own_inputs, inputs, packed)
     difference = max(
         (a.cpu() - b).abs().max().item() for a, b in zip(_tensors(expected), _tensors(found), strict=True)
     )
@@ -226,13 +227,15 @@ def _by_layer(recorded: list[tuple[PackedLayer, Tensor]]) -> dict[str, list[Tens
 
 def _compare(
     recorded: list[tuple[PackedLayer, Tensor]],
+    bits: dict[str, list[Tensor]],
     model: nn.Module,
     inputs: dict[str, list[Tensor]],
     original: dict[str, list[Tensor]],
     packed: PackedModel,
 ) -> tuple[LayerCheck, ...]:
+    """One check for each call of a packed layer; see `_by_layer` for `bits` and `_check` for the rest."""
     checks, calls = [], dict.fromkeys(inputs, 0)
-    modules, bits = dict(quantized_layers(model)), _by_layer(recorded)
+    modules = dict(quantized_layers(model))
     for layer, _ in recorded:
         call, name = calls[layer.name], layer.name
         calls[name] += 1

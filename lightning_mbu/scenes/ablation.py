@@ -73,6 +73,7 @@ class Record:
         settings: of every run.
 
     Raises:
+        FileNotFoundError: the file's folder does not exist; told here and not behind the first run.
         ValueError: the file holds something else, or runs with other settings.
     """
 
@@ -81,6 +82,8 @@ class Record:
         # Neither seeds nor processes change what a run gives; the folder may have another name elsewhere.
         self.settings = {k: v for k, v in asdict(settings).items() if k not in ("seeds", "workers", "root")}
         self.runs: dict[str, dict[str, float]] = {}
+        if path is not None and not path.absolute().parent.is_dir():
+            raise FileNotFoundError(f"the folder of --output {path} does not exist; create it.")
         if path is None or not path.exists():
             return
         try:
@@ -144,29 +147,14 @@ def _run(
     settings: AblationSettings,
     seed: int,
     steps: L.Callback,
-    trainer: dict[str, Any],
+    options: dict[str, Any],
 ) -> dict[str, float]:
-    network = _train(difference, settings, seed, steps, trainer)
-    scored = score_network(network.model, _data(settings, seed).test_dataloader(), network.names)
-    return {"miou": scored.miou, "flops": count_operations(network.model, (1, 3, *settings.size)).flops}
-
-
-def _data(settings: AblationSettings, seed: int) -> SceneData:
-    return SceneData(
+    """Trains one variant; its `miou` on the test split and its `flops`."""
+    L.seed_everything(seed, workers=True, verbose=False)
+    data = SceneData(
         settings.dataset, settings.root, size=settings.size, batch_size=settings.batch_size,
         workers=settings.workers, seed=seed,
     )  # fmt: skip
-
-
-def _train(
-    difference: dict[str, Any],
-    settings: AblationSettings,
-    seed: int,
-    steps: L.Callback,
-    options: dict[str, Any],
-) -> LitScenes:
-    L.seed_everything(seed, workers=True, verbose=False)
-    data = _data(settings, seed)
     model = BiSegUNet(classes=data.labels.classes, width=settings.width, **difference)
     module = LitScenes(model, settings.dataset, lr=settings.lr)
     callbacks = [steps]
@@ -177,8 +165,9 @@ def _train(
         enable_progress_bar=False, enable_model_summary=False, limit_val_batches=0, **options,
     )  # fmt: skip
     trainer.fit(module, data)
-    module.model.cpu().eval()
-    return module
+    network = module.model.cpu().eval()
+    scored = score_network(network, data.test_dataloader(), module.names)
+    return {"miou": scored.miou, "flops": count_operations(network, (1, 3, *settings.size)).flops}
 
 
 def table(study: str, results: list[Result], settings: AblationSettings) -> Table:

@@ -98,11 +98,13 @@ def test_ablation_trains_every_variant(tmp_path, monkeypatch, capsys):
     assert [x["name"] for x in results] == list(variants) and results[0]["flops"] < results[1]["flops"]
     assert all(len(x["miou"]) == 1 and 0 <= x["miou"][0] <= 1 for x in results)
     # What is finished is not trained again, for whichever study asks.
-    monkeypatch.setattr(ablation, "_train", None)
+    monkeypatch.setattr(ablation, "_run", None)
     monkeypatch.setitem(ablation.STUDIES, "figure8", {"half": {"capacity_blocks": 1}})
     assert main(["ablation", "figure8", *arguments[2:], "--json"]) == 0
     again = json.loads(capsys.readouterr().out)["results"]
     assert again[0]["miou"] == results[1]["miou"]
+    assert main([*arguments[:-1], str(tmp_path / "none" / "found.json")]) == 2
+    assert "does not exist" in capsys.readouterr().err
     assert main([*arguments, "--lr", "0.1"]) == 2 and "lr" in capsys.readouterr().err
     assert main(arguments) == 0
     shown = " ".join(capsys.readouterr().out.split())
