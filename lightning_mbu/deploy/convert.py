@@ -26,6 +26,9 @@ from .graph import CONVOLUTIONS, GEMM, is_call, mbu
 from .packed import InputSpec, PackedModel, lay_out_weights
 
 _SMALL_SIZE = (64, 64)  # pixels; the multiple of most networks (32) divides it, and it runs in milliseconds
+# Multiples beyond it that are tried, while they are fewer pixels than 64: levels of a network round up or down by turns,
+# so that one odd size may fit where the next does not.
+_TRIED = (1, 3, 13, 27)
 
 
 def convert(
@@ -273,9 +276,11 @@ def _size_multiple(module: GraphModule, example_input: Tensor) -> int:
     for height, width in (_SMALL_SIZE, size):
         multiple = 1
         while multiple <= min(height, width):
+            more = [count * multiple for count in _TRIED if count == 1 or count * multiple < 64]
             try:
                 with torch.no_grad():
-                    module(torch.zeros(1, channels, height + multiple, width + multiple))
+                    for pixels in more:
+                        module(torch.zeros(1, channels, height + pixels, width + pixels))
                 return multiple
             except RuntimeError:
                 multiple *= 2

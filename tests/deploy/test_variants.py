@@ -218,3 +218,23 @@ def test_sizes_that_the_stride_does_not_divide():
     odd = torch.randn(1, 3, 37, 51)
     assert verify(model, packed, odd).ok
     assert torch.allclose(packed(odd), model(odd), atol=1e-5)
+
+
+def test_sizes_that_fit_by_rounding_down_are_no_proof():
+    """65 pixels halve to 32 and go on; 67 to 33, whose half does not come back."""
+
+    class Halved(OwnUNet):
+        def __init__(self):
+            super().__init__()
+            self.stem = Block(3, 16, nn.ReLU(), kernel_size=2, stride=2, padding=0)
+
+    class Block(nn.Sequential):
+        def __init__(self, inputs, outputs, activation, **conv):
+            super().__init__(nn.Conv2d(inputs, outputs, **conv), nn.BatchNorm2d(outputs), activation)
+
+    images = torch.randn(1, 3, 64, 64)
+    model = Halved()
+    packed = convert(prepare(model, make_plan(model, images)).eval(), images)
+    assert packed.input_spec.multiple == 4
+    with pytest.raises(ValueError, match="67x67; height and width must be multiples of 4"):
+        packed(torch.zeros(1, 3, 67, 67))
