@@ -3,8 +3,7 @@
     python recipes/bring_your_own.py --data folder                # two classes: masks of 0 and anything else
     python recipes/bring_your_own.py --data folder --classes 5    # masks of class numbers 0 to 4, 255 = ignore
     python recipes/bring_your_own.py --smoke                      # seconds on generated images
-
-Afterwards: mbu predict own.mbu photos/ -o masks
+    mbu predict own.mbu photos/ -o masks                          # afterwards
 
 `folder` holds `images/` and `masks/`, files of the same names (endings may differ). A fifth of them is for validation.
 """
@@ -17,8 +16,7 @@ import lightning as L
 import numpy as np
 import torch
 from PIL import Image
-from rich import print
-from torch import nn
+from rich import print, print_json
 from torch.utils.data import DataLoader, Dataset
 from torchmetrics.classification import MulticlassJaccardIndex
 
@@ -55,13 +53,13 @@ class Folder(Dataset):
 
 
 class Segmenter(L.LightningModule):
-    def __init__(self, model: nn.Module, classes: int, lr: float):
+    def __init__(self, model: torch.nn.Module, classes: int, lr: float):
         super().__init__()
         self.model, self.lr = model, lr
         self.iou = MulticlassJaccardIndex(classes, ignore_index=IGNORE)
 
     def training_step(self, batch, batch_idx):
-        return nn.functional.cross_entropy(self.model(batch[0]), batch[1], ignore_index=IGNORE)
+        return torch.nn.functional.cross_entropy(self.model(batch[0]), batch[1], ignore_index=IGNORE)
 
     def validation_step(self, batch, batch_idx):
         self.iou(self.model(batch[0]), batch[1])
@@ -89,31 +87,33 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=type(value), default=value)
     parser.add_argument("--output", default="own.mbu")
     parser.add_argument("--smoke", action="store_true", help="smallest sizes, generated images")
+    parser.add_argument("--json", action="store_true", help="print the results as JSON")
     options = parser.parse_args()
     if options.smoke:
         temporary = tempfile.TemporaryDirectory()
         vars(options).update(data=generate(Path(temporary.name)), epochs=2, workers=0, size=32, width=8)
     L.seed_everything(0)
-    masks = {path.stem: path for path in (options.data / "masks").glob("*")}
-    pairs = [(x, masks[x.stem]) for x in sorted((options.data / "images").glob("*")) if x.stem in masks]
+    masks = {path.stem: path for path in options.data.glob("masks/*")}
+    pairs = [(x, masks[x.stem]) for x in sorted(options.data.glob("images/*")) if x.stem in masks]
     if len(pairs) < 5:
         raise SystemExit(f"{options.data} has {len(pairs)} images with a mask of their name; 5 are needed.")
-    parts = {True: pairs[::5], False: [pair for k, pair in enumerate(pairs) if k % 5]}
-    val, train = (Folder(parts[held], options.size, options.classes, not held) for held in (True, False))
+    val = Folder(pairs[::5], options.size, options.classes, mirror=False)
+    train = Folder([x for k, x in enumerate(pairs) if k % 5], options.size, options.classes, mirror=True)
     batches = {"batch_size": options.batch_size, "num_workers": options.workers}
     # Standardisation inside: the packed file takes pixels as they are, and nobody has to repeat it.
     network = Standardised(MBUNet(classes=options.classes, width=options.width, shortcuts=True))
     module = Segmenter(network, options.classes, options.lr)
-    quiet = {"logger": False, "enable_checkpointing": False}
-    trainer = L.Trainer(max_epochs=options.epochs, callbacks=[MBUQuantize()], **quiet)
+    quiet = dict.fromkeys(["logger", "enable_checkpointing"], False)
+    shown = dict.fromkeys(["enable_progress_bar", "enable_model_summary"], not options.json)
+    trainer = L.Trainer(max_epochs=options.epochs, callbacks=[MBUQuantize()], **quiet, **shown)
     trainer.fit(module, DataLoader(train, shuffle=True, **batches), DataLoader(val, **batches))
     images = next(iter(DataLoader(val, batch_size=4)))[0]
     packed = convert(module.model.cpu().eval(), images[:1])
     check = verify(module.model, packed, images)
-    print(check)
     if not check.ok:
-        raise SystemExit("the packed network differs from the trained one; it was not saved")
-    print(f"saved {save(packed, options.output)}")
+        raise SystemExit(f"{check}\nthe packed network differs from the trained one; it was not saved")
+    found = {"file": str(save(packed, options.output)), "iou": float(trainer.callback_metrics["val/iou"])}
+    print_json(data=found | check.to_dict()) if options.json else print(check, found)
 
 
 if __name__ == "__main__":

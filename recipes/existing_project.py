@@ -8,6 +8,8 @@ it trains the float network.
 """
 
 import argparse
+import json
+import sys
 
 import lightning as L
 import segmentation_models_pytorch as smp
@@ -56,6 +58,7 @@ def main() -> None:
     parser.add_argument(
         "--smoke", action="store_true", help="smallest sizes, two epochs, nothing to download"
     )
+    parser.add_argument("--json", action="store_true", help="print the check as JSON")
     options = parser.parse_args()
     if options.smoke:
         options.encoder, options.weights, options.size, options.epochs = "resnet18", None, 64, 2
@@ -67,16 +70,19 @@ def main() -> None:
         max_epochs=options.epochs,
         logger=False,
         enable_checkpointing=False,
+        enable_progress_bar=not options.json,
+        enable_model_summary=not options.json,
         callbacks=[MBUQuantize()],  # added
     )
     trainer.fit(module, data)
 
     images = next(iter(data.val_dataloader()))[0]
     packed = convert(module.model.cpu().eval(), images[:1])  # added
-    print(check := verify(module.model, packed, images))  # added
+    check = verify(module.model, packed, images)  # added
+    print(json.dumps(check.to_dict()) if options.json else check)  # added
     if not check.ok:  # added
         raise SystemExit("the packed network differs from the trained one; it was not saved")  # added
-    print("saved", save(packed, options.output))  # added
+    print("saved", save(packed, options.output), file=sys.stderr)  # added
 
 
 if __name__ == "__main__":

@@ -25,6 +25,14 @@ def test_smoke(recipe, tmp_path, monkeypatch, capsys):
     assert len(recipe.read_text().splitlines()) <= 120
 
 
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ["bring_your_own", "existing_project"])
+def test_json_alone_is_printed(name, tmp_path, monkeypatch, capsys):
+    arguments = ["--smoke", "--json", "--epochs", "1", "--output", str(tmp_path / "net.mbu")]
+    assert not run_here(name, arguments, monkeypatch)
+    assert json.loads(capsys.readouterr().out)["ok"]
+
+
 def test_the_papers_float_row_and_the_users_logger(tmp_path):
     """Table 1 has a float row, trained with RMSprop; curves and pictures go where --trainer.logger says."""
     arguments = [
