@@ -6,6 +6,7 @@ import pytest
 
 import mbu_ops._library
 
+from . import moved
 from .job import Job, start
 from .jobs import JOBS
 
@@ -21,3 +22,8 @@ def test_nothing_breaks(job: Job) -> None:
 def test_a_job_that_faults_is_a_failure_with_its_case() -> None:
     with pytest.raises(AssertionError, match="ended with -11 in case reads behind the end"):
         start(Job("fault", "fault", "", 1, 1), 1, 1)
+
+
+def test_a_packed_file_gives_the_same_on_every_kernel(tmp_path) -> None:
+    moved.write(tmp_path)
+    assert all("numbers equal" in line for line in moved.check(tmp_path))
