@@ -27,6 +27,7 @@ class AblationSettings:
         seeds: how many runs of each variant.
         quantize: one-bit with the preset `bisegunet`; False trains in float.
         workers: processes that read images.
+        only: variants to run, all if empty.
     """
 
     dataset: str = "camvid"
@@ -39,6 +40,7 @@ class AblationSettings:
     seeds: int = 3
     quantize: bool = True
     workers: int = 2
+    only: tuple[str, ...] = ()
 
 
 def add_report_options(parser: argparse.ArgumentParser) -> None:
@@ -85,5 +87,8 @@ def add_ablation_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "-o", "--output", type=Path, default=Path("ablation.json"), help="file to write, JSON"
+    )
+    parser.add_argument(
+        "--only", nargs="+", default=(), metavar="VARIANT", help="as 'capacity blocks'; all without"
     )
     parser.add_argument("--json", action="store_true", help="print the results as JSON")

@@ -79,8 +79,9 @@ class Record:
 
     def __init__(self, path: Path | None, settings: AblationSettings):
         self.path = path
-        # Neither seeds nor processes change what a run gives; the folder may have another name elsewhere.
-        self.settings = {k: v for k, v in asdict(settings).items() if k not in ("seeds", "workers", "root")}
+        # What does not change what a run gives; the folder may have another name elsewhere.
+        free = ("seeds", "workers", "root", "only")
+        self.settings = {k: v for k, v in asdict(settings).items() if k not in free}
         self.runs: dict[str, dict[str, float]] = {}
         if path is not None and not path.absolute().parent.is_dir():
             raise FileNotFoundError(f"the folder of --output {path} does not exist; create it.")
@@ -126,14 +127,19 @@ def ablate(
         trainer: further options of Lightning's `Trainer`.
 
     Raises:
-        ValueError: an unknown study.
+        ValueError: an unknown study or variant.
     """
     if study not in STUDIES:
         raise ValueError(f"study={study!r} is unknown; choose one of {', '.join(STUDIES)}.")
+    if unknown := set(settings.only) - STUDIES[study].keys():
+        raise ValueError(
+            f"{study} has no variant {min(unknown)!r}; choose among {', '.join(STUDIES[study])}."
+        )
+    variants = {name: d for name, d in STUDIES[study].items() if not settings.only or name in settings.only}
     record = record or Record(None, settings)
-    found: dict[str, list[dict[str, float]]] = {name: [] for name in STUDIES[study]}
+    found: dict[str, list[dict[str, float]]] = {name: [] for name in variants}
     for seed in range(settings.seeds):
-        for name, difference in STUDIES[study].items():
+        for name, difference in variants.items():
             key = f"{json.dumps(difference, sort_keys=True)} #{seed}"
             steps = StepReport(lambda share, step=f"{name}, seed {seed}": progress(step, min(share, 0.99)))
             run = record.get(key, lambda d=difference, s=seed, c=steps: _run(d, settings, s, c, trainer))
@@ -189,7 +195,7 @@ def run(options: Any, console: Any) -> int:
     """`mbu ablation`."""
     quiet_lightning()
     values = {field.name: getattr(options, field.name) for field in fields(AblationSettings)}
-    settings = AblationSettings(**values)
+    settings = AblationSettings(**{**values, "only": tuple(options.only)})
     record = Record(options.output, settings)
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True) as bar:

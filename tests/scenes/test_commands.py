@@ -103,6 +103,9 @@ def test_ablation_trains_every_variant(tmp_path, monkeypatch, capsys):
     assert main(["ablation", "figure8", *arguments[2:], "--json"]) == 0
     again = json.loads(capsys.readouterr().out)["results"]
     assert again[0]["miou"] == results[1]["miou"]
+    assert main([*arguments, "--json", "--only", "one"]) == 0
+    assert [x["name"] for x in json.loads(capsys.readouterr().out)["results"]] == ["one"]
+    assert main([*arguments, "--only", "two"]) == 2 and "no variant 'two'" in capsys.readouterr().err
     assert main([*arguments[:-1], str(tmp_path / "none" / "found.json")]) == 2
     assert "does not exist" in capsys.readouterr().err
     assert main([*arguments, "--lr", "0.1"]) == 2 and "lr" in capsys.readouterr().err

@@ -7,6 +7,7 @@ from .job import Job
 JOBS = (
     Job("kernels", "kernels", "results", 600, 40_000),
     Job("limits", "limits", "lists", 1, 1),
+    # Each operation on one of the kernels; ARGS="large --share 4" on four of them.
     Job("large", "large", "operations", 0, 8),
     Job("threads", "threads", "calls", 200, 20_000),
     Job("fork", "fork", "processes", 2, 50),

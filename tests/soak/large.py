@@ -83,21 +83,23 @@ def compare(name: str, case: Case) -> None:
 
 @torch.no_grad()
 def run(report: Report, count: int, number: int) -> None:
-    """The first `count` operations on every kernel."""
+    """`count` pairs of an operation and a kernel: every operation first, then those on the next kernel."""
     free = int(Path("/proc/meminfo").read_text().split("MemAvailable:")[1].split()[0]) * 1024
     if free < NEEDED:
         report.result(f"not run: {free / 2**30:.1f} GiB of memory are free, {NEEDED / 2**30:.0f} are needed")
         return
     torch.manual_seed(number)
-    kernels, done = [kernel.name for kernel in cpu_kernels() if kernel.available], 0
-    names = list(cases())[:count]
-    for kernel in kernels:
+    kernels, names = [kernel.name for kernel in cpu_kernels() if kernel.available], list(cases())
+    pairs = [
+        (name, kernels[(k + turn) % len(kernels)])
+        for turn in range(len(kernels))
+        for k, name in enumerate(names)
+    ]
+    for done, (name, kernel) in enumerate(pairs[:count], 1):
+        report.keep(f"{name}, {kernel}")
         with use_cpu_kernel(kernel):
-            for name, case in cases().items():
-                if name in names:
-                    report.keep(f"{name}, {kernel}")
-                    compare(f"{name}, {kernel}", case)
-                    release_memory()
-                    done += 1
-                    report.progress(done // len(kernels))
-    report.result(f"{', '.join(names)}: {ROWS * COLUMNS * CHANNELS:,} elements, on {', '.join(kernels)}")
+            compare(f"{name}, {kernel}", cases()[name])
+        release_memory()
+        report.progress(done)
+    tried = ", ".join(f"{name} on {kernel}" for name, kernel in pairs[:count])
+    report.result(f"{ROWS * COLUMNS * CHANNELS:,} elements: {tried}")
