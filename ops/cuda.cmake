@@ -40,6 +40,10 @@ else()
   string(REPLACE ";" "," MBU_CUDA_LIST "${MBU_CUDA_LIST}")
   string(REPLACE "\n" ";" MBU_CUDA_LIST "${MBU_CUDA_LIST}")
   file(MAKE_DIRECTORY ${MBU_CUDA_IMAGES})
+  # Images are code of the card; their host side, which nothing keeps, is for the machine that builds.
+  if(NOT CMAKE_CROSSCOMPILING)
+    set(MBU_CUDA_HOST -ccbin ${CMAKE_CXX_COMPILER})
+  endif()
   foreach(LINE IN LISTS MBU_CUDA_LIST)
     string(REPLACE "," ";" LINE "${LINE}")
     list(GET LINE 0 IMAGE)
@@ -58,7 +62,7 @@ else()
     string(REPLACE "sm_" "" NUMBER ${NUMBER})
     add_custom_command(OUTPUT ${FILE}
       COMMAND ${MBU_NVCC} -fatbin -gencode=arch=compute_${NUMBER},code=${ARCH} -Xfatbin=-compress-all -O3 -std=c++17 -Xptxas=-warn-spills
-              -I${CSRC} -I${CSRC}/include ${OPTIONS} -ccbin ${CMAKE_CXX_COMPILER}
+              -I${CSRC} -I${CSRC}/include ${OPTIONS} ${MBU_CUDA_HOST}
               -MD -MF ${FILE}.d -MT ${FILE} -o ${FILE} ${SOURCE}
       DEPENDS ${SOURCE} DEPFILE ${FILE}.d
       COMMENT "CUDA ${IMAGE}" VERBATIM)
