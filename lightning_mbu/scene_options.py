@@ -51,7 +51,7 @@ def add_report_options(parser: argparse.ArgumentParser) -> None:
     )
     add_arguments(parser)
     parser.add_argument(
-        "--dataset", required=True, help="cityscapes, voc, ade20k, camvid, carvana, isic or nuclei"
+        "--dataset", required=True, help="cityscapes, voc, ade20k, camvid, carvana, isic, nuclei, folder"
     )
     parser.add_argument("--root", required=True, help="folder of the data set as published")
     add_size(parser, "of the images", required=True)

@@ -26,11 +26,18 @@ def test_smoke(recipe, tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("name", ["bring_your_own", "existing_project"])
-def test_json_alone_is_printed(name, tmp_path, monkeypatch, capsys):
-    arguments = ["--smoke", "--json", "--epochs", "1", "--output", str(tmp_path / "net.mbu")]
-    assert not run_here(name, arguments, monkeypatch)
+def test_an_existing_project_prints_json_alone(tmp_path, monkeypatch, capsys):
+    arguments = ["--smoke", "--json", "--output", str(tmp_path / "net.mbu")]
+    assert not run_here("existing_project", arguments, monkeypatch)
     assert json.loads(capsys.readouterr().out)["ok"]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_folder_of_ones_own(tmp_path, monkeypatch, capsys):
+    arguments = ["--smoke", "--classes", "3", "--json", "--output", str(tmp_path / "net.mbu")]
+    assert not run_here("bring_your_own", [*arguments, "--trainer.max_epochs", "1"], monkeypatch)
+    assert json.loads(capsys.readouterr().out)["mismatches"] == 0
+    assert "class 2" in (tmp_path / "net.html").read_text()
 
 
 def test_the_papers_float_row_and_the_users_logger(tmp_path):

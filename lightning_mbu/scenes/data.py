@@ -37,7 +37,11 @@ def read_labels(path: Path) -> np.ndarray:
         return np.asarray(loadmat(path, squeeze_me=True)["GTcls"]["Segmentation"].item(), np.uint8)
     with Image.open(path) as image:
         # Two levels would be read as bool, and transparency as a second channel.
-        return np.array(image.convert("L") if image.mode in ("1", "LA") else image)
+        stored = np.array(image.convert("L") if image.mode in ("1", "LA") else image)
+    grey = (
+        stored.ndim == 3 and (stored[..., :3] == stored[..., :1]).all()
+    )  # numbers, saved as if they were colours
+    return stored[..., 0] if grey else stored
 
 
 def read_image(path: Path) -> np.ndarray:

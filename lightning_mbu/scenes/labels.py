@@ -90,15 +90,29 @@ DATASETS: dict[str, LabelMap] = {
     "carvana": _foreground("car"),
     "isic": _foreground("lesion"),
     "nuclei": _foreground("nucleus"),
+    # Your own images and masks; "folder:5" has the classes 0 to 4, and 255 for none.
+    "folder": _foreground("foreground"),
 }
+
+
+def layout_of(dataset: str) -> str:
+    """The name of a layout: `dataset` without its number of classes."""
+    return "folder" if dataset.startswith("folder:") else dataset
 
 
 def label_map(dataset: str) -> LabelMap:
     """The classes of `dataset`.
 
     Raises:
-        ValueError: an unknown name.
+        ValueError: an unknown name, or no number of classes behind `"folder:"`.
     """
+    if layout_of(dataset) != dataset:
+        count = dataset.removeprefix("folder:")
+        if not count.isdecimal() or not 2 <= int(count) <= IGNORE:
+            raise ValueError(
+                f"dataset={dataset!r}: {count!r} must be a number of classes from 2 to {IGNORE}."
+            )
+        return _map(tuple(f"class {index}" for index in range(int(count))), range(int(count)), ())
     if dataset not in DATASETS:
         raise ValueError(f"dataset={dataset!r} is unknown; choose one of {', '.join(DATASETS)}.")
     return DATASETS[dataset]

@@ -10,6 +10,8 @@ carvana      train/<car>_<01 to 16>.jpg, train_masks/<car>_<01 to 16>_mask.gif; 
 isic         ISIC2018_Task1-2_{Training,Validation,Test}_Input/<id>.jpg,
              ISIC2018_Task1_{Training,Validation,Test}_GroundTruth/<id>_segmentation.png
 nuclei       stage1_train/<id>/{images,masks}/*.png, one mask per nucleus; split as `demo.nuclei` says
+folder       your own: images/<name>.*, masks/<name>.*; train.txt, val.txt and test.txt list the names of each split, or
+             else every seventh image is for validation and every seventh for the test
 """
 
 from __future__ import annotations
@@ -17,7 +19,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+from PIL import Image
+
 from ..demo.nuclei import find_layout, split_names, split_of
+from .labels import layout_of
 
 Pair = tuple[Path, Path]  # image, labels (nuclei: the folder of an image's masks)
 SPLITS = ("train", "val", "test")
@@ -34,6 +39,7 @@ _WHERE = {
     "ISIC2018_Task1_{Training,Validation,Test}_GroundTruth.zip, all extracted into the same folder "
     "(challenge.isic-archive.com/data, 2018)",
     "nuclei": "stage1_train.zip, extracted into a folder stage1_train (kaggle.com/competitions/data-science-bowl-2018)",
+    "folder": "the folders images and masks, with files of the same names (their endings may differ), at least four",
 }
 
 
@@ -41,7 +47,8 @@ def find_pairs(dataset: str, root: str | Path, split: str, sbd: str | Path | Non
     """Image and label files of one split, sorted by name.
 
     Args:
-        dataset: `"cityscapes"`, `"voc"`, `"ade20k"`, `"camvid"`, `"carvana"`, `"isic"` or `"nuclei"`.
+        dataset: `"cityscapes"`, `"voc"`, `"ade20k"`, `"camvid"`, `"carvana"`, `"isic"`, `"nuclei"` or `"folder"`; see
+            `label_map` for its number of classes.
         root: folder that holds what the module's docstring shows; for VOC and ADE20K also the folder inside.
         split: `"train"`, `"val"` or `"test"`. Cityscapes, VOC and ADE20K publish no labels of their test split;
             there `"test"` means `"val"`.
@@ -53,8 +60,9 @@ def find_pairs(dataset: str, root: str | Path, split: str, sbd: str | Path | Non
     """
     finders = {
         "cityscapes": _cityscapes, "voc": _voc, "ade20k": _ade20k, "camvid": _camvid,
-        "carvana": _carvana, "isic": _isic, "nuclei": _nuclei,
+        "carvana": _carvana, "isic": _isic, "nuclei": _nuclei, "folder": _own,
     }  # fmt: skip
+    dataset = layout_of(dataset)
     if dataset not in finders:
         raise ValueError(f"dataset={dataset!r} is unknown; choose one of {', '.join(finders)}.")
     if split not in SPLITS:
@@ -197,3 +205,24 @@ def _masks(files: list[Path], folder: Path) -> Path:
     """The merged mask of the compact layout, or the folder of one mask per nucleus; without masks, what is missing."""
     single = len(files) == 1 and files[0].parent != folder
     return files[0] if single else folder if files else folder / "*.png"
+
+
+def _own(root: Path, split: str) -> list[Pair]:
+    known = Image.registered_extensions()
+    images, masks = (
+        {
+            path.stem: path
+            for path in sorted(_folder("folder", root / name).iterdir())
+            if path.suffix.lower() in known
+        }
+        for name in ("images", "masks")
+    )
+    lists = [root / f"{name}.txt" for name in SPLITS]
+    if any(path.is_file() for path in lists):
+        names = _lines("folder", root / f"{split}.txt")
+    else:
+        names = [name for k, name in enumerate(images) if {0: "val", 3: "test"}.get(k % 7, "train") == split]
+    return [
+        (images.get(name, root / "images" / name), masks.get(name, root / "masks" / f"{name}.png"))
+        for name in names
+    ]

@@ -32,7 +32,7 @@ from ..timing import conditions
 from ..training_log import curves
 from .data import SceneData
 from .float_rows import Row, float_network, table, train_float
-from .labels import IGNORE
+from .labels import IGNORE, layout_of
 from .layouts import SPLITS
 from .module import LitScenes
 from .page import layer_bars, pictures
@@ -117,7 +117,9 @@ def _parser(dataset: str, presets: dict[str, Any]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         add_help=False, usage="%(prog)s [options of the recipe] [settings of LightningCLI, below]"
     )
-    parser.add_argument("--output", default=f"{dataset}.mbu", help="packed file; the page goes beside it")
+    parser.add_argument(
+        "--output", default=f"{layout_of(dataset)}.mbu", help="packed file; the page goes beside it"
+    )
     parser.add_argument("--smoke", action="store_true", help="smallest sizes, on a generated data set")
     if presets:
         parser.add_argument(

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from ..demo.nuclei import SPLITS, split_of
-from .labels import DATASETS, IGNORE, label_map
+from .labels import DATASETS, IGNORE, label_map, layout_of
 
 _BLOCKS = 6  # coloured rectangles per image
 
@@ -53,13 +53,14 @@ def write_tree(dataset: str, root: str | Path, size: tuple[int, int] = (64, 96),
         ValueError: an unknown data set.
     """
     stored = _stored(dataset)
-    rng = np.random.default_rng(list(DATASETS).index(dataset))
+    layout = layout_of(dataset)
+    rng = np.random.default_rng(list(DATASETS).index(layout))
     root = Path(root)
     writer = {
         "cityscapes": _cityscapes, "voc": _voc, "ade20k": _ade20k, "camvid": _camvid,
-        "carvana": _carvana, "isic": _isic, "nuclei": _nuclei,
-    }[dataset]  # fmt: skip
-    for split in ("train", "val") if dataset in ("cityscapes", "voc", "ade20k") else SPLITS:
+        "carvana": _carvana, "isic": _isic, "nuclei": _nuclei, "folder": _own,
+    }[layout]  # fmt: skip
+    for split in ("train", "val") if layout in ("cityscapes", "voc", "ade20k") else SPLITS:
         scenes = [generate_scene(stored, size, rng) for _ in range(images)]
         writer(root, split, scenes)
     return root
@@ -67,12 +68,11 @@ def write_tree(dataset: str, root: str | Path, size: tuple[int, int] = (64, 96),
 
 def _stored(dataset: str) -> np.ndarray:
     """Label values to draw from: every class, and one value without a class (a border, something else, unlabelled)."""
-    table = label_map(dataset).table
+    labels = label_map(dataset)
+    table = labels.table
     if IGNORE not in table:
         return np.array([0, 1 if dataset == "carvana" else 255])
-    return np.append(
-        np.flatnonzero(table != IGNORE), np.flatnonzero(table == IGNORE)[-1 if dataset == "voc" else 0]
-    )
+    return np.append(np.flatnonzero(table != IGNORE), np.flatnonzero((table == IGNORE) & labels.known)[0])
 
 
 def _names(prefix: str, split: str, count: int) -> list[str]:
@@ -162,3 +162,11 @@ def _nuclei(root: Path, split: str, scenes: list[tuple[np.ndarray, ...]]) -> Non
         left = np.arange(labels.shape[1]) < labels.shape[1] // 2
         for number, part in enumerate((labels * left, labels * ~left)):  # one file per nucleus
             _save(folder / "masks" / f"{number}.png", part)
+
+
+def _own(root: Path, split: str, scenes: list[tuple[np.ndarray, ...]]) -> None:
+    names = [f"{split}{index}" for index in range(len(scenes))]
+    for name, (image, labels) in zip(names, scenes, strict=True):
+        _save(root / "images" / f"{name}.jpg", image)
+        _save(root / "masks" / f"{name}.png", labels)
+    _write(root / f"{split}.txt", names)

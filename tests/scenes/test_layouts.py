@@ -11,7 +11,7 @@ from PIL import Image
 
 from lightning_mbu.scenes import DATASETS, SceneData, find_pairs, write_tree
 from lightning_mbu.scenes.data import read_labels
-from lightning_mbu.scenes.labels import IGNORE
+from lightning_mbu.scenes.labels import IGNORE, label_map
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SHARED = Path(os.environ.get("MBU_DATA", REPOSITORY.parent / "shared" / "data"))
@@ -53,6 +53,28 @@ def test_label_maps(dataset, classes):
         ValueError, match=rf"a label image holds \[{unknown}, .*Take the label files of the release"
     ):
         labels.to_classes(every)
+
+
+def test_a_folder_of_ones_own(tmp_path):
+    root = write_tree("folder:5", tmp_path, size=(8, 8), images=3)
+    data = SceneData("folder:5", str(root), size=(8, 8), batch_size=2, workers=0)
+    assert (
+        data.labels.classes == 5 and [len(data.split(name)) for name in ("train", "val", "test")] == [3] * 3
+    )
+    for name in ("train", "val", "test"):
+        (root / f"{name}.txt").unlink()
+    splits = [find_pairs("folder", root, name) for name in ("train", "val", "test")]
+    assert list(map(len, splits)) == [6, 2, 1] and len({image for pairs in splits for image, _ in pairs}) == 9
+    mask = splits[0][0][1]
+    grey = read_labels(mask)
+    Image.fromarray(np.stack([grey] * 3, -1)).save(mask)
+    assert np.array_equal(read_labels(mask), grey)
+    mask.unlink()
+    with pytest.raises(FileNotFoundError, match=f"1 of the 12 files.*{mask.name}.*same names"):
+        find_pairs("folder", root, "train")
+    for name in ("folder:", "folder:1", "folder:x", "folder:256"):
+        with pytest.raises(ValueError, match="must be a number of classes from 2 to 255"):
+            label_map(name)
 
 
 def test_cityscapes_mapping_is_its_own():
