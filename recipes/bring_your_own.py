@@ -6,8 +6,8 @@
     python recipes/bring_your_own.py --help                            # every setting; --print_config writes them down
 
 `folder` holds `images/` and `masks/`, files of the same names (endings may differ). `train.txt`, `val.txt` and `test.txt`
-beside them list the names of each split; without them every seventh image is for validation and every seventh for the
-test, so give lists where neighbours look alike, as frames of a video do.
+beside them list the names of each split, without endings. Else every seventh image is for validation and every seventh
+for the test; give lists where neighbours look alike, as frames of a video do.
 
 Afterwards: mbu predict folder.mbu photos/ --size 256 -o masks
 """

@@ -10,8 +10,8 @@ carvana      train/<car>_<01 to 16>.jpg, train_masks/<car>_<01 to 16>_mask.gif; 
 isic         ISIC2018_Task1-2_{Training,Validation,Test}_Input/<id>.jpg,
              ISIC2018_Task1_{Training,Validation,Test}_GroundTruth/<id>_segmentation.png
 nuclei       stage1_train/<id>/{images,masks}/*.png, one mask per nucleus; split as `demo.nuclei` says
-folder       your own: images/<name>.*, masks/<name>.*; train.txt, val.txt and test.txt list the names of each split, or
-             else every seventh image is for validation and every seventh for the test
+folder       your own: images/<name>.*, masks/<name>.*; train.txt, val.txt and test.txt list the names of each split,
+             or else every seventh image is for validation and every seventh for the test
 """
 
 from __future__ import annotations
