@@ -33,9 +33,13 @@ lint: $(READY)
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/clang-format --dry-run --Werror $$(find ops/csrc tests/ops -name '*.cpp' -o -name '*.h')
 
-sanitize: $(READY)  ## every kernel that this processor runs, under AddressSanitizer and UBSan, then ThreadSanitizer
-	MBU_SANITIZE=address,undefined $(BIN)/python -m pytest -q tests/ops/test_cross.py tests/ops/amx $(ARGS)
-	MBU_SANITIZE=thread $(BIN)/python -m pytest -q tests/ops/test_cross.py tests/ops/amx $(ARGS)
+sanitize: $(READY)  ## kernels and the random suite under AddressSanitizer and UBSan, then ThreadSanitizer; SHARE of `make soak`
+	set -e; for sanitizers in address,undefined thread; do \
+		MBU_SANITIZE=$$sanitizers $(BIN)/python -m pytest -q tests/ops/test_cross.py tests/ops/amx; \
+		$(BIN)/python tests/sanitized $$sanitizers -m pytest -q -n 1 tests/ops --ignore tests/ops/cuda --ignore tests/ops/amx \
+			--deselect tests/ops/test_cross.py; \
+		$(BIN)/python tests/sanitized $$sanitizers -m soak kernels limits threads files --share $(or $(SHARE),0.1); \
+	done
 
 bench: $(BENCH_READY)  ## packed networks against every other way to run them; ARGS for `mbu bench --help`
 	$(BIN)/mbu bench --results docs/results $(ARGS)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .deploy import verify as verify
     from .float_start import init_from as init_from
     from .live_pictures import LogPictures as LogPictures
+    from .page import write_page as write_page
     from .plan import Plan as Plan
     from .plan import make_plan as make_plan
     from .prepare import prepare as prepare
@@ -34,6 +35,7 @@ __all__ = [
     "FinalPhaseCheckpoint", "FinalPhaseStopping", "LogPictures", "MBUQuantize", "PackedModel", "Plan",
     "convert", "export", "init_from", "load", "load_from_checkpoint", "load_trained", "make_plan",
     "phase_schedule", "prepare", "prepare_from_checkpoint", "save", "save_trained", "summary", "verify",
+    "write_page",
 ]  # fmt: skip
 
 # Imported when they are first named. torch: `mbu --help` does without. What trains, and what reads and writes files:
@@ -50,6 +52,7 @@ _LATER = {
     "MBUQuantize": "callback",
     "prepare": "prepare",
     "summary": "summary",
+    "write_page": "page",
 }
 
 

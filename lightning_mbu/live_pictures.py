@@ -114,8 +114,8 @@ def _form(value: Any) -> str:
     return f"a {type(value).__name__}"
 
 
-def draw(image: Tensor, mask: Tensor, logits: Tensor) -> np.ndarray:
-    """A picture of panels side by side, uint8 `[H, W', 3]`.
+def picture(image: Tensor, mask: Tensor, logits: Tensor) -> PictureRow | ClassPictureRow:
+    """An image with its truth and what was found.
 
     Args:
         image: `[C, H, W]` in any scale; its own smallest and largest value become black and white.
@@ -125,16 +125,18 @@ def draw(image: Tensor, mask: Tensor, logits: Tensor) -> np.ndarray:
     pixels = image.float().nan_to_num()
     pixels = (pixels - pixels.min()) / (pixels.max() - pixels.min()).clamp_min(1e-12)
     shown = (pixels[[0, 1, 2] if len(pixels) >= 3 else [0, 0, 0]] * 255).round().byte()
-    picture = np.ascontiguousarray(shown.permute(1, 2, 0).numpy())
-    row: PictureRow | ClassPictureRow
-    if len(logits) <= 2:
-        found = logits[0] > 0 if len(logits) == 1 else logits[1] > logits[0]
-        # Pixels without a label are neither right nor wrong: the truth takes over what was found there.
-        truth = torch.where(mask == IGNORE, found, mask > 0) if len(logits) == 2 else mask > 0
-        row = PictureRow(picture, truth.numpy(), found.numpy())
-    else:
-        row = ClassPictureRow(picture, mask.byte().numpy(), logits.argmax(0).byte().numpy())
-    panels = [panel for _, panel, _ in row.panels()]
+    colours = np.ascontiguousarray(shown.permute(1, 2, 0).numpy())
+    if len(logits) > 2:
+        return ClassPictureRow(colours, mask.byte().numpy(), logits.argmax(0).byte().numpy())
+    found = logits[0] > 0 if len(logits) == 1 else logits[1] > logits[0]
+    # Pixels without a label are neither right nor wrong: the truth takes over what was found there.
+    truth = torch.where(mask == IGNORE, found, mask > 0) if len(logits) == 2 else mask > 0
+    return PictureRow(colours, truth.numpy(), found.numpy())
+
+
+def draw(image: Tensor, mask: Tensor, logits: Tensor) -> np.ndarray:
+    """The panels of a `picture` side by side, uint8 `[H, W', 3]`; arguments as there."""
+    panels = [panel for _, panel, _ in picture(image, mask, logits).panels()]
     gap = np.full((panels[0].shape[0], _GAP, 3), _GAP_GREY, np.uint8)
     return np.concatenate([part for panel in panels for part in (panel, gap)][:-1], axis=1)
 

@@ -1,26 +1,36 @@
 """An existing smp + Lightning project: what to add to it for a one-bit network. Nothing is removed.
 
-    python recipes/existing_project.py --data folder     # nuclei, as for recipes/nuclei.py
-    python recipes/existing_project.py --smoke           # seconds on generated cells
+    python recipes/existing_project.py --data.data folder     # nuclei, as for recipes/nuclei.py
+    python recipes/existing_project.py --smoke                # seconds on generated cells
+    python recipes/existing_project.py --help                 # every setting; --config reads them from a file
 
-Everything below is a project as it is usually written, but for the lines marked `# added`. Without them
-it trains the float network.
+Everything below is a project as it is usually written with LightningCLI, but for the lines marked `# added`. Without
+them it trains the float network.
 """
 
-import argparse
 import json
 import sys
+from pathlib import Path
 
 import lightning as L
 import segmentation_models_pytorch as smp
 import torch
+from lightning.pytorch.cli import LightningCLI
 
-from lightning_mbu import MBUQuantize, convert, save, verify  # added
+from lightning_mbu import MBUQuantize, convert, save, verify, write_page  # added
 from lightning_mbu.demo import CellsData  # in the place of your own data module
 
 
 class SegmentationModule(L.LightningModule):
-    def __init__(self, encoder: str, weights: str | None, lr: float):
+    """A Unet of segmentation_models_pytorch.
+
+    Args:
+        encoder: of the Unet.
+        weights: of the encoder, such as `imagenet`; null starts at random.
+        lr: peak learning rate.
+    """
+
+    def __init__(self, encoder: str = "resnet34", weights: str | None = "imagenet", lr: float = 3e-3):
         super().__init__()
         self.save_hyperparameters()
         self.model = smp.Unet(encoder, encoder_weights=weights, in_channels=3, classes=1)
@@ -32,7 +42,7 @@ class SegmentationModule(L.LightningModule):
     def training_step(self, batch, batch_idx):
         images, masks = batch
         loss = self.loss(self(images), masks)
-        self.log("train/loss", loss, prog_bar=True)
+        self.log("train/loss", loss, on_epoch=True, on_step=False, prog_bar=True)
         return loss
 
     def validation_step(self, batch, batch_idx):
@@ -46,43 +56,42 @@ class SegmentationModule(L.LightningModule):
         return [optimizer], [torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.trainer.max_epochs)]
 
 
+class Command(LightningCLI):
+    def add_arguments_to_parser(self, parser):
+        parser.add_argument("--output", default="project.mbu", help="packed file; the page goes beside it")
+        parser.add_argument("--smoke", action="store_true", help="smallest sizes, nothing to download")
+        parser.add_argument("--json", action="store_true", help="print the check as JSON")
+        logger = {"class_path": "CSVLogger", "init_args": {"save_dir": "."}}
+        parser.set_defaults({"trainer.logger": logger, "trainer.max_epochs": 40, "data.size": 256})
+        parser.add_lightning_class_args(MBUQuantize, "quantize")  # added
+
+    def before_instantiate_classes(self):
+        config, changes = self.config, {}
+        if config["smoke"]:
+            changes = {"model.encoder": "resnet18", "model.weights": None, "data.size": 64, "data.count": 20,
+                       "trainer.max_epochs": 2, "trainer.accelerator": "cpu"}  # fmt: skip
+        if config["json"]:
+            changes |= {"trainer.enable_progress_bar": False, "trainer.enable_model_summary": False}
+        for name, value in changes.items():
+            config[name] = value
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--data", help="folder of nuclei; generated cells without it")
-    parser.add_argument("--encoder", default="resnet34")
-    parser.add_argument("--weights", default="imagenet", help="of the encoder")
-    parser.add_argument("--size", type=int, default=256, help="pixels")
-    parser.add_argument("--epochs", type=int, default=40)
-    parser.add_argument("--lr", type=float, default=3e-3)
-    parser.add_argument("--output", default="project.mbu")
-    parser.add_argument(
-        "--smoke", action="store_true", help="smallest sizes, two epochs, nothing to download"
+    cli = Command(
+        SegmentationModule, CellsData, run=False, seed_everything_default=0, save_config_callback=None
     )
-    parser.add_argument("--json", action="store_true", help="print the check as JSON")
-    options = parser.parse_args()
-    if options.smoke:
-        options.encoder, options.weights, options.size, options.epochs = "resnet18", None, 64, 2
+    cli.trainer.fit(cli.model, cli.datamodule)
 
-    L.seed_everything(0)
-    data = CellsData(options.data, size=options.size, count=20 if options.smoke else 240)
-    module = SegmentationModule(options.encoder, options.weights, options.lr)
-    trainer = L.Trainer(
-        max_epochs=options.epochs,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=not options.json,
-        enable_model_summary=not options.json,
-        callbacks=[MBUQuantize()],  # added
-    )
-    trainer.fit(module, data)
-
-    images = next(iter(data.val_dataloader()))[0]
-    packed = convert(module.model.cpu().eval(), images[:1])  # added
-    check = verify(module.model, packed, images)  # added
-    print(json.dumps(check.to_dict()) if options.json else check)  # added
+    batch = next(iter(cli.datamodule.val_dataloader()))
+    packed = convert(cli.model.model.cpu().eval(), batch[0][:1])  # added
+    check = verify(cli.model.model, packed, batch[0])  # added
+    print(json.dumps(check.to_dict()) if cli.config["json"] else check)  # added
     if not check.ok:  # added
         raise SystemExit("the packed network differs from the trained one; it was not saved")  # added
-    print("saved", save(packed, options.output), file=sys.stderr)  # added
+    saved = save(packed, cli.config["output"])  # added
+    scores, log = cli.trainer.callback_metrics, Path(cli.trainer.log_dir, "metrics.csv")  # added
+    page = write_page(saved.with_suffix(".html"), packed, check, batch=batch, scores=scores, log=log)  # added
+    print(f"saved {saved}, report {page}", file=sys.stderr)  # added
 
 
 if __name__ == "__main__":

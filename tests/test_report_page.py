@@ -7,9 +7,12 @@ import subprocess
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from lightning_mbu import convert, make_plan, prepare, verify, write_page
 from lightning_mbu.comparison import Comparison
+from lightning_mbu.models import MBUNet
 from lightning_mbu.report import (
     ClassPictureRow,
     LayerBar,
@@ -158,6 +161,28 @@ def test_log_of_lightning(tmp_path):
             read_log(path)
     with pytest.raises(FileNotFoundError, match="CSVLogger"):
         read_log(tmp_path / "none.csv")
+
+
+def test_page_of_any_network(tmp_path):
+    torch.manual_seed(0)
+    images, masks = torch.randn(7, 3, 32, 32), torch.rand(7, 1, 32, 32).round()
+    model = MBUNet(width=8).eval()
+    prepare(model, make_plan(model, images[:1]))
+    packed = convert(model, images[:1])
+    check = verify(model, packed, images)
+    log = tmp_path / "metrics.csv"
+    log.write_text("epoch,step,train/loss,mbu/phase\n0,1,2.0,0\n1,2,1.0,2\n")
+    page = write_page(
+        tmp_path / "net.html", packed, check, batch=(images, masks), scores={"val/dice": 0.5}, log=log
+    )
+    text = page.read_text()
+    assert "<dt>val/dice</dt><dd>0.500</dd>" in text and "<dt>wrong bits</dt><dd>0</dd>" in text
+    assert "train/loss" in text and "<dt>epochs</dt><dd>2</dd>" in text and text.count("<img") == 5 * 3
+    assert all(layer.name in text for layer in check.layers) and len(check.layers) > 4
+    with pytest.raises(FileNotFoundError, match="there is no log"):
+        write_page(tmp_path / "none.html", packed, check, log=tmp_path / "none.csv")
+    assert not (tmp_path / "none.html").exists()
+    assert "<h2>Training</h2>" not in write_page(tmp_path / "bare.html", packed, check).read_text()
 
 
 def test_pictures_of_classes_need_class_numbers():

@@ -15,7 +15,8 @@ from torch import nn
 from ..atomic import write_atomically
 from ..comparison import COMPILED, PACKED_COMPILED
 from ..deploy import save
-from ..report import Curve, LayerBar, Pareto, ParetoPoint, PhaseBand, PictureRow, ReportTable, write_report
+from ..page import layer_bars
+from ..report import Curve, Pareto, ParetoPoint, PhaseBand, PictureRow, ReportTable, write_report
 from ..schedule import Phases
 from ..timing import conditions, ratio
 from .data import standardise
@@ -239,7 +240,7 @@ def write(outcome: Outcome, output: Path) -> None:
         curves=training_curves(outcome.floats, outcome.networks),
         pictures=pictures(outcome, best),
         pareto=pareto(outcome),
-        layers=[LayerBar(x.name, x.kind, x.zeros, x.bytes, x.output) for x in best.verification.layers],
+        layers=layer_bars(best.packed),
         conditions={**comparison.conditions, **trained},
     )
     write_atomically(output / "results.json", json.dumps(results(outcome), indent=1).encode())

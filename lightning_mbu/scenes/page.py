@@ -1,4 +1,4 @@
-"""What the report pages of recipes and of `mbu report` share: pictures, layers, points of other networks."""
+"""What the report pages of recipes and of `mbu report` share: pictures, points of other networks."""
 
 from __future__ import annotations
 
@@ -13,9 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..comparison import Comparison
-from ..deploy import PackedModel
-from ..deploy.contents import contents
-from ..report import ClassPictureRow, LayerBar, ParetoPoint, PictureRow
+from ..report import ClassPictureRow, ParetoPoint, PictureRow
 from .data import SceneDataset
 
 _PICTURES = 5
@@ -37,11 +35,6 @@ def pictures(network: Callable[[Tensor], Tensor], split: SceneDataset) -> list[P
         else:
             rows.append(ClassPictureRow(image, truth, found, path.stem[:24]))
     return rows
-
-
-def layer_bars(packed: PackedModel) -> list[LayerBar]:
-    """The one-bit layers of `packed`, in executed order."""
-    return [LayerBar(x.name, x.kind, x.zeros, x.bytes, x.output) for x in contents(packed).layers]
 
 
 def read_points(path: Path, score: str) -> list[ParetoPoint]:

@@ -26,6 +26,7 @@ from ..callback import MBUQuantize
 from ..demo.train import EpochLog
 from ..deploy import PackedModel, Verification, convert, save, verify
 from ..live_pictures import LogPictures
+from ..page import layer_bars
 from ..report import ReportTable, write_report
 from ..scores import Scores, scores
 from ..timing import conditions
@@ -35,7 +36,7 @@ from .float_rows import Row, float_network, table, train_float
 from .labels import IGNORE, layout_of
 from .layouts import SPLITS
 from .module import LitScenes
-from .page import layer_bars, pictures
+from .page import pictures
 from .trees import write_tree
 
 _SMOKE = {  # smallest sizes, on a generated data set

@@ -17,6 +17,7 @@ from ..benchmark import compare, time_floats
 from ..comparison import COMPILED, Comparison
 from ..deploy.packed import PackedModel
 from ..operations import Operations, count_operations
+from ..page import layer_bars
 from ..report import ClassPictureRow, Pareto, ParetoPoint, PictureRow, ReportTable, write_report
 from ..scores import Scores
 from ..training_log import Epochs, curves, read_log
@@ -201,7 +202,7 @@ def write(
     conditions = {**found.speed.conditions, "images": f"one per call, {found.size[0]}x{found.size[1]}"}
     return write_report(
         output, title=name, summary=summary, tables=found.tables(), conditions=conditions,
-        pareto=found.pareto(others), layers=page.layer_bars(found.packed), pictures=found.pictures,
+        pareto=found.pareto(others), layers=layer_bars(found.packed), pictures=found.pictures,
         curves=curves(epochs),
     )  # fmt: skip
 

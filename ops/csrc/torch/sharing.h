@@ -16,8 +16,8 @@ class Sharing {
   void add(double gained, double waited, double now) {
     gained_ = kKeep * gained_ + gained;
     waited_ = kKeep * waited_ + waited;
-    if (++calls_ < kFewest) return;
-    if (waited_ > gained_) {
+    ++calls_;
+    if (waited_ - gained_ > kPatience || (calls_ >= kFewest && waited_ > gained_)) {
       alone_until_ = now + pause_;
       pause_ = std::min(2 * pause_, kLongest);
       gained_ = waited_ = 0;
@@ -29,7 +29,8 @@ class Sharing {
 
  private:
   static constexpr double kKeep = 0.98;  // of the past at every call: the last fifty count, about a network
-  static constexpr int kFewest = 50;     // calls before a judgement
+  static constexpr int kFewest = 50;     // calls before a judgement on small losses
+  static constexpr double kPatience = 5e-3;  // seconds that may be lost before
   static constexpr int kTrusted = 300;  // calls without a complaint after which the next pause is short again
   static constexpr double kShortest = 0.1, kLongest = 2;  // seconds of working alone
 

@@ -23,6 +23,7 @@ int shared(double gained, double waited, int from = 0, int until = 2000) {
 int main() {
   std::printf("always good %d\n", shared(0.0005, 0.00001));
   std::printf("always bad %d\n", shared(0.0002, 0.003));
+  std::printf("always a little bad %d\n", shared(0.00002, 0.00005));
   std::printf("one long wait %d\n", shared(0.0002, 0.004, 500, 501));
   std::printf("bad for a while %d\n", shared(0.0002, 0.003, 500, 800));
 }
