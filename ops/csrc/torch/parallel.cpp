@@ -1,6 +1,7 @@
 #include "mbu/parallel.h"
 
 #include <pthread.h>
+#include <time.h>
 #include <torch/csrc/stable/ops.h>
 #if defined(__linux__)
 #include <dirent.h>
@@ -8,7 +9,6 @@
 
 #include <algorithm>
 #include <atomic>
-#include <chrono>
 
 #include "torch/sharing.h"
 
@@ -24,12 +24,14 @@ struct Work {
   void* context;
   int64_t count, piece;
   std::atomic<int64_t> next{0};
-  int64_t own = 0;       // what the calling thread did,
-  double own_end = 0.0;  // and when it found nothing left
+  int64_t own = 0;        // what the calling thread did,
+  double own_time = 0.0;  // and how long it ran for that, without what it was kept from running
 };
 
-double now() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+double seconds(clockid_t clock) {
+  timespec time;
+  clock_gettime(clock, &time);
+  return static_cast<double>(time.tv_sec) + 1e-9 * static_cast<double>(time.tv_nsec);
 }
 
 // The orders of memory here repeat what the pool's own fork and join bring about, which ThreadSanitizer does
@@ -38,16 +40,18 @@ void take_pieces(int64_t thread, int64_t, void* context) {
   Work& work = *static_cast<Work*>(context);
   work.next.load(std::memory_order_acquire);
   const int64_t count = work.count, piece = work.piece;
+  // The caller takes the first place of torch's pool.
+  const bool caller = thread == 0;
+  const double start = caller ? seconds(CLOCK_THREAD_CPUTIME_ID) : 0.0;
   int64_t done = 0;
   for (int64_t i; (i = work.next.fetch_add(piece, std::memory_order_acq_rel)) < count;) {
     const int64_t end = std::min(i + piece, count);
     work.function(i, end, work.context);
     done += end - i;
   }
-  // The caller takes the first place of torch's pool.
-  if (thread == 0) {
+  if (caller) {
     work.own = done;
-    work.own_end = now();
+    work.own_time = seconds(CLOCK_THREAD_CPUTIME_ID) - start;
   }
 }
 
@@ -82,17 +86,16 @@ int num_threads() {
 
 void parallel_range(int64_t count, int64_t grain, RangeFunction function, void* context) {
   thread_local Sharing sharing;
-  const double start = now();
+  const double start = seconds(CLOCK_MONOTONIC);
   if (!sharing.pays(start)) return function(0, count, context);
   const int64_t threads = std::min<int64_t>(num_threads(), (count + grain - 1) / grain);
   Work work{function, context, count, std::max(grain, count / (threads * kPiecesPerThread))};
   work.next.store(0, std::memory_order_release);
   STABLE_TORCH_ERROR_CODE_CHECK(torch_parallel_for(0, threads, 1, take_pieces, &work));
   work.next.load(std::memory_order_acquire);
-  const double end = now();
   if (work.own == 0) return;  // the others were faster; nothing tells how long one piece takes
-  const double own = work.own_end - start;
-  sharing.add(own * (count - work.own) / work.own, end - work.own_end, end);
+  const double end = seconds(CLOCK_MONOTONIC);
+  sharing.add(work.own_time * count / work.own - (end - start), end);
 }
 
 }  // namespace mbu

@@ -11,16 +11,14 @@ class Sharing {
   // Whether the next work should be shared. Times in seconds, from any fixed moment.
   bool pays(double now) const { return now >= alone_until_; }
 
-  // gained: what the other threads did, in seconds of the caller; waited: what the caller then waited for
-  // them.
-  void add(double gained, double waited, double now) {
-    gained_ = kKeep * gained_ + gained;
-    waited_ = kKeep * waited_ + waited;
+  // saved: how much longer the caller would have worked alone, in seconds; negative where sharing cost time.
+  void add(double saved, double now) {
+    saved_ = kKeep * saved_ + saved;
     ++calls_;
-    if (waited_ - gained_ > kPatience || (calls_ >= kFewest && waited_ > gained_)) {
+    if (saved_ < -kPatience || (calls_ >= kFewest && saved_ < 0)) {
       alone_until_ = now + pause_;
       pause_ = std::min(2 * pause_, kLongest);
-      gained_ = waited_ = 0;
+      saved_ = 0;
       calls_ = 0;
     } else if (calls_ >= kTrusted) {
       pause_ = kShortest;
@@ -34,7 +32,7 @@ class Sharing {
   static constexpr int kTrusted = 300;  // calls without a complaint after which the next pause is short again
   static constexpr double kShortest = 0.1, kLongest = 2;  // seconds of working alone
 
-  double gained_ = 0, waited_ = 0, alone_until_ = 0, pause_ = kShortest;
+  double saved_ = 0, alone_until_ = 0, pause_ = kShortest;
   int calls_ = 0;
 };
 

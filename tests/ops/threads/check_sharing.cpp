@@ -5,7 +5,7 @@
 
 namespace {
 
-int shared(double gained, double waited, int from = 0, int until = 2000) {
+int shared(double saved, int from = 0, int until = 2000) {
   mbu::Sharing sharing;
   int count = 0;
   for (int i = 0; i < 2000; ++i) {
@@ -13,7 +13,7 @@ int shared(double gained, double waited, int from = 0, int until = 2000) {
     if (!sharing.pays(now)) continue;
     ++count;
     const bool bad = i >= from && i < until;
-    sharing.add(bad ? gained : 0.0005, bad ? waited : 0.00001, now);
+    sharing.add(bad ? saved : 0.0005, now);
   }
   return count;
 }
@@ -21,9 +21,9 @@ int shared(double gained, double waited, int from = 0, int until = 2000) {
 }  // namespace
 
 int main() {
-  std::printf("always good %d\n", shared(0.0005, 0.00001));
-  std::printf("always bad %d\n", shared(0.0002, 0.003));
-  std::printf("always a little bad %d\n", shared(0.00002, 0.00005));
-  std::printf("one long wait %d\n", shared(0.0002, 0.004, 500, 501));
-  std::printf("bad for a while %d\n", shared(0.0002, 0.003, 500, 800));
+  std::printf("always good %d\n", shared(0.0005));
+  std::printf("always bad %d\n", shared(-0.0028));
+  std::printf("always a little bad %d\n", shared(-0.00003));
+  std::printf("one long wait %d\n", shared(-0.0038, 500, 501));
+  std::printf("bad for a while %d\n", shared(-0.0028, 500, 800));
 }
