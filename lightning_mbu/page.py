@@ -39,7 +39,7 @@ def write_page(
         packed: the network, as `convert` gave it.
         check: what `verify` found out about it.
         batch: images and masks to draw, in one of the forms that `LogPictures` takes; the first five are.
-        scores: name -> number, such as `trainer.callback_metrics`.
+        scores: name -> number, such as `trainer.callback_metrics`; those of `MBUQuantize` itself are left out.
         log: the `metrics.csv` that Lightning's `CSVLogger` has written.
 
     Returns:
@@ -51,7 +51,8 @@ def write_page(
         MisconfigurationException: the batch has another form.
     """
     epochs = read_log(log) if log is not None else []
-    cards = [(name, f"{float(value):.3f}") for name, value in (scores or {}).items()]
+    named = (scores or {}).items()
+    cards = [(name, f"{float(value):.3f}") for name, value in named if not name.startswith("mbu/")]
     cards += [("wrong bits", str(check.mismatches)), ("size", f"{check.packed_bytes / 1e6:.3f} MB"),
               ("smaller than float", f"{check.float_bytes / check.packed_bytes:.1f}x")]  # fmt: skip
     pictures = []

@@ -122,7 +122,10 @@ import sys, sysconfig
 import torch
 asked = sysconfig.get_config_var
 sysconfig.get_config_var = lambda name: 1 if name == "Py_GIL_DISABLED" else asked(name)
-sys.modules["mbu_ops._C"] = None  # a file of the stable ABI is not found there
+class Crash:  # in the place of the library, which free-threaded Python would load and crash in
+    def find_spec(name, path=None, target=None):
+        assert name != "mbu_ops._C", "loaded"
+sys.meta_path.insert(0, Crash)
 import mbu_ops
 """
     if not mbu_ops._library.AVAILABLE:
