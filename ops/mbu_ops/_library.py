@@ -12,7 +12,9 @@ import torch
 
 _FOLDERS = sys.modules[__name__.rpartition(".")[0]].__path__  # two in an editable install
 # Asked before anything is loaded: that Python takes a file of the stable ABI for one of its own, and crashes in it.
-if sysconfig.get_config_var("Py_GIL_DISABLED") and any(list(Path(folder).glob("_C.*")) for folder in _FOLDERS):
+if sysconfig.get_config_var("Py_GIL_DISABLED") and any(
+    list(Path(folder).glob("_C.*")) for folder in _FOLDERS
+):
     raise ImportError(
         "the kernels of mbu_ops use Python's stable ABI, which free-threaded Python does not have; use the ordinary "
         "build of the same version (python3.13 instead of python3.13t)."
