@@ -23,10 +23,10 @@ def test_every_product_differs(kernel: str, words: int) -> None:
     bits = torch.full((1, 1, PIXELS, words), -1, dtype=torch.int32)
     planes = torch.zeros(2, out_channels, 1, 1, words, dtype=torch.int32)
     planes[1] = -1
-    weight = F.tile_weight(planes)
     threshold = torch.tensor([[-channels, 1 - channels, 0] * 11], dtype=torch.int32)
     flip = torch.zeros(1, 2, dtype=torch.int32)
     with use_cpu_kernel(kernel):
+        weight = F.tile_weight(planes)
         sums = F.conv2d(bits, weight, out_channels, 1)
         packed = F.conv2d_threshold(bits, weight, threshold, flip, out_channels, 1)
     assert torch.equal(sums, torch.full((1, out_channels, 1, PIXELS), -float(channels)))
@@ -39,8 +39,8 @@ def test_random_products(kernel: str, words: int) -> None:
     channels, out_channels = 32 * words - 3, 35
     bits = pack_bits(torch.rand(1, 1, PIXELS, channels) < 0.5)
     planes = pack_weight(torch.randint(-1, 2, (out_channels, channels, 1, 1)))
-    weight = F.tile_weight(planes)
     with use_cpu_kernel(kernel):
+        weight = F.tile_weight(planes)
         sums = F.conv2d(bits, weight, out_channels, 1)
     assert torch.equal(sums, R.conv2d(bits, planes))
 
@@ -50,9 +50,10 @@ def test_any_number_of_pixels(kernel: str, pixels: int) -> None:
     torch.manual_seed(pixels)
     bits = pack_bits(torch.rand(1, 1, pixels, 70) < 0.5)
     planes = pack_weight(torch.randint(-1, 2, (40, 70, 1, 5)))
-    weight, threshold = F.tile_weight(planes), torch.randint(-9, 10, (2, 40), dtype=torch.int32)
+    threshold = torch.randint(-9, 10, (2, 40), dtype=torch.int32)
     flip = torch.randint(-(2**31), 2**31 - 1, (2, 2), dtype=torch.int32)
     with use_cpu_kernel(kernel):
+        weight = F.tile_weight(planes)
         sums = F.conv2d(bits, weight, 40, (1, 5), 1, (0, 2))
         packed = F.conv2d_threshold(bits, weight, threshold, flip, 40, (1, 5), 1, (0, 2))
     assert torch.equal(sums, R.conv2d(bits, planes, padding=(0, 2)))

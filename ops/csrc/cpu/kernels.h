@@ -32,7 +32,7 @@ struct Conv2dPicture {
   int64_t step_h, step_w;            // picture pixels from one output pixel to the next
   int64_t taps;                      // may be 0: outputs that see no input
   const Conv2dTap* tap;              // [taps]
-  int64_t stored_taps;               // all taps of the weight, and what its layout adds
+  int64_t kernel_w, stored_rows;     // of the weight, with the rows that its layout adds
 };
 
 // What turns the counts of a tile into a float stream where the kernel does so itself: see

@@ -2,6 +2,7 @@
 // definition of the operation. Without arguments: the check. With the name of a fault: breaks that rule of
 // the tiles, so that the test sees the emulation object.
 #include <algorithm>
+#include <cmath>
 #include <cstdio>
 #include <cstring>
 #include <random>
@@ -115,7 +116,8 @@ int64_t run(const Case& c, uint64_t seed) {
   if (p.output.h < 1 || p.output.w < 1) return 0;
 
   const int64_t oc_words = words_of(c.out_channels), pixels = c.batch * p.output.h * p.output.w;
-  const auto reach = static_cast<int32_t>(taps * c.channels / 2 + 1);
+  // Where random dot products lie: further out, a bit would tell nothing about its sum.
+  const auto reach = static_cast<int32_t>(std::sqrt(static_cast<double>(taps * c.channels))) + 1;
   std::vector<int32_t> threshold(static_cast<size_t>(c.planes * c.out_channels));
   for (int32_t& t : threshold)
     t = static_cast<int32_t>(random() % static_cast<uint64_t>(2 * reach + 1)) - reach;

@@ -2,12 +2,11 @@
 //
 // In an unnamed namespace, because copies compiled with different flags must not be merged by the linker.
 #pragma once
-#include <immintrin.h>
-
+#include <bit>
 #include <cstring>
 
+#include "cpu/conv2d/finish_avx512.h"
 #include "cpu/conv2d/grids.h"
-#include "cpu/unroll.h"
 #include "mbu/scratch.h"
 
 namespace mbu {
@@ -15,9 +14,6 @@ namespace {
 
 constexpr int64_t kTilePixels = 16;
 constexpr int64_t kBlockPixels = 2 * kTilePixels;
-// Steps of a block that start before the epilogue of the previous one: their multiplications (64 cycles a
-// step) last longer than its instructions, which the processor meanwhile executes.
-constexpr int64_t kLead = 4;
 constexpr ByteShape kShape{kStepChannels, 1, kStepBytes, kTilePixels};
 
 // Operand of ldtilecfg: palette 1, every tile 16 rows of 64 bytes.
@@ -51,101 +47,102 @@ MBU_INLINE void expand_row(const Word* from, int64_t stride, int64_t count, int8
   }
 }
 
-MBU_INLINE __m512i load(const void* p) {
-  return _mm512_loadu_si512(p);
-}
-
-inline void finish_sums(const Conv2dTile& t, const PixelTile& pixels, int64_t tile, const int32_t* counts) {
-  const int64_t left = t.channels - tile * kTileChannels;
-  const __mmask32 valid = left >= kTileChannels ? ~__mmask32{0} : (__mmask32{1} << left) - 1;
-  int64_t pixel = pixels.pixel;
-  for (unsigned exists = pixels.exists; exists; exists >>= 1, counts += kTileChannels) {
-    if (!(exists & 1)) continue;
-    const int32_t* base = t.table + t.border[pixel] + tile * kTileChannels;
-    float* sums = t.sums + t.target[pixel++] + tile * kTileChannels;
-    const __m512i a = _mm512_sub_epi32(load(base), _mm512_slli_epi32(load(counts), 1));
-    const __m512i b = _mm512_sub_epi32(load(base + 16), _mm512_slli_epi32(load(counts + 16), 1));
-    _mm512_mask_storeu_ps(sums, static_cast<__mmask16>(valid), _mm512_cvtepi32_ps(a));
-    _mm512_mask_storeu_ps(sums + 16, static_cast<__mmask16>(valid >> 16), _mm512_cvtepi32_ps(b));
+// Bits of counts that are at most `limits`, xor `flip`, to one word.
+MBU_INLINE void finish_bits(__m512i low, __m512i high, __m512i limit0, __m512i limit1, Word flip, Word* out) {
+  const __mmask16 a = _mm512_cmple_epi32_mask(low, limit0), b = _mm512_cmple_epi32_mask(high, limit1);
+  if (flip) {
+    *out = _cvtmask32_u32(_mm512_kunpackw(b, a)) ^ flip;
+  } else {  // masks straight to memory: fewer instructions
+    _store_mask16(reinterpret_cast<__mmask16*>(out), a);
+    _store_mask16(reinterpret_cast<__mmask16*>(out) + 1, b);
   }
 }
 
-MBU_INLINE Word at_most(const int32_t* counts, __m512i limit0, __m512i limit1) {
-  const __mmask16 a = _mm512_cmple_epi32_mask(load(counts), limit0);
-  const __mmask16 b = _mm512_cmple_epi32_mask(load(counts + 16), limit1);
-  return _cvtmask32_u32(_mm512_kunpackw(b, a));
-}
-
-inline void finish_bits(const Conv2dTile& t, const PixelTile& pixels, int64_t tile, const int32_t* counts) {
-  const int32_t* limits = t.table + tile * kTileChannels;
-  const int64_t* target = t.target + pixels.pixel;
+// The epilogue of pixels [begin, end) of a tile; counts_of(p, low, high) sets the counts of one.
+template <class CountsOf>
+MBU_INLINE void finish_pixels(const Conv2dTile& t, const PixelTile& pixels, int64_t tile, int begin, int end,
+                              const CountsOf& counts_of) {
+  const int64_t* target = t.target;
+  const int32_t *border = t.border, *table = t.table + tile * kTileChannels;
+  const unsigned exists = pixels.exists;
+  int64_t pixel = pixels.pixel + std::popcount(exists & ((1u << begin) - 1));
+  __m512i low, high;
+  if (t.stream || t.sums) {
+    const bool whole = t.channels - tile * kTileChannels >= kTileChannels;
+    for (int p = begin; p < end; ++p) {
+      if (!(exists >> p & 1)) continue;
+      counts_of(p, low, high);
+      if (whole)
+        finish_floats<true>(t, pixel++, tile, low, high);
+      else
+        finish_floats<false>(t, pixel++, tile, low, high);
+    }
+    return;
+  }
   int64_t word = tile;
-  for (int64_t plane = 0; plane < t.planes; ++plane, word += t.out_words, limits += t.channels_padded) {
+  for (int64_t plane = 0; plane < t.planes; ++plane, word += t.out_words, table += t.channels_padded) {
+    Word* bits = t.bits + word;
     const Word flip = t.flip[word];
-    Word* out = t.bits + word;
-    if (pixels.border >= 0) {
-      const __m512i limit0 = load(limits + pixels.border), limit1 = load(limits + pixels.border + 16);
-#pragma GCC unroll 16
-      for (int64_t p = 0; p < kTilePixels; ++p)
-        out[target[p]] = at_most(counts + p * kTileChannels, limit0, limit1) ^ flip;
+    int64_t i = pixel;
+    if (pixels.border >= 0) {  // most tiles; all of its pixels exist
+      const __m512i limit0 = load(table + pixels.border), limit1 = load(table + pixels.border + 16);
+#pragma GCC unroll 4
+      for (int p = begin; p < end; ++p, ++i) {
+        counts_of(p, low, high);
+        finish_bits(low, high, limit0, limit1, flip, bits + target[i]);
+      }
       continue;
     }
-    const int32_t* count = counts;
-    int64_t pixel = pixels.pixel;
-    for (unsigned exists = pixels.exists; exists; exists >>= 1, count += kTileChannels) {
-      if (!(exists & 1)) continue;
-      const int32_t* limit = limits + t.border[pixel];
-      out[t.target[pixel++]] = at_most(count, load(limit), load(limit + 16)) ^ flip;
+    for (int p = begin; p < end; ++p) {
+      if (!(exists >> p & 1)) continue;
+      counts_of(p, low, high);
+      const int32_t* limit = table + border[i];
+      finish_bits(low, high, load(limit), load(limit + 16), flip, bits + target[i++]);
     }
   }
 }
 
-// The epilogue of 16 pixels x 32 channels.
-inline void finish(const Conv2dTile& t, const PixelTile& pixels, int64_t tile, const int32_t* counts) {
-  if (t.sums)
-    finish_sums(t, pixels, tile, counts);
-  else
-    finish_bits(t, pixels, tile, counts);
+// The two halves of a step. Tiles: 0 and 1 are the counters of the first 16 pixels, 2 and 3 of the second; 4
+// and 5 inputs, 6 and 7 weights.
+MBU_INLINE void multiply_first(const ByteStep& step, const int8_t* first, const int8_t* weight) {
+  _tile_loadd(4, first + step.input, kStepChannels);
+  _tile_loadd(6, weight + step.weight, kStepChannels);
+  _tile_dpbssd(0, 4, 6);
+  _tile_loadd(7, weight + step.weight + kStepBytes / 2, kStepChannels);
+  _tile_dpbssd(1, 4, 7);
 }
 
-// Tiles: 0 and 1 are the counters of the first 16 pixels, 2 and 3 of the second; 4 and 5 inputs, 6 and 7
-// weights.
-template <bool kPair>
-MBU_INLINE void multiply(const ByteStep* step, const ByteStep* end, const int8_t* first, const int8_t* second,
-                         const int8_t* weight) {
-  for (; step != end; ++step) {
-    _tile_loadd(4, first + step->input, kStepChannels);
-    _tile_loadd(6, weight + step->weight, kStepChannels);
-    _tile_dpbssd(0, 4, 6);
-    _tile_loadd(7, weight + step->weight + kStepBytes / 2, kStepChannels);
-    _tile_dpbssd(1, 4, 7);
-    if constexpr (kPair) {
-      _tile_loadd(5, second + step->input, kStepChannels);
-      _tile_dpbssd(2, 5, 6);
-      _tile_dpbssd(3, 5, 7);
-    }
-  }
+MBU_INLINE void multiply_second(const ByteStep& step, const int8_t* second) {
+  _tile_loadd(5, second + step.input, kStepChannels);
+  _tile_dpbssd(2, 5, 6);
+  _tile_dpbssd(3, 5, 7);
 }
 
-// Counters of one or two tiles of pixels; `between` runs while the first steps multiply.
+// Counters of one or two tiles of pixels. `between` runs while the last steps multiply: the processor comes to
+// it long before they have. The first tile's counters are stored ahead of the second's last products, so that
+// the multiplier has work meanwhile.
 template <bool kPair, class Between>
 MBU_INLINE void run_tiles_of(const ByteStep* step, const ByteStep* end, const int8_t* first,
                              const int8_t* second, const int8_t* weight, int32_t* counts,
                              const Between& between) {
   constexpr int64_t kRow = kTileChannels * sizeof(int32_t);
-  const ByteStep* lead = step + std::min<int64_t>(kLead, end - step);
   _tile_zero(0);
   _tile_zero(1);
   if constexpr (kPair) {
     _tile_zero(2);
     _tile_zero(3);
   }
-  multiply<kPair>(step, lead, first, second, weight);
+  const ByteStep* last = end - (step != end);
+  for (; step != last; ++step) {
+    multiply_first(*step, first, weight);
+    if constexpr (kPair) multiply_second(*step, second);
+  }
+  if (last != end) multiply_first(*last, first, weight);
   between();
-  multiply<kPair>(lead, end, first, second, weight);
   _tile_stored(0, counts, kRow);
   _tile_stored(1, counts + 16, kRow);
   if constexpr (kPair) {
+    if (last != end) multiply_second(*last, second);
     _tile_stored(2, counts + kTilePixels * kTileChannels, kRow);
     _tile_stored(3, counts + kTilePixels * kTileChannels + 16, kRow);
   }

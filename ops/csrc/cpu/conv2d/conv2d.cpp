@@ -141,7 +141,11 @@ int64_t band_pixels(const Conv2dParams& p, const AxisPhase& y, const AxisPhase& 
   };
   const int64_t words = p.weight.header().tile_words, pixels = inputs(y) * inputs(x);
   if (layout == WeightLayout::int8_rows) return kExpandedRowsBytes / (words * kWordBits * pixels);
-  return kExpandedBytes / (steps_of(words) * kStepChannels * pixels);
+  int64_t bytes = steps_of(words) * kStepChannels * pixels;
+  // A head reads a band's float outputs again, while they are in the same cache.
+  if (p.stream && p.stream->head)
+    bytes = std::max<int64_t>(bytes, 2 * p.out_channels * static_cast<int64_t>(sizeof(float)));
+  return kExpandedBytes / bytes;
 }
 
 // The words of each tap as runs, joined where they touch. `tile` leaves out what is absent from it; -1
@@ -304,7 +308,8 @@ void run_item(const Conv2dParams& p, const CpuKernel& kernel, const Plan& plan, 
                   x.step,
                   static_cast<int64_t>(pass.taps),
                   plan.taps.data() + pass.first_tap,
-                  p.weight.stored_taps()};
+                  p.kernel.w,
+                  p.weight.stored_rows()};
   tile.weight = p.weight.tiles();
   tile.weight_stride = p.weight.tile_stride();
   tile.first_word = p.weight.first_word();

@@ -42,9 +42,13 @@ void prepare(const Conv2dTile& t, Band& band) {
          });
 }
 
-MBU_INLINE void finish_tiles(const Conv2dTile& t, const PixelTile* pixels, int64_t count, int64_t tile,
+void finish_tiles(const Conv2dTile& t, const PixelTile* pixels, int64_t count, int64_t tile,
                              const int32_t* counts) {
-  for (int64_t i = 0; i < count; ++i) finish(t, pixels[i], tile, counts + i * kTilePixels * kTileChannels);
+  for (const PixelTile* end = pixels + count; pixels != end; ++pixels, counts += kTilePixels * kTileChannels)
+    finish_pixels(t, *pixels, tile, 0, kTilePixels, [&](int p, __m512i& low, __m512i& high) {
+      low = load(counts + p * kTileChannels);
+      high = load(counts + p * kTileChannels + 16);
+    });
 }
 
 }  // namespace

@@ -12,8 +12,9 @@
 //   bytes [product: 4][step: 64 channels][pair of output rows][column][64]
 //
 // Tiles go row by row: where rows leave much of a tile empty, the direct kernel is faster and is left to run.
-// The epilogue of a block, four times as many counters as a direct one has, is cut into four parts, one amid
-// the multiplications of each product of the block that follows.
+// The counters of a block, four times those of a direct one, take a third of the first-level cache, so they are
+// kept once: its epilogue is cut into three parts, which run amid the multiplications of its own last product
+// and of the next block's first two, each before the counters that it reads are overwritten.
 #include "cpu/conv2d/amx_tiles.h"
 
 namespace mbu {
@@ -21,7 +22,13 @@ namespace {
 
 constexpr int kProducts = 4;
 constexpr int64_t kTileCounts = kTilePixels * kTileChannels;
-constexpr int64_t kBlockCounts = kProducts * 2 * kTileCounts;  // [product][2 tiles][16 pixels][32 channels]
+constexpr int64_t kProductCounts = 2 * kTileCounts;  // [2 tiles][16 pixels][32 channels]
+// What is finished while a product of a block multiplies: pixels of the block before, but in the last product
+// of its own.
+struct Share {
+  int begin, end;
+};
+constexpr Share kShares[kProducts] = {{21, 42}, {42, 64}, {64, 64}, {0, 21}};
 
 // 16 pixels of the upper and of the lower of two output rows.
 struct PairTile {
@@ -35,8 +42,7 @@ struct PairBand {
   std::vector<PairTile> tiles;
   int64_t pairs, columns;  // rows of the bytes, and pixels in one
   int8_t* bytes;
-  int32_t* counts;  // [2 blocks]
-  int32_t* result;  // [16 pixels][32 channels]
+  int32_t* counts;  // [product]
 
   int64_t plane_bytes() const { return pairs * columns * kStepChannels; }
 };
@@ -44,10 +50,9 @@ struct PairBand {
 // Whether the layer is of the kind this kernel computes and has fewer products so than directly.
 bool suits(const Conv2dTile& t) {
   const Conv2dPicture& in = t.picture;
-  const int64_t kernel_w = in.taps / 3;
+  const int64_t kernel_w = in.kernel_w;
   if (t.present) return false;  // sums of rows have no absent blocks
-  if (in.step_h != 1 || in.step_w != 1 || in.taps != 3 * kernel_w || in.stored_taps != 5 * kernel_w)
-    return false;
+  if (in.step_h != 1 || in.step_w != 1 || in.taps != 3 * kernel_w || in.stored_rows != 5) return false;
   int64_t pitch = t.row_pixels;
   for (int64_t i = 0; i < in.taps; ++i) {
     if (in.tap[i].kernel != i || in.tap[i].row != i / kernel_w) return false;
@@ -60,25 +65,22 @@ bool suits(const Conv2dTile& t) {
 
 void plan(const Conv2dTile& t, PairBand& band) {
   const Conv2dPicture& in = t.picture;
-  const int64_t kernel_w = in.taps / 3, rows = t.pixels / t.row_pixels;
+  const int64_t kernel_w = in.kernel_w, rows = t.pixels / t.row_pixels, steps = steps_of(in.words);
   band.pairs = (rows + 1) / 2;
   band.columns = t.row_pixels;
   for (int64_t i = 0; i < kernel_w; ++i)
     band.columns = std::max(band.columns, t.row_pixels + in.tap[i].column);
   band.steps.clear();
-  for (int64_t row : {0, 3, 4, 2}) {  // of the stored weights: g0, the sums, g2
-    const int64_t product = static_cast<int64_t>(band.steps.size()) / (kernel_w * steps_of(in.words));
-    for (int64_t step = 0; step < steps_of(in.words); ++step) {
-      const int64_t plane = (product * steps_of(in.words) + step) * band.plane_bytes();
+  int64_t plane = 0;
+  for (int64_t row : {0, 3, 4, 2})  // of the stored weights: g0, the sums, g2
+    for (int64_t step = 0; step < steps; ++step, plane += band.plane_bytes())
       for (int64_t i = 0; i < kernel_w; ++i)
         band.steps.push_back({plane + in.tap[i].column * kStepChannels,
-                              (step * in.stored_taps + row * kernel_w + i) * kStepBytes});
-    }
-  }
+                              step_index(row, step, i, steps, kernel_w) * kStepBytes});
   band.tiles.clear();
   for (int64_t row = 0; row < rows; row += 2) {
     for (int64_t x = 0; x < t.row_pixels; x += kTilePixels) {
-      PairTile tile{(row / 2 * band.columns + x) * kStepChannels, {}};
+      PairTile tile{(row / 2 * band.columns + x) * kStepChannels, {{0, 0, 0, -1}, {0, 0, 0, -1}}};
       const int64_t count = std::min(kTilePixels, t.row_pixels - x);
       for (int64_t r = row; r < std::min(row + 2, rows); ++r) {
         const int64_t pixel = r * t.row_pixels + x;
@@ -115,9 +117,8 @@ void prepare(const Conv2dTile& t, PairBand& band) {
   const int64_t steps = steps_of(in.words), product_bytes = steps * band.plane_bytes();
   // The last tile may start at the last pixel and read 15 more.
   const int64_t bytes = kProducts * product_bytes + kTilePixels * kStepChannels;
-  band.counts = band.memory.get<int32_t>(2 * kBlockCounts + kTileCounts + bytes / 4);
-  band.result = band.counts + 2 * kBlockCounts;
-  band.bytes = reinterpret_cast<int8_t*>(band.result + kTileCounts);
+  band.counts = band.memory.get<int32_t>(kProducts * kProductCounts + bytes / 4);
+  band.bytes = reinterpret_cast<int8_t*>(band.counts + kProducts * kProductCounts);
   int8_t* to = band.bytes;
   for (int64_t step = 0; step < steps; ++step) {
     for (int64_t pair = 0; pair < band.pairs; ++pair, to += band.columns * kStepChannels) {
@@ -132,30 +133,39 @@ void prepare(const Conv2dTile& t, PairBand& band) {
   }
 }
 
-// The counts of the upper or lower row of a tile from those of its products, and their epilogue.
-template <bool kLower>
-MBU_INLINE void finish_row(const Conv2dTile& t, const PixelTile& pixels, int64_t tile, const int32_t* counts,
-                           int32_t* result) {
-  if (!pixels.exists) return;
-  const int32_t *m1 = counts + 2 * kTileCounts, *m2 = counts + 4 * kTileCounts;
-  const int32_t* m = kLower ? counts + 6 * kTileCounts : counts;
-  for (int64_t i = 0; i < kTileCounts; i += 16) {
-    const __m512i a = load(m1 + i), b = load(m2 + i), c = load(m + i);
-    const __m512i half = _mm512_srai_epi32(kLower ? _mm512_sub_epi32(a, b) : _mm512_add_epi32(a, b), 1);
-    _mm512_store_si512(result + i, kLower ? _mm512_sub_epi32(half, c) : _mm512_add_epi32(half, c));
-  }
-  finish(t, pixels, tile, result);
+// 16 counts of the upper and of the lower row from those of the products.
+MBU_INLINE __m512i upper(const int32_t* m) {
+  const __m512i sum = _mm512_add_epi32(load(m + kProductCounts), load(m + 2 * kProductCounts));
+  return _mm512_add_epi32(_mm512_srai_epi32(sum, 1), load(m));
 }
 
-// Part 0 .. 3 of the epilogue of `count` tiles: the upper and the lower row of the first, then of the second.
-MBU_INLINE void finish_part(const Conv2dTile& t, const PairTile* tiles, int64_t count, int64_t tile,
-                            const int32_t* counts, int part, int32_t* result) {
-  const int64_t i = part / 2;
-  if (i >= count) return;
-  if (part % 2)
-    finish_row<true>(t, tiles[i].rows[1], tile, counts + i * kTileCounts, result);
-  else
-    finish_row<false>(t, tiles[i].rows[0], tile, counts + i * kTileCounts, result);
+MBU_INLINE __m512i lower(const int32_t* m) {
+  const __m512i difference = _mm512_sub_epi32(load(m + kProductCounts), load(m + 2 * kProductCounts));
+  return _mm512_sub_epi32(_mm512_srai_epi32(difference, 1), load(m + 3 * kProductCounts));
+}
+
+// Pixels [begin, end) of a block: those of the upper row of each tile, then those of the lower. The upper row
+// needs the products 0, 1 and 2, the lower 1, 2 and 3.
+void finish_block(const Conv2dTile& t, const PairTile* tiles, int64_t count, int64_t tile,
+                  const int32_t* counts, int begin, int end) {
+  constexpr int kSize = kTilePixels;
+  while (begin < end) {
+    const int part = begin / kSize, i = part % 2, p = begin % kSize, stop = std::min(end - part * kSize, kSize);
+    begin = part * kSize + stop;
+    if (i >= count) continue;
+    const PixelTile& pixels = tiles[i].rows[part / 2];
+    const int32_t* m = counts + i * kTileCounts;
+    if (part < 2)
+      finish_pixels(t, pixels, tile, p, stop, [&](int q, __m512i& low, __m512i& high) {
+        low = upper(m + q * kTileChannels);
+        high = upper(m + q * kTileChannels + 16);
+      });
+    else
+      finish_pixels(t, pixels, tile, p, stop, [&](int q, __m512i& low, __m512i& high) {
+        low = lower(m + q * kTileChannels);
+        high = lower(m + q * kTileChannels + 16);
+      });
+  }
 }
 
 }  // namespace
@@ -170,28 +180,26 @@ bool conv2d_64x32__amx_int8(const Conv2dTile& t) {
   const TileUse use;
   const PairTile *begin = band.tiles.data(), *end = begin + band.tiles.size();
   const int64_t steps = static_cast<int64_t>(band.steps.size()) / kProducts;
-  int32_t* counts = band.counts;
-  int32_t* others = counts + kBlockCounts;
   for (int64_t tile = t.tile_begin; tile < t.tile_end; ++tile) {
     const auto* weight = reinterpret_cast<const int8_t*>(t.weight + tile * t.weight_stride);
-    int64_t unfinished = 0;  // tiles before `pixels` whose counters wait in `others`
-    const PairTile* pixels = begin;
-    while (pixels != end) {
+    int64_t unfinished = 0;  // tiles before `pixels` that are not finished
+    for (const PairTile* pixels = begin; pixels != end;) {
       const int64_t count = std::min<int64_t>(end - pixels, 2);
       const int8_t* first = band.bytes + pixels[0].start;
       const int8_t* second = count == 2 ? band.bytes + pixels[1].start : nullptr;
       for (int product = 0; product < kProducts; ++product) {
         const ByteStep* step = band.steps.data() + product * steps;
-        run_block(step, step + steps, first, second, weight, counts + product * 2 * kTileCounts, [&] {
-          finish_part(t, pixels - unfinished, unfinished, tile, others, product, band.result);
+        const Share share = kShares[product];
+        const bool own = product == kProducts - 1;
+        run_block(step, step + steps, first, second, weight, band.counts + product * kProductCounts, [&] {
+          finish_block(t, own ? pixels : pixels - unfinished, own ? count : unfinished, tile, band.counts,
+                       share.begin, share.end);
         });
       }
       pixels += count;
       unfinished = count;
-      std::swap(counts, others);
     }
-    for (int part = 0; part < kProducts; ++part)
-      finish_part(t, pixels - unfinished, unfinished, tile, others, part, band.result);
+    finish_block(t, end - unfinished, unfinished, tile, band.counts, kShares[0].begin, kShares[1].end);
   }
   return true;
 }

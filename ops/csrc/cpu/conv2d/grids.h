@@ -49,6 +49,7 @@ struct Grid {
 
 struct Grids {
   std::vector<Grid> grids;
+  std::vector<int64_t> inputs;  // of each tap's first step
   std::vector<ByteStep> steps;
   std::vector<PixelTile> tiles;
   int64_t rows, columns;  // of one grid, as far as outputs reach
@@ -65,9 +66,11 @@ inline const std::vector<ByteStep>& steps_of_tile(const Conv2dTile& t, const Byt
   if (!t.present) return g.steps;
   const Word* present = t.present + tile * t.present_words;
   kept.clear();
+  const int64_t kernel_w = t.picture.kernel_w, steps = (t.picture.words + words - 1) / words;
   for (const ByteStep& step : g.steps) {
     const int64_t index = step.weight / shape.weight_bytes;
-    const int64_t tap = index % t.picture.stored_taps, first = index / t.picture.stored_taps * words;
+    const int64_t tap = index / (kernel_w * steps) * kernel_w + index % kernel_w;
+    const int64_t first = index / kernel_w % steps * words;
     bool meets = false;
     for (int64_t k = first; k < std::min(first + words, t.picture.words); ++k) {
       const int64_t word = tap * t.picture.words + k;
@@ -78,35 +81,39 @@ inline const std::vector<ByteStep>& steps_of_tile(const Conv2dTile& t, const Byt
   return kept;
 }
 
-// Lists the grids and, with the offsets that follow from them, the steps: channels outside, so that the
-// pixels of one step's channels stay in the first-level cache while all taps pass over them.
+// Lists the grids and, with the offsets that follow from them, the steps, in the order of their weights in
+// memory: kernel rows outside, so that the pixels that one row's taps pass over stay in the first-level cache.
 inline void plan_steps(const Conv2dTile& t, const ByteShape& shape, int64_t steps, Grids& g) {
   const Conv2dPicture& in = t.picture;
   g.grids.clear();
-  g.steps.clear();
+  g.inputs.clear();
   g.rows = t.pixels / t.row_pixels;
   g.columns = t.row_pixels;
   for (int64_t i = 0; i < in.taps; ++i) {
     g.rows = std::max(g.rows, t.pixels / t.row_pixels + in.tap[i].row / in.step_h);
     g.columns = std::max(g.columns, t.row_pixels + in.tap[i].column / in.step_w);
-    // The first step's list, its inputs still the index of the grid.
     const Grid grid{in.tap[i].row % in.step_h, in.tap[i].column % in.step_w};
     const auto found = std::find_if(g.grids.begin(), g.grids.end(), [&](const Grid& other) {
       return other.row == grid.row && other.column == grid.column;
     });
-    g.steps.push_back({found - g.grids.begin(), in.tap[i].kernel * shape.weight_bytes});
+    g.inputs.push_back(found - g.grids.begin());  // for now the index of the grid
     if (found == g.grids.end()) g.grids.push_back(grid);
   }
   g.plane_bytes = g.plane_pixels() * shape.cell;
   for (int64_t i = 0; i < in.taps; ++i) {
-    ByteStep& step = g.steps[static_cast<size_t>(i)];
+    int64_t& input = g.inputs[static_cast<size_t>(i)];
     const int64_t row = in.tap[i].row / in.step_h, column = in.tap[i].column / in.step_w;
-    step.input = ((step.input * g.rows + row) * g.columns + column) * shape.cell;
+    input = ((input * g.rows + row) * g.columns + column) * shape.cell;
   }
-  for (int64_t i = in.taps; i < in.taps * steps; ++i) {
-    const ByteStep& above = g.steps[static_cast<size_t>(i - in.taps)];
-    g.steps.push_back(
-        {above.input + shape.planes * g.plane_bytes, above.weight + in.stored_taps * shape.weight_bytes});
+  g.steps.clear();
+  for (int64_t i = 0, end; i < in.taps; i = end) {
+    const int64_t row = in.tap[i].kernel / in.kernel_w;
+    for (end = i; end < in.taps && in.tap[end].kernel / in.kernel_w == row;) ++end;
+    for (int64_t step = 0; step < steps; ++step)
+      for (int64_t tap = i; tap < end; ++tap)
+        g.steps.push_back({g.inputs[static_cast<size_t>(tap)] + step * shape.planes * g.plane_bytes,
+                           step_index(row, step, in.tap[tap].kernel % in.kernel_w, steps, in.kernel_w) *
+                               shape.weight_bytes});
   }
 }
 

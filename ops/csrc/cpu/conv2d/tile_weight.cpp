@@ -74,7 +74,7 @@ void tile_weight(const Word* planes, int64_t out_channels, Extent kernel, int64_
   header.tile_words = static_cast<int32_t>(ranges.count);
 
   const TiledWeight weight{tiled};
-  const int64_t stored_taps = weight.stored_taps();
+  const bool winograd = weight.stored_rows() > kernel.h;
   const int64_t padded = weight.padded_channels(), plane = out_channels * taps * words;
   auto* weight_sum = const_cast<int32_t*>(weight.weight_sum());
   auto* base = const_cast<int32_t*>(weight.base());
@@ -99,17 +99,20 @@ void tile_weight(const Word* planes, int64_t out_channels, Extent kernel, int64_
           continue;
         }
         auto* bytes = reinterpret_cast<int8_t*>(tile);
+        const int64_t row = tap / kernel.w, column = tap % kernel.w;
         if (layout == WeightLayout::int8_rows) {
-          place_int8_rows(sign, mask, channel, bytes + (k * taps + tap) * kWordBits * kTileChannels);
+          const int64_t index = step_index(row, k, column, ranges.count, kernel.w);
+          place_int8_rows(sign, mask, channel, bytes + index * kWordBits * kTileChannels);
           continue;
         }
-        auto add = [&](int64_t stored, int factor) {
-          place_int8(sign, mask, k, channel, factor, bytes + (k / 2 * stored_taps + stored) * kStepBytes);
+        auto add = [&](int64_t stored_row, int factor) {
+          const int64_t index = step_index(stored_row, k / 2, column, steps_of(ranges.count), kernel.w);
+          place_int8(sign, mask, k, channel, factor, bytes + index * kStepBytes);
         };
-        add(tap, 1);
-        if (stored_taps > taps) {
-          add(taps + tap % kernel.w, 1);
-          add(taps + kernel.w + tap % kernel.w, tap / kernel.w == 1 ? -1 : 1);
+        add(row, 1);
+        if (winograd) {
+          add(3, 1);
+          add(4, row == 1 ? -1 : 1);
         }
       }
     }
@@ -117,7 +120,7 @@ void tile_weight(const Word* planes, int64_t out_channels, Extent kernel, int64_
   const int64_t tile_count = padded / kTileChannels, all = tile_count * taps * ranges.count;
   int64_t present = 0;
   for (int64_t i = 0; i < tile_count * present_words; ++i) present += std::popcount(weight.present(0)[i]);
-  header.skips = stored_taps > taps ? 3 * present < 2 * all : kSkipShare * present <= (kSkipShare - 1) * all;
+  header.skips = winograd ? 3 * present < 2 * all : kSkipShare * present <= (kSkipShare - 1) * all;
 }
 
 }  // namespace mbu

@@ -33,11 +33,10 @@ constexpr Word valid_bits(int64_t word, int64_t channels) {
 // How a tiled weight holds its products; every CPU kernel reads one layout (kernels.inc). OCp is OC rounded
 // up to 32, Tw the words of a pixel that a tile of 32 outputs meets; added channels and added inputs weigh 0.
 //   bits: [OCp/32][taps][Tw][sign 32 | mask 32]; count = popc(mask & (a ^ sign)), base = nnz
-//   int8: [OCp/32][ceil(Tw/2)][stored taps][2][16][16][4] bytes: of 64 inputs and 32 outputs, for each half
-//   of
-//         the outputs, 16 rows of 4 inputs x 16 outputs; the byte is -w. With activations as bytes 1 and 0,
+//   int8: [OCp/32][stored KH][ceil(Tw/2)][KW][2][16][16][4] bytes: of 64 inputs and 32 outputs, for each half
+//         of the outputs, 16 rows of 4 inputs x 16 outputs; the byte is -w. With activations as bytes 1 and 0,
 //         dot = sum (2a - 1) w = 2 sum a w - sum w, so that count = sum a (-w), base = -sum w
-//   int8_rows: [OCp/32][Tw][taps][4][4][8][8] bytes: of 32 inputs and 32 outputs, for every 8 outputs and 8
+//   int8_rows: [OCp/32][KH][Tw][KW][4][4][8][8] bytes: of 32 inputs and 32 outputs, for every 8 outputs and 8
 //         inputs, a row of inputs for each output; byte, count and base as in int8
 // In all, dot = base - 2 * count: one table and one epilogue serve them.
 //
@@ -62,13 +61,18 @@ constexpr int64_t steps_of(int64_t words) {
   return (words + 1) / 2;
 }
 
+// Where in a tile of either int8 layout the weights of one step (of 64 or 32 inputs) and tap are.
+constexpr int64_t step_index(int64_t row, int64_t step, int64_t column, int64_t steps, int64_t kernel_w) {
+  return (row * steps + step) * kernel_w + column;
+}
+
 // Head of the result of tile_weight, which is a flat array of 32-bit words:
 //   header | weight_sum [taps][OCp] | base [taps][OCp] | first_word [OCp/32, rounded up to 16] |
 //   present [OCp/32][taps * Tw / 32, rounded up], rounded up to 16 | tiles
 // weight_sum is the sum of a tap's weights. Bit tap * Tw + k of a tile's `present` is 0 where all weights of
 // word k are zero for its outputs: kernels leave those out (`skips`).
 struct TiledWeightHeader {
-  static constexpr int32_t kMagic = 0x3355424d;  // "MBU3": changes with the header
+  static constexpr int32_t kMagic = 0x3455424d;  // "MBU4": changes with the header and the layouts
   int32_t magic;
   int32_t out_channels;
   int32_t kernel_h;
@@ -101,18 +105,19 @@ struct TiledWeight {
     return present(0) +
            round_up16(words_of(header().out_channels) * present_words(taps(), header().tile_words));
   }
-  int64_t stored_taps() const {
+  int64_t stored_rows() const {
     const TiledWeightHeader& h = header();
-    return stored_taps(h.layout, {h.kernel_h, h.kernel_w}, h.tile_words);
+    return stored_rows(h.layout, h.kernel_h, h.tile_words);
   }
   // Words from one tile of 32 output channels to the next.
   int64_t tile_stride() const {
-    return stored_taps() * kTileChannels * words_per_tap(header().layout, header().tile_words);
+    return stored_rows() * header().kernel_w * kTileChannels *
+           words_per_tap(header().layout, header().tile_words);
   }
 
-  static constexpr int64_t stored_taps(WeightLayout layout, Extent kernel, int64_t tile_words) {
-    const bool winograd = layout == WeightLayout::int8 && kernel.h == 3 && tile_words >= kWinogradWords;
-    return (kernel.h + (winograd ? 2 : 0)) * kernel.w;
+  static constexpr int64_t stored_rows(WeightLayout layout, int64_t kernel_h, int64_t tile_words) {
+    const bool winograd = layout == WeightLayout::int8 && kernel_h == 3 && tile_words >= kWinogradWords;
+    return kernel_h + (winograd ? 2 : 0);
   }
   // Words that one output channel takes per stored tap.
   static constexpr int64_t words_per_tap(WeightLayout layout, int64_t tile_words) {
@@ -133,8 +138,8 @@ struct TiledWeight {
     const int64_t tiles = words_of(out_channels), taps = kernel.h * kernel.w;
     return static_cast<int64_t>(sizeof(TiledWeightHeader) / sizeof(int32_t)) + round_up16(tiles) +
            round_up16(tiles * present_words(taps, tile_words)) +
-           (2 * taps + stored_taps(layout, kernel, tile_words) * words_per_tap(layout, tile_words)) * tiles *
-               kTileChannels;
+           (2 * taps + stored_rows(layout, kernel.h, tile_words) * kernel.w * words_per_tap(layout, tile_words)) *
+               tiles * kTileChannels;
   }
 };
 
