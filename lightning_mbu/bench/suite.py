@@ -35,13 +35,14 @@ _CANDIDATES = (memory.PACKED, memory.FLOAT)
 
 def standard_jobs(base: Job) -> list[Job]:
     """What `make bench` measures: MBUNet at three sizes, with a second thread and with shortcuts, two other U-Nets,
-    two of these held to AVX2 where the processor has more, its layers and its memory.
+    two of these held to the instruction sets of older processors, its layers and its memory.
 
     Args:
         base: settings that all jobs share.
     """
     first = replace(base, model="mbunet")
-    older = ("mbunet", "unet-classic") if base.isa == "native" and "avx512f" in instruction_sets() else ()
+    newer = {"avx512": "amx_int8", "avx2": "avx512f"}  # what a processor that is held back has beyond the set
+    older = [isa for isa, more in newer.items() if base.isa == "native" and more in instruction_sets()]
     return [  # two at a time: what takes long to prepare comes early, lest it runs alone in the end
         first,
         replace(first, size="512x512"),
@@ -51,7 +52,7 @@ def standard_jobs(base: Job) -> list[Job]:
         replace(base, model="mbunet-shortcuts"),
         replace(base, model="unet-classic"),
         replace(base, model="unet-resnet34", size="512x512"),
-        *(replace(base, model=model, isa="avx2") for model in older),
+        *(replace(base, model=model, isa=isa) for isa in older for model in ("mbunet", "unet-classic")),
         layers_job(first),
     ]
 

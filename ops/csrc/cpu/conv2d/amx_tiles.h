@@ -118,9 +118,9 @@ MBU_INLINE void multiply_second(const ByteStep& step, const int8_t* second) {
   _tile_dpbssd(3, 5, 7);
 }
 
-// Counters of one or two tiles of pixels. `between` runs while the last steps multiply: the processor comes to
-// it long before they have. The first tile's counters are stored ahead of the second's last products, so that
-// the multiplier has work meanwhile.
+// Counters of one or two tiles of pixels. `between` runs while the last steps multiply: the processor comes
+// to it long before they have. The first tile's counters are stored ahead of the second's last products, so
+// that the multiplier has work meanwhile.
 template <bool kPair, class Between>
 MBU_INLINE void run_tiles_of(const ByteStep* step, const ByteStep* end, const int8_t* first,
                              const int8_t* second, const int8_t* weight, int32_t* counts,

@@ -24,8 +24,7 @@ namespace mbu {
 namespace {
 
 // Pixels of a band: enough to spread the cost of the lists, few enough that input rows, lists and one weight
-// tile share a first-level cache, and that threads find several bands. 256 to 4096 measured the same within
-// noise.
+// tile share a first-level cache, and that threads find several bands. 256 to 4096 took the same time.
 constexpr int64_t kBandPixels = 768;
 // The same for a kernel that expands bits to bytes: rows that two bands share are expanded twice, so bands
 // are as large as a second-level cache of 2 MiB (every processor with AMX) holds beside weights and lists.
@@ -141,15 +140,13 @@ int64_t band_pixels(const Conv2dParams& p, const AxisPhase& y, const AxisPhase& 
   };
   const int64_t words = p.weight.header().tile_words, pixels = inputs(y) * inputs(x);
   if (layout == WeightLayout::int8_rows) return kExpandedRowsBytes / (words * kWordBits * pixels);
-  int64_t bytes = steps_of(words) * kStepChannels * pixels;
-  // A head reads a band's float outputs again, while they are in the same cache.
-  if (p.stream && p.stream->head)
-    bytes = std::max<int64_t>(bytes, 2 * p.out_channels * static_cast<int64_t>(sizeof(float)));
-  return kExpandedBytes / bytes;
+  const int64_t bytes = steps_of(words) * kStepChannels * pixels;
+  // Float outputs are read again, by a head or to become bits: they are to stay in the same cache.
+  const auto outputs = p.stream ? 4 * p.out_channels * static_cast<int64_t>(sizeof(float)) : 0;
+  return kExpandedBytes / std::max(bytes, outputs);
 }
 
-// The words of each tap as runs, joined where they touch. `tile` leaves out what is absent from it; -1
-// nothing.
+// The words of each tap as runs, joined where they touch; of a `tile` that is not -1, those present in it.
 void list_runs(const Conv2dParams& p, const Pass& pass, int64_t stride_h, int64_t stride_w, int64_t tile,
                Plan& plan) {
   const int64_t words = p.weight.header().tile_words;

@@ -12,9 +12,9 @@
 //   bytes [product: 4][step: 64 channels][pair of output rows][column][64]
 //
 // Tiles go row by row: where rows leave much of a tile empty, the direct kernel is faster and is left to run.
-// The counters of a block, four times those of a direct one, take a third of the first-level cache, so they are
-// kept once: its epilogue is cut into three parts, which run amid the multiplications of its own last product
-// and of the next block's first two, each before the counters that it reads are overwritten.
+// The counters of a block, four times those of a direct one, take a third of the first-level cache, so they
+// are kept once: its epilogue is cut into three parts, which run amid the multiplications of its own last
+// product and of the next block's first two, each before the counters that it reads are overwritten.
 #include "cpu/conv2d/amx_tiles.h"
 
 namespace mbu {
@@ -150,7 +150,8 @@ void finish_block(const Conv2dTile& t, const PairTile* tiles, int64_t count, int
                   const int32_t* counts, int begin, int end) {
   constexpr int kSize = kTilePixels;
   while (begin < end) {
-    const int part = begin / kSize, i = part % 2, p = begin % kSize, stop = std::min(end - part * kSize, kSize);
+    const int part = begin / kSize, i = part % 2, p = begin % kSize,
+              stop = std::min(end - part * kSize, kSize);
     begin = part * kSize + stop;
     if (i >= count) continue;
     const PixelTile& pixels = tiles[i].rows[part / 2];

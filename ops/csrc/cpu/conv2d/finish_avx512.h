@@ -80,7 +80,8 @@ MBU_INLINE void finish_stream(const Conv2dTile& t, int64_t pixel, int64_t tile, 
   Floats y = dot_products(t, pixel, channel, low, high);
   const float* parameters = s.affine + channel;
   for (int64_t step = 0; step < s.steps; ++step, parameters += 2 * t.channels) {
-    const Floats factor = load_floats(parameters, valid), offset = load_floats(parameters + t.channels, valid);
+    const Floats factor = load_floats(parameters, valid),
+                 offset = load_floats(parameters + t.channels, valid);
     y = {_mm512_fmadd_ps(y.low, factor.low, offset.low), _mm512_fmadd_ps(y.high, factor.high, offset.high)};
   }
   if (s.terms) {

@@ -82,7 +82,8 @@ inline const std::vector<ByteStep>& steps_of_tile(const Conv2dTile& t, const Byt
 }
 
 // Lists the grids and, with the offsets that follow from them, the steps, in the order of their weights in
-// memory: kernel rows outside, so that the pixels that one row's taps pass over stay in the first-level cache.
+// memory: kernel rows outside, so that the pixels that one row's taps pass over stay in the first-level
+// cache.
 inline void plan_steps(const Conv2dTile& t, const ByteShape& shape, int64_t steps, Grids& g) {
   const Conv2dPicture& in = t.picture;
   g.grids.clear();

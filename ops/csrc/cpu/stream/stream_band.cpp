@@ -161,6 +161,29 @@ struct Chunk {
   }
 };
 
+// Calls the shortcut of a chunk into the second-level cache, in the order of memory: the kernel goes through
+// it tile by tile, which no hardware prefetcher keeps up with.
+void fetch_rows(const Conv2dParams& p, const Chunk& chunk) {
+  const Stream& s = *p.stream;
+  constexpr int64_t kLine = 64;
+  auto fetch = [](const void* from, int64_t bytes) {
+    for (int64_t i = 0; i < bytes; i += kLine) __builtin_prefetch(static_cast<const char*>(from) + i, 0, 2);
+  };
+  for (int64_t i = 0; i < s.residuals; ++i) {
+    const StreamSource& source = s.residual[i];
+    const int64_t size = source.type == FloatType::bf16 ? sizeof(Bfloat16) : sizeof(float);
+    const int64_t columns = source_pixel(chunk.band.columns * chunk.band.column_step - 1, s) + 1;
+    int64_t last = -1;
+    for (int64_t r = chunk.row; r < chunk.row + chunk.rows; ++r) {
+      const int64_t row = source_pixel(chunk.band.row + r * chunk.band.row_step, s);
+      if (row == last) continue;
+      last = row;
+      fetch(source.at(chunk.band.n * source.stride_n + row * source.stride_h),
+            columns * source.stride_w * size);
+    }
+  }
+}
+
 // The kernel finishes the stream itself: it reads the shortcut where it lies, or from a fitted copy in cache.
 void finish_in_kernel(const Conv2dParams& p, const CpuKernel& kernel, const Chunk& chunk, bool direct,
                       Conv2dTile& tile, Memory& memory) {
@@ -174,6 +197,7 @@ void finish_in_kernel(const Conv2dParams& p, const CpuKernel& kernel, const Chun
   epilogue.narrow = s.narrow ? s.narrow + begin : nullptr;
   epilogue.share = 1;
   if (s.residuals && direct) {
+    fetch_rows(p, chunk);
     list_sources(s, chunk.band, chunk.row, chunk.rows, memory);
     epilogue.terms = terms_of(p);
     epilogue.shortcut_type = s.residual[0].type;

@@ -34,8 +34,8 @@ constexpr Word valid_bits(int64_t word, int64_t channels) {
 // up to 32, Tw the words of a pixel that a tile of 32 outputs meets; added channels and added inputs weigh 0.
 //   bits: [OCp/32][taps][Tw][sign 32 | mask 32]; count = popc(mask & (a ^ sign)), base = nnz
 //   int8: [OCp/32][stored KH][ceil(Tw/2)][KW][2][16][16][4] bytes: of 64 inputs and 32 outputs, for each half
-//         of the outputs, 16 rows of 4 inputs x 16 outputs; the byte is -w. With activations as bytes 1 and 0,
-//         dot = sum (2a - 1) w = 2 sum a w - sum w, so that count = sum a (-w), base = -sum w
+//         of the outputs, 16 rows of 4 inputs x 16 outputs; the byte is -w. With activations as bytes 1 and
+//         0, dot = sum (2a - 1) w = 2 sum a w - sum w, so that count = sum a (-w), base = -sum w
 //   int8_rows: [OCp/32][KH][Tw][KW][4][4][8][8] bytes: of 32 inputs and 32 outputs, for every 8 outputs and 8
 //         inputs, a row of inputs for each output; byte, count and base as in int8
 // In all, dot = base - 2 * count: one table and one epilogue serve them.
@@ -138,7 +138,8 @@ struct TiledWeight {
     const int64_t tiles = words_of(out_channels), taps = kernel.h * kernel.w;
     return static_cast<int64_t>(sizeof(TiledWeightHeader) / sizeof(int32_t)) + round_up16(tiles) +
            round_up16(tiles * present_words(taps, tile_words)) +
-           (2 * taps + stored_rows(layout, kernel.h, tile_words) * kernel.w * words_per_tap(layout, tile_words)) *
+           (2 * taps +
+            stored_rows(layout, kernel.h, tile_words) * kernel.w * words_per_tap(layout, tile_words)) *
                tiles * kTileChannels;
   }
 };
