@@ -8,7 +8,7 @@ Everything below is a project as it is usually written with LightningCLI, but fo
 them it trains the float network.
 """
 
-import json
+import json  # added
 import sys
 from pathlib import Path
 
@@ -16,6 +16,7 @@ import lightning as L
 import segmentation_models_pytorch as smp
 import torch
 from lightning.pytorch.cli import LightningCLI
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from lightning_mbu import MBUQuantize, convert, save, verify, write_page  # added
 from lightning_mbu.demo import CellsData  # in the place of your own data module
@@ -58,20 +59,22 @@ class SegmentationModule(L.LightningModule):
 
 class Command(LightningCLI):
     def add_arguments_to_parser(self, parser):
-        parser.add_argument("--output", default="project.mbu", help="packed file; the page goes beside it")
         parser.add_argument("--smoke", action="store_true", help="smallest sizes, nothing to download")
-        parser.add_argument("--json", action="store_true", help="print the check as JSON")
         logger = {"class_path": "CSVLogger", "init_args": {"save_dir": "."}}
         parser.set_defaults({"trainer.logger": logger, "trainer.max_epochs": 40, "data.size": 256})
         parser.add_lightning_class_args(MBUQuantize, "quantize")  # added
+        parser.add_argument("--output", default="project.mbu", help="packed file; the page goes beside it")  # added
+        parser.add_argument("--json", action="store_true", help="print the check as JSON")  # added
 
     def before_instantiate_classes(self):
         config, changes = self.config, {}
         if config["smoke"]:
             changes = {"model.encoder": "resnet18", "model.weights": None, "data.size": 64, "data.count": 20,
                        "trainer.max_epochs": 2, "trainer.accelerator": "cpu"}  # fmt: skip
-        if config["json"]:
-            changes |= {"trainer.enable_progress_bar": False, "trainer.enable_model_summary": False}
+        if config["json"]:  # added
+            changes |= {"trainer.enable_progress_bar": False, "trainer.enable_model_summary": False}  # added
+        if not Path(config["output"]).absolute().parent.is_dir():  # added
+            raise FileNotFoundError(f"the folder of --output {config['output']} does not exist; create it.")  # added
         for name, value in changes.items():
             config[name] = value
 
@@ -89,10 +92,14 @@ def main() -> None:
     if not check.ok:  # added
         raise SystemExit("the packed network differs from the trained one; it was not saved")  # added
     saved = save(packed, cli.config["output"])  # added
-    scores, log = cli.trainer.callback_metrics, Path(cli.trainer.log_dir, "metrics.csv")  # added
+    scores, log = cli.trainer.callback_metrics, Path(cli.trainer.log_dir or "", "metrics.csv")  # added
+    log = log if log.is_file() else None  # added: curves are drawn from what CSVLogger writes
     page = write_page(saved.with_suffix(".html"), packed, check, batch=batch, scores=scores, log=log)  # added
     print(f"saved {saved}, report {page}", file=sys.stderr)  # added
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (ValueError, OSError, MisconfigurationException) as error:  # a wrong setting: what it is says enough
+        sys.exit(f"{Path(__file__).name}: {error}")

@@ -139,3 +139,18 @@ def test_a_mistake_gets_no_traceback(arguments, words, monkeypatch, capsys, tmp_
     monkeypatch.chdir(tmp_path)
     code = run_here("carvana", arguments, monkeypatch)
     assert code and words in (code if isinstance(code, str) else capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["--data.data", "nowhere"], "nowhere"),
+        (["--data.size", "0"], "size"),
+        (["--quantize.preset", "none"], "preset='none' is unknown"),
+        (["--smoke", "--output", "no/net.mbu"], "folder of --output no/net.mbu does not exist"),
+    ],
+)
+def test_nor_does_one_in_an_existing_project(arguments, words, monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    code = run_here("existing_project", arguments, monkeypatch)
+    assert code and words in (code if isinstance(code, str) else capsys.readouterr().err)
