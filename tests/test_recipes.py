@@ -152,5 +152,5 @@ def test_a_mistake_gets_no_traceback(arguments, words, monkeypatch, capsys, tmp_
 )
 def test_nor_does_one_in_an_existing_project(arguments, words, monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
-    code = run_here("existing_project", arguments, monkeypatch)
+    code = run_here("existing_project", ["--model.weights", "null", *arguments], monkeypatch)
     assert code and words in (code if isinstance(code, str) else capsys.readouterr().err)
