@@ -63,7 +63,7 @@ class Command(LightningCLI):
         logger = {"class_path": "CSVLogger", "init_args": {"save_dir": "."}}
         parser.set_defaults({"trainer.logger": logger, "trainer.max_epochs": 40, "data.size": 256})
         parser.add_lightning_class_args(MBUQuantize, "quantize")  # added
-        parser.add_argument("--output", default="project.mbu", help="packed file; the page goes beside it")  # added
+        parser.add_argument("--output", default="project.mbu", help="packed file, page beside it")  # added
         parser.add_argument("--json", action="store_true", help="print the check as JSON")  # added
 
     def before_instantiate_classes(self):
@@ -73,8 +73,9 @@ class Command(LightningCLI):
                        "trainer.max_epochs": 2, "trainer.accelerator": "cpu"}  # fmt: skip
         if config["json"]:  # added
             changes |= {"trainer.enable_progress_bar": False, "trainer.enable_model_summary": False}  # added
-        if not Path(config["output"]).absolute().parent.is_dir():  # added
-            raise FileNotFoundError(f"the folder of --output {config['output']} does not exist; create it.")  # added
+        output = config["output"]  # added
+        if not Path(output).absolute().parent.is_dir():  # added
+            raise FileNotFoundError(f"the folder of --output {output} does not exist; create it.")  # added
         for name, value in changes.items():
             config[name] = value
 
@@ -101,5 +102,5 @@ def main() -> None:
 if __name__ == "__main__":
     try:
         main()
-    except (ValueError, OSError, MisconfigurationException) as error:  # a wrong setting: what it is says enough
+    except (ValueError, OSError, MisconfigurationException) as error:  # a wrong setting
         sys.exit(f"{Path(__file__).name}: {error}")
