@@ -2,7 +2,6 @@
 //
 // In an unnamed namespace, because copies compiled with different flags must not be merged by the linker.
 #pragma once
-#include <bit>
 #include <cstring>
 
 #include "cpu/conv2d/finish_avx512.h"
@@ -62,19 +61,19 @@ MBU_INLINE void finish_bits(__m512i low, __m512i high, __m512i limit0, __m512i l
   }
 }
 
-// The epilogue of pixels [begin, end) of a tile; counts_of(p, low, high) sets the counts of one.
+// The epilogue of a tile's pixels; counts_of(p, low, high) sets the counts of one.
 template <class CountsOf>
-MBU_INLINE void finish_pixels(const Conv2dTile& t, const PixelTile& pixels, int64_t tile, int begin, int end,
+MBU_INLINE void finish_pixels(const Conv2dTile& t, const PixelTile& pixels, int64_t tile,
                               const CountsOf& counts_of) {
-  const int64_t* target = t.target;
-  const int32_t *border = t.border, *table = t.table + tile * kTileChannels;
-  const unsigned exists = pixels.exists;
-  int64_t pixel = pixels.pixel + std::popcount(exists & ((1u << begin) - 1));
+  constexpr int kPixels = kTilePixels;
+  const int64_t* target = t.target + pixels.pixel;
+  const int32_t *border = t.border + pixels.pixel, *table = t.table + tile * kTileChannels;
   __m512i low, high;
   if (t.stream || t.sums) {
     const bool whole = t.channels - tile * kTileChannels >= kTileChannels;
-    for (int p = begin; p < end; ++p) {
-      if (!(exists >> p & 1)) continue;
+    int64_t pixel = pixels.pixel;
+    for (int p = 0; p < kPixels; ++p) {
+      if (!(pixels.exists >> p & 1)) continue;
       counts_of(p, low, high);
       if (whole)
         finish_floats<true>(t, pixel++, tile, low, high);
@@ -87,18 +86,17 @@ MBU_INLINE void finish_pixels(const Conv2dTile& t, const PixelTile& pixels, int6
   for (int64_t plane = 0; plane < t.planes; ++plane, word += t.out_words, table += t.channels_padded) {
     Word* bits = t.bits + word;
     const Word flip = t.flip[word];
-    int64_t i = pixel;
     if (pixels.border >= 0) {  // most tiles; all of its pixels exist
       const __m512i limit0 = load(table + pixels.border), limit1 = load(table + pixels.border + 16);
-#pragma GCC unroll 4
-      for (int p = begin; p < end; ++p, ++i) {
+#pragma GCC unroll 16
+      for (int p = 0; p < kPixels; ++p) {
         counts_of(p, low, high);
-        finish_bits(low, high, limit0, limit1, flip, bits + target[i]);
+        finish_bits(low, high, limit0, limit1, flip, bits + target[p]);
       }
       continue;
     }
-    for (int p = begin; p < end; ++p) {
-      if (!(exists >> p & 1)) continue;
+    for (int p = 0, i = 0; p < kPixels; ++p) {
+      if (!(pixels.exists >> p & 1)) continue;
       counts_of(p, low, high);
       const int32_t* limit = table + border[i];
       finish_bits(low, high, load(limit), load(limit + 16), flip, bits + target[i++]);

@@ -45,7 +45,7 @@ void prepare(const Conv2dTile& t, Band& band) {
 void finish_tiles(const Conv2dTile& t, const PixelTile* pixels, int64_t count, int64_t tile,
                   const int32_t* counts) {
   for (const PixelTile* end = pixels + count; pixels != end; ++pixels, counts += kTilePixels * kTileChannels)
-    finish_pixels(t, *pixels, tile, 0, kTilePixels, [&](int p, __m512i& low, __m512i& high) {
+    finish_pixels(t, *pixels, tile, [&](int p, __m512i& low, __m512i& high) {
       low = load(counts + p * kTileChannels);
       high = load(counts + p * kTileChannels + 16);
     });

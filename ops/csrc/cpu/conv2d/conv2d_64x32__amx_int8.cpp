@@ -23,12 +23,13 @@ namespace {
 constexpr int kProducts = 4;
 constexpr int64_t kTileCounts = kTilePixels * kTileChannels;
 constexpr int64_t kProductCounts = 2 * kTileCounts;  // [2 tiles][16 pixels][32 channels]
-// What is finished while a product of a block multiplies: pixels of the block before, but in the last product
-// of its own.
+// The parts of a block (finish_block) that are finished while a product multiplies: of the block before, but
+// in the last product of its own. Whole tiles, as loops of one length are foreseen (kUnrolled in
+// amx_tiles.h).
 struct Share {
   int begin, end;
 };
-constexpr Share kShares[kProducts] = {{21, 42}, {42, 64}, {64, 64}, {0, 21}};
+constexpr Share kShares[kProducts] = {{1, 3}, {3, 4}, {4, 4}, {0, 1}};
 
 // 16 pixels of the upper and of the lower of two output rows.
 struct PairTile {
@@ -144,27 +145,23 @@ MBU_INLINE __m512i lower(const int32_t* m) {
   return _mm512_sub_epi32(_mm512_srai_epi32(difference, 1), load(m + 3 * kProductCounts));
 }
 
-// Pixels [begin, end) of a block: those of the upper row of each tile, then those of the lower. The upper row
-// needs the products 0, 1 and 2, the lower 1, 2 and 3.
+// Parts [begin, end) of the four of a block: the upper row of each tile, then the lower. The upper row needs
+// the products 0, 1 and 2, the lower 1, 2 and 3.
 void finish_block(const Conv2dTile& t, const PairTile* tiles, int64_t count, int64_t tile,
-                  const int32_t* counts, int begin, int end) {
-  constexpr int kSize = kTilePixels;
-  while (begin < end) {
-    const int part = begin / kSize, i = part % 2, p = begin % kSize,
-              stop = std::min(end - part * kSize, kSize);
-    begin = part * kSize + stop;
+                  const int32_t* counts, Share share) {
+  for (int part = share.begin; part < share.end; ++part) {
+    const int i = part % 2;
     if (i >= count) continue;
-    const PixelTile& pixels = tiles[i].rows[part / 2];
     const int32_t* m = counts + i * kTileCounts;
     if (part < 2)
-      finish_pixels(t, pixels, tile, p, stop, [&](int q, __m512i& low, __m512i& high) {
-        low = upper(m + q * kTileChannels);
-        high = upper(m + q * kTileChannels + 16);
+      finish_pixels(t, tiles[i].rows[0], tile, [&](int p, __m512i& low, __m512i& high) {
+        low = upper(m + p * kTileChannels);
+        high = upper(m + p * kTileChannels + 16);
       });
     else
-      finish_pixels(t, pixels, tile, p, stop, [&](int q, __m512i& low, __m512i& high) {
-        low = lower(m + q * kTileChannels);
-        high = lower(m + q * kTileChannels + 16);
+      finish_pixels(t, tiles[i].rows[1], tile, [&](int p, __m512i& low, __m512i& high) {
+        low = lower(m + p * kTileChannels);
+        high = lower(m + p * kTileChannels + 16);
       });
   }
 }
@@ -194,13 +191,13 @@ bool conv2d_64x32__amx_int8(const Conv2dTile& t) {
         const bool own = product == kProducts - 1;
         run_block(step, step + steps, first, second, weight, band.counts + product * kProductCounts, [&] {
           finish_block(t, own ? pixels : pixels - unfinished, own ? count : unfinished, tile, band.counts,
-                       share.begin, share.end);
+                       share);
         });
       }
       pixels += count;
       unfinished = count;
     }
-    finish_block(t, end - unfinished, unfinished, tile, band.counts, kShares[0].begin, kShares[1].end);
+    finish_block(t, end - unfinished, unfinished, tile, band.counts, {kShares[0].begin, kShares[1].end});
   }
   return true;
 }
