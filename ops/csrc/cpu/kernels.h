@@ -32,7 +32,7 @@ struct Conv2dPicture {
   int64_t step_h, step_w;            // picture pixels from one output pixel to the next
   int64_t taps;                      // may be 0: outputs that see no input
   const Conv2dTap* tap;              // [taps]
-  int64_t kernel_w, stored_rows;     // of the weight, with the rows that its layout adds
+  int64_t kernel_w;                  // of the weight
 };
 
 // What turns the counts of a tile into a float stream where the kernel does so itself: see
@@ -81,6 +81,7 @@ struct Conv2dTile {
   // bits[target + t * out_words + tile] has bit (count <= table[border + t * channels_padded + oc]), xor
   // flip[t * out_words + tile].
   const int32_t* table;
+  int64_t table_size;
   int64_t channels, channels_padded;
   float* sums;
   const StreamEpilogue* stream;
@@ -114,6 +115,9 @@ struct CpuKernel {
   const char* name;
   const char* isa;
   WeightLayout layout;  // of the weights it reads
+  // Of a kernel that makes bytes of a band's input first: how many a band may have. 0: it reads bits, by
+  // runs.
+  int64_t expanded_bytes;
   bool (*available)();
   void (*conv2d)(const Conv2dTile&);
   bool adds_stream;  // conv2d finishes the float residual stream itself

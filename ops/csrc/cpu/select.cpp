@@ -19,14 +19,14 @@
 
 namespace mbu {
 
-#define MBU_CPU_KERNEL(name, isa, predicate, layout, conv, adds_stream, row) \
-  void conv2d_##conv(const Conv2dTile&);                                     \
-  void pack__##row(const PackRow&);                                          \
-  void unpack__##row(const UnpackRow&);                                      \
-  void add_residual__##row(const ResidualRow&);                              \
-  void finish_row__##row(const StreamRow&);                                  \
-  void or_rows__##row(const Word* const*, int64_t, int64_t, Word*);          \
-  void stem_tile__##row(const StemTile&);                                    \
+#define MBU_CPU_KERNEL(name, isa, predicate, layout, expanded, conv, adds_stream, row) \
+  void conv2d_##conv(const Conv2dTile&);                                               \
+  void pack__##row(const PackRow&);                                                    \
+  void unpack__##row(const UnpackRow&);                                                \
+  void add_residual__##row(const ResidualRow&);                                        \
+  void finish_row__##row(const StreamRow&);                                            \
+  void or_rows__##row(const Word* const*, int64_t, int64_t, Word*);                    \
+  void stem_tile__##row(const StemTile&);                                              \
   void head_row__##row(const HeadRow&);
 #include "cpu/kernels.inc"
 #undef MBU_CPU_KERNEL
@@ -103,7 +103,8 @@ bool may_use_tiles() {
 
 bool has_amx_int8() {
   static const bool has = [] {
-    if (!has_avx512vpopcnt() || !features(kTileState).leaf7_b) return false;
+    if (!has_avx512vpopcnt() || !(features(kAvx512State).leaf7_c & bit_AVX512VBMI)) return false;
+    if (!features(kTileState).leaf7_b) return false;
     unsigned a, b, c, d;
     constexpr unsigned kTile = 1u << 24, kInt8 = 1u << 25;
     if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d & kTile) == 0 || (d & kInt8) == 0) return false;
@@ -116,9 +117,20 @@ bool has_amx_int8() {
 #endif
 
 const CpuKernel kKernels[] = {
-#define MBU_CPU_KERNEL(name, isa, predicate, layout, conv, adds_stream, row)                                 \
-  {#name,          isa,           WeightLayout::layout, predicate,         conv2d_##conv,  adds_stream,      \
-   pack__##row,    unpack__##row, add_residual__##row,  finish_row__##row, or_rows__##row, stem_tile__##row, \
+#define MBU_CPU_KERNEL(name, isa, predicate, layout, expanded, conv, adds_stream, row) \
+  {#name,                                                                              \
+   isa,                                                                                \
+   WeightLayout::layout,                                                               \
+   expanded,                                                                           \
+   predicate,                                                                          \
+   conv2d_##conv,                                                                      \
+   adds_stream,                                                                        \
+   pack__##row,                                                                        \
+   unpack__##row,                                                                      \
+   add_residual__##row,                                                                \
+   finish_row__##row,                                                                  \
+   or_rows__##row,                                                                     \
+   stem_tile__##row,                                                                   \
    head_row__##row},
 #include "cpu/kernels.inc"
 #undef MBU_CPU_KERNEL

@@ -61,13 +61,16 @@ std::vector<Case> fixed_cases() {
   up.kernel = {1, 3};  // rows that no tap reaches
   up.output_padding = {1, 1};
   cases.push_back(up);
-  // 3 rows, 256 channels and more: two thirds of the products, unless rows leave too much of a tile empty.
-  Case fewer = conv(256, 32, 8, 16, 3, 1, 1, 1);  // 4 pairs of rows: 2 blocks x 4 products x 12 steps x 4
-  fewer.products = 2 * 4 * 12 * 4;
+  // 3x3: half of the products, unless rows leave too much of a tile empty.
+  Case fewer = conv(256, 32, 8, 16, 3, 1, 1, 1);  // twice four rows: 1 block x 6 products x 12 steps x 4
+  fewer.products = 6 * 12 * 4;
   cases.push_back(fewer);
-  Case narrow = conv(256, 32, 9, 7, 3, 1, 1, 1);  // 9 x 9 pixels with their ring: 5 tiles x 36 steps x 2
-  narrow.products = 5 * 36 * 2;
+  Case narrow = conv(256, 32, 9, 7, 3, 1, 1, 1);  // 63 pixels: 4 tiles x 36 steps x 2
+  narrow.products = 4 * 36 * 2;
   cases.push_back(narrow);
+  Case few = conv(32, 32, 8, 16, 3, 1, 1, 1);  // neighbouring taps share a step: 2 for 3 taps
+  few.products = 8 * 6 * 2;  // 8 tiles x 6 steps x 2
+  cases.push_back(few);
   cases.push_back(conv(290, 40, 7, 30, 3, 1, 1, 1));  // odd rows, a part of a tile, half a step
   cases.push_back(conv(480, 64, 2, 16, 3, 1, 1, 1));
   Case other = conv(256, 32, 6, 20, 3, 1, 0, 1);
@@ -77,7 +80,7 @@ std::vector<Case> fixed_cases() {
   other.zero_padding = false;
   other.padding = {2, 1};
   cases.push_back(other);
-  other.dilation = {2, 1};  // its rows are not neighbours: computed directly, from a weight that holds sums
+  other.dilation = {2, 1};  // its rows are not neighbours: computed directly
   cases.push_back(other);
   other.groups = 2;  // 256 channels each
   other.channels = 512;
@@ -119,6 +122,11 @@ Case random_case(uint64_t seed) {
   c.kernel = pair(1, pick(1, 5));
   c.stride = pair(1, 3);
   c.dilation = pair(1, 2);
+  if (pick(0, 3) == 0) {
+    c.kernel = {3, 3};
+    c.stride = {1, 1};
+    c.dilation.h = 1;
+  }
   c.transposed = pick(0, 2) == 0;
   if (c.transposed) {
     c.padding = {pick(0, c.kernel.h / 2), pick(0, c.kernel.w / 2)};

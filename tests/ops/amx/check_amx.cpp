@@ -34,10 +34,19 @@ void add_residual__scalar(const ResidualRow&);
 void finish_row__scalar(const StreamRow&);
 
 const CpuKernel& cpu_kernel() {
-  static const CpuKernel kernel{
-      "amx_int8", "emulated",   WeightLayout::int8, [] { return true; },  conv2d_32x32__amx_int8,
-      false,      pack__scalar, unpack__scalar,     add_residual__scalar, finish_row__scalar,
-      nullptr,    nullptr};
+  static const CpuKernel kernel{"amx_int8",
+                                "emulated",
+                                WeightLayout::bits,
+                                512 << 10,
+                                [] { return true; },
+                                conv2d_32x32__amx_int8,
+                                false,
+                                pack__scalar,
+                                unpack__scalar,
+                                add_residual__scalar,
+                                finish_row__scalar,
+                                nullptr,
+                                nullptr};
   return kernel;
 }
 
@@ -95,8 +104,8 @@ int64_t run(const Case& c, uint64_t seed) {
   }
   const WordRanges ranges = find_word_ranges(planes.data(), c.out_channels, taps, words);
   std::vector<int32_t> tiled(
-      static_cast<size_t>(TiledWeight::size(WeightLayout::int8, c.out_channels, c.kernel, ranges.count)));
-  tile_weight(planes.data(), c.out_channels, c.kernel, words, WeightLayout::int8, ranges, tiled.data());
+      static_cast<size_t>(TiledWeight::size(WeightLayout::bits, c.out_channels, c.kernel, ranges.count)));
+  tile_weight(planes.data(), c.out_channels, c.kernel, words, WeightLayout::bits, ranges, tiled.data());
 
   Conv2dParams p{};
   p.input = {input.data(),    c.batch, c.height, c.width, words, c.height * c.width * pitch,

@@ -103,7 +103,7 @@ class Weights {
  public:
   Weights(const Word* planes, int64_t oc, Extent kernel, int64_t words) {
     const WordRanges ranges = find_word_ranges(planes, oc, kernel.h * kernel.w, words);
-    for (WeightLayout layout : {WeightLayout::bits, WeightLayout::int8, WeightLayout::int8_rows}) {
+    for (WeightLayout layout : {WeightLayout::bits, WeightLayout::int8_rows}) {
       tiled_.push_back(
           std::make_unique<Guarded<int32_t>>(TiledWeight::size(layout, oc, kernel, ranges.count)));
       tile_weight(planes, oc, kernel, words, layout, ranges, tiled_.back()->data());

@@ -26,11 +26,8 @@ namespace {
 // Pixels of a band: enough to spread the cost of the lists, few enough that input rows, lists and one weight
 // tile share a first-level cache, and that threads find several bands. 256 to 4096 took the same time.
 constexpr int64_t kBandPixels = 768;
-// The same for a kernel that expands bits to bytes: rows that two bands share are expanded twice, so bands
-// are as large as a second-level cache of 2 MiB (every processor with AMX) holds beside weights and lists.
-constexpr int64_t kExpandedBytes = 512 << 10;
-// And as a quarter of 512 KiB holds for `int8_rows`, the least that processors with I8MM are built with.
-constexpr int64_t kExpandedRowsBytes = 128 << 10;
+// Rows that a kernel which expands its input may compute together.
+constexpr int64_t kRowsTogether = 4;
 // Tile-words (32 channels x 1 word x 1 pixel, about a nanosecond) below which a second thread does not pay.
 constexpr int64_t kGrain = 20000;
 
@@ -91,22 +88,23 @@ std::atomic<uint64_t> calls{0};
 
 // table[class, plane, channel]: the correction-included base for sums; for bits, the largest count whose dot
 // product reaches the threshold: base - 2 * count >= threshold  <=>  count <= floor((base - threshold) / 2).
-void fill_table(const Conv2dParams& p, const Pass& pass, int32_t* table) {
+void fill_table(const Conv2dParams& p, bool counts_bytes, const Pass& pass, int32_t* table) {
   const AxisPhase &y = *pass.y, &x = *pass.x;
   const int64_t padded = p.weight.padded_channels(), planes = p.bits ? p.planes : 1;
   // |dot| <= reach, so a threshold beyond it may be brought to reach + 1 without changing any bit; the
   // differences below then stay far inside 32 bits.
   const int32_t reach = static_cast<int32_t>(p.weight.taps() * p.input.words * kWordBits);
-  auto add = [&](const int32_t* per_tap, size_t i, size_t j, int32_t* row) {
+  auto add = [&](const int32_t* per_tap, size_t i, size_t j, int32_t* row, int32_t factor = 1) {
     const int32_t* source = per_tap + (y.taps[i].kernel * p.kernel.w + x.taps[j].kernel) * padded;
-    for (int64_t c = 0; c < padded; ++c) row[c] += source[c];
+    for (int64_t c = 0; c < padded; ++c) row[c] += factor * source[c];
   };
   // Every class starts from the same sum over all taps, kept in the row that the last class overwrites.
   const int64_t rows = int64_t{y.classes} * x.classes * planes;
   int32_t* all_taps = table + (rows - 1) * padded;
   std::fill(all_taps, all_taps + padded, 0);
   for (size_t i = 0; i < y.taps.size(); ++i)
-    for (size_t j = 0; j < x.taps.size(); ++j) add(p.weight.base(), i, j, all_taps);
+    for (size_t j = 0; j < x.taps.size(); ++j)
+      counts_bytes ? add(p.weight.weight_sum(), i, j, all_taps, -1) : add(p.weight.nnz(), i, j, all_taps);
   for (int32_t cy = 0; cy < y.classes; ++cy) {
     for (int32_t cx = 0; cx < x.classes; ++cx, table += planes * padded) {
       int32_t* base = table + (planes - 1) * padded;  // the last plane's row, overwritten last
@@ -131,19 +129,16 @@ bool reads_outside(const AxisPhase& phase, int64_t input) {
   return phase.input_begin(0) < 0 || phase.input_end(phase.outputs - 1) > input;
 }
 
-int64_t band_pixels(const Conv2dParams& p, const AxisPhase& y, const AxisPhase& x) {
-  const WeightLayout layout = p.weight.header().layout;
-  if (layout == WeightLayout::bits) return kBandPixels;
+int64_t band_pixels(const Conv2dParams& p, const CpuKernel& kernel, const AxisPhase& y, const AxisPhase& x) {
+  if (!kernel.expanded_bytes) return kBandPixels;
   // An output pixel needs as many input pixels as the step has, but none that no tap meets.
   auto inputs = [](const AxisPhase& axis) {
     return std::clamp<int64_t>(static_cast<int64_t>(axis.taps.size()), 1, axis.step);
   };
-  const int64_t words = p.weight.header().tile_words, pixels = inputs(y) * inputs(x);
-  if (layout == WeightLayout::int8_rows) return kExpandedRowsBytes / (words * kWordBits * pixels);
-  const int64_t bytes = steps_of(words) * kStepChannels * pixels;
+  const int64_t bytes = p.weight.header().tile_words * kWordBits * inputs(y) * inputs(x);
   // Float outputs are read again, by a head or to become bits: they are to stay in the same cache.
   const auto outputs = p.stream ? 4 * p.out_channels * static_cast<int64_t>(sizeof(float)) : 0;
-  return kExpandedBytes / std::max(bytes, outputs);
+  return kernel.expanded_bytes / std::max(bytes, outputs);
 }
 
 // The words of each tap as runs, joined where they touch; of a `tile` that is not -1, those present in it.
@@ -170,7 +165,7 @@ void list_runs(const Conv2dParams& p, const Pass& pass, int64_t stride_h, int64_
   }
 }
 
-void plan_pass(const Conv2dParams& p, Pass& pass, Plan& plan) {
+void plan_pass(const Conv2dParams& p, const CpuKernel& kernel, Pass& pass, Plan& plan) {
   const AxisPhase &y = *pass.y, &x = *pass.x;
   const PackedImage& in = p.input;
   const bool taps = !y.taps.empty() && !x.taps.empty();
@@ -184,7 +179,7 @@ void plan_pass(const Conv2dParams& p, Pass& pass, Plan& plan) {
       plan.taps.push_back({ty.offset - y.first, tx.offset - x.first, ty.kernel * p.kernel.w + tx.kernel});
   pass.first_run = plan.runs.size();
   pass.first_tile = plan.tile_runs.size();
-  if (p.weight.header().skips) {
+  if (p.weight.header().skips && !kernel.expanded_bytes) {
     for (int64_t tile = 0; tile < plan.tiles; ++tile) {
       plan.tile_runs.push_back(plan.runs.size() - pass.first_run);
       list_runs(p, pass, stride_h, stride_w, tile, plan);
@@ -195,13 +190,16 @@ void plan_pass(const Conv2dParams& p, Pass& pass, Plan& plan) {
   }
   pass.runs = plan.runs.size() - pass.first_run;
   pass.taps = plan.taps.size() - pass.first_tap;
-  pass.band_rows = std::clamp<int64_t>(band_pixels(p, y, x) / x.outputs, 1, y.outputs);
+  pass.band_rows = std::clamp<int64_t>(band_pixels(p, kernel, y, x) / x.outputs, 1, y.outputs);
   pass.bands = (y.outputs + pass.band_rows - 1) / pass.band_rows;
   pass.band_rows = (y.outputs + pass.bands - 1) / pass.bands;
+  if (kernel.expanded_bytes)
+    pass.band_rows = (pass.band_rows + kRowsTogether - 1) / kRowsTogether * kRowsTogether;
+  pass.band_rows = std::min(pass.band_rows, y.outputs);
   pass.bands = (y.outputs + pass.band_rows - 1) / pass.band_rows;
 }
 
-void make_plan(const Conv2dParams& p, Plan& plan) {
+void make_plan(const Conv2dParams& p, const CpuKernel& kernel, Plan& plan) {
   plan.y.plan({p.input.height, p.output.h, p.kernel.h, p.stride.h, p.padding.h, p.dilation.h, p.transposed,
                p.zero_padding});
   plan.x.plan({p.input.width, p.output.w, p.kernel.w, p.stride.w, p.padding.w, p.dilation.w, p.transposed,
@@ -222,7 +220,7 @@ void make_plan(const Conv2dParams& p, Plan& plan) {
       pass.x = &plan.x.phases[static_cast<size_t>(j)];
       pass.table = table;
       table += int64_t{pass.y->classes} * pass.x->classes * planes * padded;
-      plan_pass(p, pass, plan);
+      plan_pass(p, kernel, pass, plan);
       bands += pass.bands * p.input.batch;
       plan.passes.push_back(pass);
     }
@@ -238,7 +236,8 @@ void make_plan(const Conv2dParams& p, Plan& plan) {
     plan.items += pass.bands * p.input.batch * plan.splits;
   }
   plan.table = plan.table_memory.get<int32_t>(table);
-  for (const Pass& pass : plan.passes) fill_table(p, pass, plan.table + pass.table);
+  for (const Pass& pass : plan.passes)
+    fill_table(p, kernel.expanded_bytes > 0, pass, plan.table + pass.table);
   if (p.bits) {
     plan.flip = plan.flip_memory.get<Word>(planes * plan.tiles);
     for (int64_t i = 0; i < planes * plan.tiles; ++i)
@@ -305,19 +304,19 @@ void run_item(const Conv2dParams& p, const CpuKernel& kernel, const Plan& plan, 
                   x.step,
                   static_cast<int64_t>(pass.taps),
                   plan.taps.data() + pass.first_tap,
-                  p.kernel.w,
-                  p.weight.stored_rows()};
+                  p.kernel.w};
   tile.weight = p.weight.tiles();
   tile.weight_stride = p.weight.tile_stride();
   tile.first_word = p.weight.first_word();
   tile.tile_begin = plan.tiles * split / plan.splits;
   tile.tile_end = plan.tiles * (split + 1) / plan.splits;
   if (p.weight.header().skips) {
-    tile.tile_run = plan.tile_runs.data() + pass.first_tile;
+    if (!kernel.expanded_bytes) tile.tile_run = plan.tile_runs.data() + pass.first_tile;
     tile.present = p.weight.present(0);
     tile.present_words = TiledWeight::present_words(p.weight.taps(), p.weight.header().tile_words);
   }
   tile.table = plan.table + pass.table;
+  tile.table_size = int64_t{y.classes} * x.classes * planes * padded;
   tile.channels = p.out_channels;
   tile.channels_padded = padded;
   if (p.stream) {
@@ -339,7 +338,7 @@ void run_item(const Conv2dParams& p, const CpuKernel& kernel, const Plan& plan, 
 void conv2d(const Conv2dParams& p, const CpuKernel& kernel) {
   if (p.input.batch == 0 || p.output.h == 0 || p.output.w == 0 || p.out_channels == 0) return;
   static thread_local Plan plan;
-  make_plan(p, plan);
+  make_plan(p, kernel, plan);
   const Plan& shared = plan;  // the calling thread's: `plan` itself would name each worker's own
   const int64_t work = p.input.batch * p.output.h * p.output.w * plan.tiles * p.weight.taps() *
                        p.weight.header().tile_words / (p.transposed ? p.stride.h * p.stride.w : 1);

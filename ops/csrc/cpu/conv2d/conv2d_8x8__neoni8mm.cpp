@@ -20,9 +20,9 @@ namespace {
 constexpr int kPixels = 8, kChannels = 8;  // of a tile
 constexpr int kPairs = 4;                  // of pixels, and of channels
 constexpr int64_t kCellChannels = 8, kCells = kWordBits / kCellChannels;
-constexpr ByteShape kShape{kCellChannels, kCells, kWordBits * kTileChannels, kPixels};
+constexpr ByteShape kShape{1, kCells, kCellChannels};
 
-// Word `step` of each pixel, to 4 planes `plane` bytes apart.
+// A word of each pixel, to 4 planes `plane` bytes apart.
 void expand_word(const Word* from, int64_t stride, int64_t count, int64_t plane, int8_t* to) {
   const uint8x16_t bit = vreinterpretq_u8_u64(vdupq_n_u64(0x8040201008040201)), one = vdupq_n_u8(1);
   const uint8x16_t first = {0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1};
@@ -70,13 +70,15 @@ void clear(const Conv2dTile& t, int64_t channel) {
 
 void run_tile(const Conv2dTile& t, const Grids& g, const std::vector<ByteStep>& steps,
               const PixelTile& pixels, int64_t channel, const int8_t* bytes, const int8_t* weight) {
+  const int64_t plane_bytes = g.pixels * kCellChannels;
   int32x4_t counts[kPairs][kPairs];  // [pixels][channels]: two of one pixel, two of the next
   each<kPairs>([&](int i)
                    MBU_LAMBDA { each<kPairs>([&](int j) MBU_LAMBDA { counts[i][j] = vdupq_n_s32(0); }); });
   for (const ByteStep& step : steps) {
-    const int8_t *input = bytes + pixels.start + step.input, *w = weight + step.weight;
+    const int8_t* input = bytes + pixels.start * kCellChannels + step.input;
+    const int8_t* w = weight + step.first * kWordBits * kTileChannels;
 #pragma GCC unroll 1  // unrolled, GCC 12 runs out of registers
-    for (int64_t cell = 0; cell < kCells; ++cell, input += g.plane_bytes, w += kCellChannels * kChannels) {
+    for (int64_t cell = 0; cell < kCells; ++cell, input += plane_bytes, w += kCellChannels * kChannels) {
       int8x16_t a[kPairs], b[kPairs];
       each<kPairs>([&](int i) MBU_LAMBDA {
         a[i] = vld1q_s8(input + 16 * i);
@@ -109,15 +111,16 @@ void conv2d_8x8__neoni8mm(const Conv2dTile& t) {
   static thread_local Scratch memory;
   static thread_local Grids grids;
   static thread_local std::vector<ByteStep> kept;
-  const int64_t words = t.picture.words;
-  plan_steps(t, kShape, words, grids);
-  plan_tiles(t, kShape, grids);
+  plan_steps(t, kShape, grids);
+  plan_tiles(t, kPixels, grids);
+  const int64_t words = t.picture.words, plane_bytes = grids.pixels * kCellChannels;
   // The last tile may start at the last pixel and read 7 more.
-  auto* bytes = memory.get<int8_t>(words * kCells * grids.plane_bytes + kPixels * kCellChannels);
-  expand(t, kShape, words, grids, bytes,
-         [&](int64_t word, const Word* from, int64_t stride, int64_t count, int8_t* to) {
-           expand_word(from + word, stride, count, grids.plane_bytes, to);
-         });
+  auto* bytes = memory.get<int8_t>(words * kCells * plane_bytes + kPixels * kCellChannels);
+  for (int64_t word = 0; word < words; ++word)
+    expand(t, grids, word, kCellChannels, bytes + word * kCells * plane_bytes,
+           [&](const Word* from, int64_t stride, int64_t count, int8_t* to) {
+             expand_word(from, stride, count, plane_bytes, to);
+           });
   for (int64_t channel = t.tile_begin * kTileChannels; channel < t.tile_end * kTileChannels;
        channel += kChannels) {
     if (channel >= t.channels) {
@@ -127,7 +130,7 @@ void conv2d_8x8__neoni8mm(const Conv2dTile& t) {
     const auto* weight =
         reinterpret_cast<const int8_t*>(t.weight + channel / kTileChannels * t.weight_stride) +
         channel % kTileChannels * kWordBits;
-    const auto& steps = steps_of_tile(t, kShape, grids, channel / kTileChannels, 1, kept);
+    const auto& steps = steps_of_tile(t, grids, channel / kTileChannels, kept);
     for (const PixelTile& pixels : grids.tiles) run_tile(t, grids, steps, pixels, channel, bytes, weight);
   }
 }

@@ -8,8 +8,7 @@
 namespace mbu {
 namespace {
 
-// Words are left out where at least one in this many is absent: fewer do not pay for a list per tile. Of a
-// weight with rows for Winograd's algorithm, where more than a third are: it spares that many products.
+// Words are left out where at least one in this many is absent: fewer do not pay for a list per tile.
 constexpr int64_t kSkipShare = 16;
 
 void place_bits(Word sign, Word mask, int64_t channel, Word* tile) {
@@ -17,18 +16,7 @@ void place_bits(Word sign, Word mask, int64_t channel, Word* tile) {
   tile[kTileChannels + channel] = mask;
 }
 
-// The weights of one word, negated, into the half of a step that the word takes; added to what is there.
-void place_int8(Word sign, Word mask, int64_t word, int64_t channel, int factor, int8_t* step) {
-  int8_t* half = step + channel / 16 * (kStepBytes / 2) + channel % 16 * 4;
-  for (int64_t bit = 0; bit < kWordBits; ++bit) {
-    const int64_t input = word % 2 * kWordBits + bit;
-    const int weight = static_cast<int>(mask >> bit & 1) - 2 * static_cast<int>(sign >> bit & 1);
-    int8_t& to = half[input / 4 * kStepChannels + input % 4];
-    to = static_cast<int8_t>(to + factor * weight);
-  }
-}
-
-// The same into rows of 8 inputs.
+// The weights of one word, negated, into rows of 8 inputs.
 void place_int8_rows(Word sign, Word mask, int64_t channel, int8_t* step) {
   int8_t* group = step + channel / 8 * 8 * kWordBits + channel % 8 * 8;
   for (int64_t bit = 0; bit < kWordBits; ++bit)
@@ -74,10 +62,9 @@ void tile_weight(const Word* planes, int64_t out_channels, Extent kernel, int64_
   header.tile_words = static_cast<int32_t>(ranges.count);
 
   const TiledWeight weight{tiled};
-  const bool winograd = weight.stored_rows() > kernel.h;
   const int64_t padded = weight.padded_channels(), plane = out_channels * taps * words;
   auto* weight_sum = const_cast<int32_t*>(weight.weight_sum());
-  auto* base = const_cast<int32_t*>(weight.base());
+  auto* tap_nnz = const_cast<int32_t*>(weight.nnz());
   auto* tiles = const_cast<Word*>(weight.tiles());
   const int64_t present_words = TiledWeight::present_words(taps, ranges.count);
   std::copy(ranges.first.begin(), ranges.first.end(), const_cast<int32_t*>(weight.first_word()));
@@ -93,34 +80,19 @@ void tile_weight(const Word* planes, int64_t out_channels, Extent kernel, int64_
         if (mask) present[place / kWordBits] |= Word{1} << place % kWordBits;
         const int32_t nnz = std::popcount(mask), sum = 2 * std::popcount(sign) - nnz;
         weight_sum[tap * padded + oc] += sum;
-        base[tap * padded + oc] += layout == WeightLayout::bits ? nnz : -sum;
-        if (layout == WeightLayout::bits) {
+        tap_nnz[tap * padded + oc] += nnz;
+        if (layout == WeightLayout::bits)
           place_bits(sign, mask, channel, tile + place * 2 * kTileChannels);
-          continue;
-        }
-        auto* bytes = reinterpret_cast<int8_t*>(tile);
-        const int64_t row = tap / kernel.w, column = tap % kernel.w;
-        if (layout == WeightLayout::int8_rows) {
-          const int64_t index = step_index(row, k, column, ranges.count, kernel.w);
-          place_int8_rows(sign, mask, channel, bytes + index * kWordBits * kTileChannels);
-          continue;
-        }
-        auto add = [&](int64_t stored_row, int factor) {
-          const int64_t index = step_index(stored_row, k / 2, column, steps_of(ranges.count), kernel.w);
-          place_int8(sign, mask, k, channel, factor, bytes + index * kStepBytes);
-        };
-        add(row, 1);
-        if (winograd) {
-          add(3, 1);
-          add(4, row == 1 ? -1 : 1);
-        }
+        else
+          place_int8_rows(sign, mask, channel,
+                          reinterpret_cast<int8_t*>(tile) + place * kWordBits * kTileChannels);
       }
     }
   }
   const int64_t tile_count = padded / kTileChannels, all = tile_count * taps * ranges.count;
   int64_t present = 0;
   for (int64_t i = 0; i < tile_count * present_words; ++i) present += std::popcount(weight.present(0)[i]);
-  header.skips = winograd ? 3 * present < 2 * all : kSkipShare * present <= (kSkipShare - 1) * all;
+  header.skips = kSkipShare * present <= (kSkipShare - 1) * all;
 }
 
 }  // namespace mbu

@@ -270,7 +270,7 @@ void stream_band(const Conv2dParams& p, const CpuKernel& kernel, const Conv2dTil
   const int64_t channels = std::min(band_tile.tile_end * kTileChannels, p.out_channels) - first;
   const int64_t chunk_pixels = std::max(kChunkPixels, kChunkDots / channels);
   // A kernel that rewrites its input would do so twice for rows that chunks share.
-  const bool whole = kernel.layout != WeightLayout::bits;
+  const bool whole = kernel.expanded_bytes > 0;
   const int64_t chunk_rows =
       whole ? band.rows : std::clamp<int64_t>(chunk_pixels / band.columns, 1, band.rows);
   // Where finished rows go: into the output, or with a head into scratch, chunk after chunk.

@@ -32,47 +32,32 @@ constexpr Word valid_bits(int64_t word, int64_t channels) {
 
 // How a tiled weight holds its products; every CPU kernel reads one layout (kernels.inc). OCp is OC rounded
 // up to 32, Tw the words of a pixel that a tile of 32 outputs meets; added channels and added inputs weigh 0.
-//   bits: [OCp/32][taps][Tw][sign 32 | mask 32]; count = popc(mask & (a ^ sign)), base = nnz
-//   int8: [OCp/32][stored KH][ceil(Tw/2)][KW][2][16][16][4] bytes: of 64 inputs and 32 outputs, for each half
-//         of the outputs, 16 rows of 4 inputs x 16 outputs; the byte is -w. With activations as bytes 1 and
-//         0, dot = sum (2a - 1) w = 2 sum a w - sum w, so that count = sum a (-w), base = -sum w
-//   int8_rows: [OCp/32][KH][Tw][KW][4][4][8][8] bytes: of 32 inputs and 32 outputs, for every 8 outputs and 8
-//         inputs, a row of inputs for each output; byte, count and base as in int8
-// In all, dot = base - 2 * count: one table and one epilogue serve them.
+//   bits: [OCp/32][taps][Tw][sign 32 | mask 32]
+//   int8_rows: [OCp/32][taps][Tw][4][4][8][8] bytes: of 32 inputs and 32 outputs, for every 8 outputs and 8
+//         inputs, a row of inputs for each output; the byte is -w
+//
+// A kernel counts in one of two ways, and dot = base - 2 * count in both: one table and one epilogue serve
+// them.
+//   bits:  count = popc(mask & (a ^ sign)), base = nnz
+//   bytes: with activations 1 and 0, dot = sum (2a - 1) w = 2 sum a w - sum w, so that count = sum a (-w),
+//   base = -sum w
 //
 // A tile meets the words [first_word, first_word + Tw) of every pixel; those it leaves out weigh 0 for all
 // its outputs. So the groups of a grouped convolution, whose planes are zero outside a group's channels, cost
 // what they read. Tw is the same for all tiles, and is Cw for a layer that is not sparse in this way.
-enum class WeightLayout : int32_t { bits, int8, int8_rows };
+enum class WeightLayout : int32_t { bits, int8_rows };
 
 constexpr const char* name_of(WeightLayout layout) {
-  return layout == WeightLayout::bits ? "bits" : layout == WeightLayout::int8 ? "int8" : "int8_rows";
-}
-
-// Input channels of one step of the int8 layout: a row of an AMX tile.
-constexpr int64_t kStepChannels = 64;
-// Bytes of its weights.
-constexpr int64_t kStepBytes = kStepChannels * kTileChannels;
-// Words from which on the int8 layout holds, for kernels of three rows g0, g1, g2, two rows more: g0 + g1 +
-// g2 and g0 - g1 + g2 (conv2d_64x32__amx_int8.cpp). Fewer products paid from 256 channels on in a prototype.
-constexpr int64_t kWinogradWords = 8;
-
-constexpr int64_t steps_of(int64_t words) {
-  return (words + 1) / 2;
-}
-
-// Where in a tile of either int8 layout the weights of one step (of 64 or 32 inputs) and tap are.
-constexpr int64_t step_index(int64_t row, int64_t step, int64_t column, int64_t steps, int64_t kernel_w) {
-  return (row * steps + step) * kernel_w + column;
+  return layout == WeightLayout::bits ? "bits" : "int8_rows";
 }
 
 // Head of the result of tile_weight, which is a flat array of 32-bit words:
-//   header | weight_sum [taps][OCp] | base [taps][OCp] | first_word [OCp/32, rounded up to 16] |
+//   header | weight_sum [taps][OCp] | nnz [taps][OCp] | first_word [OCp/32, rounded up to 16] |
 //   present [OCp/32][taps * Tw / 32, rounded up], rounded up to 16 | tiles
-// weight_sum is the sum of a tap's weights. Bit tap * Tw + k of a tile's `present` is 0 where all weights of
-// word k are zero for its outputs: kernels leave those out (`skips`).
+// weight_sum is the sum of a tap's weights, nnz how many are not 0. Bit tap * Tw + k of a tile's `present` is
+// 0 where all weights of word k are zero for its outputs: kernels leave those out (`skips`).
 struct TiledWeightHeader {
-  static constexpr int32_t kMagic = 0x3455424d;  // "MBU4": changes with the header and the layouts
+  static constexpr int32_t kMagic = 0x3555424d;  // "MBU5": changes with the header and the layouts
   int32_t magic;
   int32_t out_channels;
   int32_t kernel_h;
@@ -92,8 +77,8 @@ struct TiledWeight {
   int64_t taps() const { return int64_t{header().kernel_h} * header().kernel_w; }
   int64_t padded_channels() const { return words_of(header().out_channels) * kTileChannels; }
   const int32_t* weight_sum() const { return data + sizeof(TiledWeightHeader) / sizeof(int32_t); }
-  const int32_t* base() const { return weight_sum() + taps() * padded_channels(); }
-  const int32_t* first_word() const { return base() + taps() * padded_channels(); }
+  const int32_t* nnz() const { return weight_sum() + taps() * padded_channels(); }
+  const int32_t* first_word() const { return nnz() + taps() * padded_channels(); }
   const Word* present(int64_t tile) const {
     return reinterpret_cast<const Word*>(first_word() + round_up16(words_of(header().out_channels))) +
            tile * present_words(taps(), header().tile_words);
@@ -105,30 +90,14 @@ struct TiledWeight {
     return present(0) +
            round_up16(words_of(header().out_channels) * present_words(taps(), header().tile_words));
   }
-  int64_t stored_rows() const {
-    const TiledWeightHeader& h = header();
-    return stored_rows(h.layout, h.kernel_h, h.tile_words);
-  }
   // Words from one tile of 32 output channels to the next.
   int64_t tile_stride() const {
-    return stored_rows() * header().kernel_w * kTileChannels *
-           words_per_tap(header().layout, header().tile_words);
+    return taps() * kTileChannels * words_per_tap(header().layout, header().tile_words);
   }
 
-  static constexpr int64_t stored_rows(WeightLayout layout, int64_t kernel_h, int64_t tile_words) {
-    const bool winograd = layout == WeightLayout::int8 && kernel_h == 3 && tile_words >= kWinogradWords;
-    return kernel_h + (winograd ? 2 : 0);
-  }
-  // Words that one output channel takes per stored tap.
+  // Words that one output channel takes per tap.
   static constexpr int64_t words_per_tap(WeightLayout layout, int64_t tile_words) {
-    switch (layout) {
-      case WeightLayout::bits:
-        return 2 * tile_words;
-      case WeightLayout::int8:
-        return steps_of(tile_words) * kStepChannels / 4;
-      default:
-        return tile_words * kWordBits / 4;
-    }
+    return tile_words * (layout == WeightLayout::bits ? 2 : kWordBits / 4);
   }
   static constexpr int64_t round_up16(int64_t words) { return (words + 15) / 16 * 16; }
   static constexpr int64_t present_words(int64_t taps, int64_t tile_words) {
@@ -138,9 +107,7 @@ struct TiledWeight {
     const int64_t tiles = words_of(out_channels), taps = kernel.h * kernel.w;
     return static_cast<int64_t>(sizeof(TiledWeightHeader) / sizeof(int32_t)) + round_up16(tiles) +
            round_up16(tiles * present_words(taps, tile_words)) +
-           (2 * taps +
-            stored_rows(layout, kernel.h, tile_words) * kernel.w * words_per_tap(layout, tile_words)) *
-               tiles * kTileChannels;
+           taps * (2 + words_per_tap(layout, tile_words)) * tiles * kTileChannels;
   }
 };
 
