@@ -71,7 +71,7 @@ CASES: dict[str, tuple[Callable[[], object], str]] = {
     ),
     "layout": (
         lambda: F.conv2d(bits(), foreign(), 40, 3),
-        "layout '(bits|int8)', but the CPU kernel in use, [a-z0-9_]+, reads '(int8|bits)'; .*use_cpu_kernel",
+        "layout '(bits|int8_rows)', but the CPU kernel in use, [a-z0-9_]+, reads '(int8_rows|bits)'; .*use_cpu_kernel",
     ),
     "short header": (lambda: F.conv2d(bits(), tiled()[:3], 40, 3), "does not start with the header"),
     "cut weight": (

@@ -14,6 +14,7 @@
 #include <atomic>
 
 #include "cpu/conv2d/axis.h"
+#include "cpu/conv2d/epilogue_table.h"
 #include "cpu/conv2d/gather.h"
 #include "cpu/kernels.h"
 #include "cpu/stream/stream.h"
@@ -86,45 +87,6 @@ struct BandMemory {
 
 std::atomic<uint64_t> calls{0};
 
-// table[class, plane, channel]: the correction-included base for sums; for bits, the largest count whose dot
-// product reaches the threshold: base - 2 * count >= threshold  <=>  count <= floor((base - threshold) / 2).
-void fill_table(const Conv2dParams& p, bool counts_bytes, const Pass& pass, int32_t* table) {
-  const AxisPhase &y = *pass.y, &x = *pass.x;
-  const int64_t padded = p.weight.padded_channels(), planes = p.bits ? p.planes : 1;
-  // |dot| <= reach, so a threshold beyond it may be brought to reach + 1 without changing any bit; the
-  // differences below then stay far inside 32 bits.
-  const int32_t reach = static_cast<int32_t>(p.weight.taps() * p.input.words * kWordBits);
-  auto add = [&](const int32_t* per_tap, size_t i, size_t j, int32_t* row, int32_t factor = 1) {
-    const int32_t* source = per_tap + (y.taps[i].kernel * p.kernel.w + x.taps[j].kernel) * padded;
-    for (int64_t c = 0; c < padded; ++c) row[c] += factor * source[c];
-  };
-  // Every class starts from the same sum over all taps, kept in the row that the last class overwrites.
-  const int64_t rows = int64_t{y.classes} * x.classes * planes;
-  int32_t* all_taps = table + (rows - 1) * padded;
-  std::fill(all_taps, all_taps + padded, 0);
-  for (size_t i = 0; i < y.taps.size(); ++i)
-    for (size_t j = 0; j < x.taps.size(); ++j)
-      counts_bytes ? add(p.weight.weight_sum(), i, j, all_taps, -1) : add(p.weight.nnz(), i, j, all_taps);
-  for (int32_t cy = 0; cy < y.classes; ++cy) {
-    for (int32_t cx = 0; cx < x.classes; ++cx, table += planes * padded) {
-      int32_t* base = table + (planes - 1) * padded;  // the last plane's row, overwritten last
-      if (base != all_taps) std::copy(all_taps, all_taps + padded, base);
-      for (size_t i = 0; i < y.taps.size(); ++i)
-        for (size_t j = 0; j < x.taps.size(); ++j)
-          if (y.missing_tap(cy, i) || x.missing_tap(cx, j)) add(p.weight.weight_sum(), i, j, base);
-      if (!p.bits) continue;
-      for (int64_t plane = 0; plane < planes; ++plane) {
-        int32_t* limit = table + plane * padded;
-        const int32_t* threshold = p.threshold + plane * p.out_channels;
-        for (int64_t c = 0; c < p.out_channels; ++c)
-          limit[c] = (base[c] - std::clamp(threshold[c], -reach - 1, reach + 1)) >> 1;
-        for (int64_t c = p.out_channels; c < padded; ++c)
-          limit[c] = -1;  // their count is 0, so tail bits stay 0
-      }
-    }
-  }
-}
-
 bool reads_outside(const AxisPhase& phase, int64_t input) {
   return phase.input_begin(0) < 0 || phase.input_end(phase.outputs - 1) > input;
 }
@@ -165,6 +127,10 @@ void list_runs(const Conv2dParams& p, const Pass& pass, int64_t stride_h, int64_
   }
 }
 
+int64_t through(int64_t count, int64_t parts) {
+  return (count + parts - 1) / parts;
+}
+
 void plan_pass(const Conv2dParams& p, const CpuKernel& kernel, Pass& pass, Plan& plan) {
   const AxisPhase &y = *pass.y, &x = *pass.x;
   const PackedImage& in = p.input;
@@ -191,12 +157,13 @@ void plan_pass(const Conv2dParams& p, const CpuKernel& kernel, Pass& pass, Plan&
   pass.runs = plan.runs.size() - pass.first_run;
   pass.taps = plan.taps.size() - pass.first_tap;
   pass.band_rows = std::clamp<int64_t>(band_pixels(p, kernel, y, x) / x.outputs, 1, y.outputs);
-  pass.bands = (y.outputs + pass.band_rows - 1) / pass.band_rows;
-  pass.band_rows = (y.outputs + pass.bands - 1) / pass.bands;
-  if (kernel.expanded_bytes)
-    pass.band_rows = (pass.band_rows + kRowsTogether - 1) / kRowsTogether * kRowsTogether;
+  pass.bands = through(y.outputs, pass.band_rows);
+  // Of bands whose input becomes bytes, as many for every thread, with rows that are computed together.
+  const int64_t together = kernel.expanded_bytes ? kRowsTogether : 1;
+  if (together > 1 && pass.bands > 1) pass.bands = through(pass.bands, num_threads()) * num_threads();
+  pass.band_rows = through(through(y.outputs, pass.bands), together) * together;
   pass.band_rows = std::min(pass.band_rows, y.outputs);
-  pass.bands = (y.outputs + pass.band_rows - 1) / pass.band_rows;
+  pass.bands = through(y.outputs, pass.band_rows);
 }
 
 void make_plan(const Conv2dParams& p, const CpuKernel& kernel, Plan& plan) {
@@ -225,11 +192,11 @@ void make_plan(const Conv2dParams& p, const CpuKernel& kernel, Plan& plan) {
       plan.passes.push_back(pass);
     }
   }
-  // Few bands and many threads: let several threads share a band, each with its own channel tiles.
-  // A head needs all channels of a pixel at once.
+  // Few bands and many threads: let several threads share a band, each with its own channel tiles; no more of
+  // them where each makes bytes of the input. A head needs all channels of a pixel at once.
   const bool whole = num_threads() == 1 || (p.stream && p.stream->head);
-  const int64_t wanted = whole ? 1 : 4 * num_threads();
-  plan.splits = std::clamp<int64_t>((wanted + bands - 1) / bands, 1, plan.tiles);
+  const int64_t wanted = whole ? 1 : (kernel.expanded_bytes ? 1 : 4) * num_threads();
+  plan.splits = std::clamp<int64_t>(through(wanted, bands), 1, plan.tiles);
   plan.items = 0;
   for (Pass& pass : plan.passes) {
     pass.first_item = plan.items;
@@ -237,7 +204,7 @@ void make_plan(const Conv2dParams& p, const CpuKernel& kernel, Plan& plan) {
   }
   plan.table = plan.table_memory.get<int32_t>(table);
   for (const Pass& pass : plan.passes)
-    fill_table(p, kernel.expanded_bytes > 0, pass, plan.table + pass.table);
+    fill_table(p, kernel.expanded_bytes > 0, *pass.y, *pass.x, plan.table + pass.table);
   if (p.bits) {
     plan.flip = plan.flip_memory.get<Word>(planes * plan.tiles);
     for (int64_t i = 0; i < planes * plan.tiles; ++i)
