@@ -100,6 +100,33 @@ MBU_INLINE void finish_stream(const Conv2dTile& t, int64_t pixel, int64_t tile, 
     store_floats(s.output + out, y, valid);
 }
 
+// Pixels that follow one another, with all 32 channels, one border class, kSteps steps and no shortcut, as
+// before a head: what they share stays in registers. Their counts are [pixel][32].
+template <int kSteps>
+MBU_INLINE void finish_alike(const Conv2dTile& t, int64_t pixel, int count, int64_t tile,
+                             const int32_t* counts) {
+  const StreamEpilogue& s = *t.stream;
+  const bool relu = s.relu;
+  for (int half = 0; half < 2; ++half, counts += 16) {
+    const int64_t channel = tile * kTileChannels + half * 16;
+    const __m512i nnz = load(t.table + t.border[pixel] + channel);
+    __m512 factor[kSteps], offset[kSteps];
+    each<kSteps>([&](int i) MBU_LAMBDA {
+      factor[i] = _mm512_loadu_ps(s.affine + 2 * i * t.channels + channel);
+      offset[i] = _mm512_loadu_ps(s.affine + (2 * i + 1) * t.channels + channel);
+    });
+    const int64_t* target = t.target + pixel;
+    float* output = s.output + channel;
+    for (int p = 0; p < count; ++p) {
+      const __m512i twice = _mm512_slli_epi32(load(counts + p * kTileChannels), 1);
+      __m512 y = _mm512_cvtepi32_ps(_mm512_sub_epi32(nnz, twice));
+      each<kSteps>([&](int i) MBU_LAMBDA { y = _mm512_fmadd_ps(y, factor[i], offset[i]); });
+      if (relu) y = _mm512_max_ps(_mm512_setzero_ps(), y);  // keeps NaN, the second operand
+      _mm512_storeu_ps(output + target[p], y);
+    }
+  }
+}
+
 // The float result of a pixel's counts. kWhole: the tile has all of its 32 channels.
 template <bool kWhole>
 MBU_INLINE void finish_floats(const Conv2dTile& t, int64_t pixel, int64_t tile, __m512i low, __m512i high) {
