@@ -1,6 +1,6 @@
 // What an AMX core gives at best: multiply-adds per nanosecond of tdpbssd in loops like those of the kernels.
 //
-//   g++ -O2 -mamx-tile -mamx-int8 ops/bench/amx_rates.cpp -o /tmp/amx_rates && /tmp/amx_rates
+//   g++ -O2 -std=c++20 -mamx-tile -mamx-int8 ops/bench/amx_rates.cpp -o /tmp/amx_rates && /tmp/amx_rates
 //
 // A step is four products of two tiles of inputs and two of weights, as in conv2d_32x32__amx_int8.cpp. Inputs
 // stay in the first-level cache; the weights' size decides where they come from.
@@ -13,6 +13,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
+#include <utility>
 #include <vector>
 
 namespace {
@@ -61,6 +62,63 @@ double rate(const int8_t* inputs, const int8_t* weights, int64_t weight_bytes, i
   return best;
 }
 
+// The same for the loops of conv2d_128x32__amx_int8.cpp and nothing else: six products of three steps per 64
+// channels, four blocks of 2 x 16 columns x 4 rows one after another, inputs and weights as far apart as
+// there. Counted in multiply-adds of the 3x3 layer, twice those that tdpbssd does.
+double winograd_rate(int64_t channels, int64_t columns, int64_t tiles) {
+  constexpr int64_t kGroup = 4, kRows = 8, kStored = 6;
+  const int64_t steps = channels / 64, pitch = columns + 2, plane = kRows * pitch * 64;
+  const int64_t input_bytes = kStored * steps * plane, weight_bytes = kStored * 3 * steps * 2 * kTile;
+  auto* inputs = static_cast<int8_t*>(std::aligned_alloc(4096, (input_bytes + 8191) / 4096 * 4096));
+  auto* weights = static_cast<int8_t*>(std::aligned_alloc(4096, tiles * weight_bytes));
+  for (int64_t i = 0; i < input_bytes; ++i) inputs[i] = static_cast<int8_t>(std::rand() % 3 - 1);
+  for (int64_t i = 0; i < tiles * weight_bytes; ++i) weights[i] = static_cast<int8_t>(std::rand() % 3 - 1);
+  std::vector<int32_t> counts(kGroup * kStored * kTile);
+  const int64_t by_row = columns / 32, blocks = kRows * by_row;
+  double best = 0;
+  for (int round = 0; round < 20; ++round) {
+    const auto start = std::chrono::steady_clock::now();
+    for (int64_t tile = 0; tile < tiles; ++tile) {
+      for (int64_t group = 0; group < blocks; group += kGroup) {
+        for (int64_t product = 0; product < kStored; ++product) {
+          for (int64_t block = group; block < group + kGroup; ++block) {
+            const int8_t* a =
+                inputs + product * steps * plane + (block / by_row * pitch + block % by_row * 32) * 64;
+            const int8_t* w = weights + tile * weight_bytes + product * 3 * steps * 2 * kTile;
+            _tile_zero(0);
+            _tile_zero(1);
+            _tile_zero(2);
+            _tile_zero(3);
+            for (int64_t step = 0; step < steps; ++step, a += plane) {
+              for (int64_t column = 0; column < 3; ++column, w += 2 * kTile) {
+                _tile_loadd(4, a + column * 64, 64);
+                _tile_loadd(6, w, 64);
+                _tile_dpbssd(0, 4, 6);
+                _tile_loadd(7, w + kTile, 64);
+                _tile_dpbssd(1, 4, 7);
+                _tile_loadd(5, a + column * 64 + kTile, 64);
+                _tile_dpbssd(2, 5, 6);
+                _tile_dpbssd(3, 5, 7);
+              }
+            }
+            int32_t* to = counts.data() + ((block - group) * kStored + product) * kTile;
+            _tile_stored(0, to, 128);
+            _tile_stored(1, to + 16, 128);
+            _tile_stored(2, to + 512, 128);
+            _tile_stored(3, to + 528, 128);
+          }
+        }
+      }
+    }
+    const std::chrono::duration<double, std::nano> time = std::chrono::steady_clock::now() - start;
+    best =
+        std::max(best, static_cast<double>(tiles * 32 * channels * 9 * kRows * 4 * columns) / time.count());
+  }
+  std::free(inputs);
+  std::free(weights);
+  return best;
+}
+
 }  // namespace
 
 int main() {
@@ -82,6 +140,9 @@ int main() {
   for (int64_t steps : {3, 9, 36})
     std::printf("weights of    16 KB, stored every %2ld steps: %4.0f multiply-adds per ns\n",
                 static_cast<long>(steps), rate(inputs, bytes, 16 << 10, steps, counts.data()));
+  for (const auto& [channels, columns] : {std::pair{128, 128}, {256, 64}, {512, 32}, {1024, 32}})
+    std::printf("F(4, 3), %4d channels, %3d columns: %4.0f multiply-adds of the layer per ns\n", channels,
+                columns, winograd_rate(channels, columns, 8));
   _tile_release();
   std::free(bytes);
   return 0;

@@ -69,7 +69,7 @@ std::vector<Case> fixed_cases() {
   narrow.products = 4 * 36 * 2;
   cases.push_back(narrow);
   Case few = conv(32, 32, 8, 16, 3, 1, 1, 1);  // neighbouring taps share a step: 2 for 3 taps
-  few.products = 8 * 6 * 2;  // 8 tiles x 6 steps x 2
+  few.products = 8 * 6 * 2;                    // 8 tiles x 6 steps x 2
   cases.push_back(few);
   cases.push_back(conv(290, 40, 7, 30, 3, 1, 1, 1));  // odd rows, a part of a tile, half a step
   cases.push_back(conv(480, 64, 2, 16, 3, 1, 1, 1));
