@@ -106,7 +106,8 @@ bool has_amx_int8() {
     if (!has_avx512vpopcnt() || !(features(kAvx512State).leaf7_c & bit_AVX512VBMI)) return false;
     if (!features(kTileState).leaf7_b) return false;
     unsigned a, b, c, d;
-    constexpr unsigned kTile = 1u << 24, kInt8 = 1u << 25;
+    constexpr unsigned kBfloat16 = 1u << 5, kTile = 1u << 24, kInt8 = 1u << 25;
+    if (!__get_cpuid_count(7, 1, &a, &b, &c, &d) || (a & kBfloat16) == 0) return false;
     if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d & kTile) == 0 || (d & kInt8) == 0) return false;
     // Palette 1: bytes per row, number of tiles, rows. The kernel uses 8 tiles of 16 rows of 64 bytes.
     if (!__get_cpuid_count(0x1d, 1, &a, &b, &c, &d)) return false;

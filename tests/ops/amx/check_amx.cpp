@@ -40,7 +40,7 @@ const CpuKernel& cpu_kernel() {
                                 512 << 10,
                                 [] { return true; },
                                 conv2d_32x32__amx_int8,
-                                false,
+                                true,
                                 pack__scalar,
                                 unpack__scalar,
                                 add_residual__scalar,

@@ -95,10 +95,10 @@ MBU_INLINE void finish_pixels(const Conv2dTile& t, const PixelTile& pixels, int6
   const auto high = [&](int p) MBU_LAMBDA { return load(counts + p * kTileChannels + 16); };
   if (t.stream || t.sums) {
     const bool whole = t.channels - tile * kTileChannels >= kTileChannels;
-    if (whole && pixels.border >= 0 && t.stream && t.stream->output && !t.stream->terms) {
-      if (t.stream->steps == 1) return finish_alike<1>(t, pixels.pixel, kPixels, tile, counts);
-      if (t.stream->steps == 2) return finish_alike<2>(t, pixels.pixel, kPixels, tile, counts);
-    }
+    const auto twice_of = [&](int p, int half, __m512i* twice) MBU_LAMBDA {
+      *twice = _mm512_slli_epi32(load(counts + p * kTileChannels + half * 16), 1);
+    };
+    if (pixels.border >= 0 && finish_alike<1>(t, &pixels.pixel, kPixels, tile, twice_of)) return;
     int64_t pixel = pixels.pixel;
     for (int p = 0; p < kPixels; ++p) {
       if (!(pixels.exists >> p & 1)) continue;

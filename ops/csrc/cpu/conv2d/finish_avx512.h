@@ -46,6 +46,31 @@ MBU_INLINE __m256i round_floats(__m512 y) {
       _mm512_mask_mov_epi32(_mm512_srli_epi32(sum, 16), nan, _mm512_set1_epi32(kBfloat16Nan)));
 }
 
+MBU_INLINE void store_half(float* to, __m512 y) {
+  _mm512_storeu_ps(to, y);
+}
+
+MBU_INLINE void store_half(Bfloat16* to, __m512 y) {
+#if defined(__AVX512BF16__)
+  // The instruction takes denormals for zero and keeps the bits of a NaN: neither is what `narrow` does.
+  constexpr int kQuiet = 0x01, kDenormal = 0x20, kSignalling = 0x80;
+  if (!_mm512_fpclass_ps_mask(y, kQuiet | kDenormal | kSignalling)) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), (__m256i)_mm512_cvtneps_pbh(y));
+    return;
+  }
+#endif
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), round_floats(y));
+}
+
+MBU_INLINE __m512 load_half(const float* from) {
+  return _mm512_loadu_ps(from);
+}
+
+MBU_INLINE __m512 load_half(const Bfloat16* from) {
+  const __m256i halves = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16));
+}
+
 MBU_INLINE void store_floats(Bfloat16* to, Floats y, __mmask32 valid) {
   const __m512i low = _mm512_castsi256_si512(round_floats(y.low));
   _mm512_mask_storeu_epi16(to, valid, _mm512_inserti64x4(low, round_floats(y.high), 1));
@@ -100,31 +125,63 @@ MBU_INLINE void finish_stream(const Conv2dTile& t, int64_t pixel, int64_t tile, 
     store_floats(s.output + out, y, valid);
 }
 
-// Pixels that follow one another, with all 32 channels, one border class, kSteps steps and no shortcut, as
-// before a head: what they share stays in registers. Their counts are [pixel][32].
-template <int kSteps>
-MBU_INLINE void finish_alike(const Conv2dTile& t, int64_t pixel, int count, int64_t tile,
-                             const int32_t* counts) {
+// Runs of `count` pixels in kRows rows, each of one border class, with all 32 channels of the tile: what they
+// share stays in registers. twice_of(p, half, counts) gives twice the counts of 16 channels of pixel p of
+// every row.
+template <int kRows, int kSteps, bool kShortcut, class Value, class CountsOf>
+MBU_INLINE void finish_alike_as(const Conv2dTile& t, const int64_t* first, int count, int64_t tile,
+                                Value* output, const CountsOf& twice_of) {
   const StreamEpilogue& s = *t.stream;
   const bool relu = s.relu;
-  for (int half = 0; half < 2; ++half, counts += 16) {
+  for (int half = 0; half < 2; ++half) {
     const int64_t channel = tile * kTileChannels + half * 16;
-    const __m512i nnz = load(t.table + t.border[pixel] + channel);
+    __m512i nnz[kRows];
+    const int64_t *target[kRows], *source[kRows];
+    each<kRows>([&](int r) MBU_LAMBDA {
+      nnz[r] = load(t.table + t.border[first[r]] + channel);
+      target[r] = t.target + first[r];
+      source[r] = s.source + (kShortcut ? first[r] : 0);
+    });
     __m512 factor[kSteps], offset[kSteps];
     each<kSteps>([&](int i) MBU_LAMBDA {
       factor[i] = _mm512_loadu_ps(s.affine + 2 * i * t.channels + channel);
       offset[i] = _mm512_loadu_ps(s.affine + (2 * i + 1) * t.channels + channel);
     });
-    const int64_t* target = t.target + pixel;
-    float* output = s.output + channel;
+    const Value* shortcut = kShortcut ? static_cast<const Value*>(s.shortcut[tile]) + half * 16 : nullptr;
+    Value* to = output + channel;
     for (int p = 0; p < count; ++p) {
-      const __m512i twice = _mm512_slli_epi32(load(counts + p * kTileChannels), 1);
-      __m512 y = _mm512_cvtepi32_ps(_mm512_sub_epi32(nnz, twice));
-      each<kSteps>([&](int i) MBU_LAMBDA { y = _mm512_fmadd_ps(y, factor[i], offset[i]); });
-      if (relu) y = _mm512_max_ps(_mm512_setzero_ps(), y);  // keeps NaN, the second operand
-      _mm512_storeu_ps(output + target[p], y);
+      __m512i twice[kRows];
+      twice_of(p, half, twice);
+      each<kRows>([&](int r) MBU_LAMBDA {
+        __m512 y = _mm512_cvtepi32_ps(_mm512_sub_epi32(nnz[r], twice[r]));
+        each<kSteps>([&](int i) MBU_LAMBDA { y = _mm512_fmadd_ps(y, factor[i], offset[i]); });
+        if constexpr (kShortcut) y = _mm512_add_ps(y, load_half(shortcut + source[r][p]));
+        if (relu) y = _mm512_max_ps(_mm512_setzero_ps(), y);  // keeps NaN, the second operand
+        store_half(to + target[r][p], y);
+      });
     }
   }
+}
+
+// Returns false, and leaves everything as it is, for streams of less common kinds.
+template <int kRows, class CountsOf>
+inline bool finish_alike(const Conv2dTile& t, const int64_t* first, int count, int64_t tile,
+                         const CountsOf& twice_of) {
+  const StreamEpilogue* s = t.stream;
+  if (!s || s->steps < 1 || s->steps > 2 || s->terms > 1 || t.channels - tile * kTileChannels < kTileChannels)
+    return false;
+  const FloatType type = s->narrow ? FloatType::bf16 : FloatType::f32;
+  if (s->terms && s->shortcut_type != type) return false;
+  const auto finish = [&](auto* output) {
+    if (s->steps == 1)
+      s->terms ? finish_alike_as<kRows, 1, true>(t, first, count, tile, output, twice_of)
+               : finish_alike_as<kRows, 1, false>(t, first, count, tile, output, twice_of);
+    else
+      s->terms ? finish_alike_as<kRows, 2, true>(t, first, count, tile, output, twice_of)
+               : finish_alike_as<kRows, 2, false>(t, first, count, tile, output, twice_of);
+  };
+  s->narrow ? finish(s->narrow) : finish(s->output);
+  return true;
 }
 
 // The float result of a pixel's counts. kWhole: the tile has all of its 32 channels.

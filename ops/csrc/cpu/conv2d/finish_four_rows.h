@@ -63,6 +63,7 @@ void finish_any(const Conv2dTile& t, const RowsTile& pixels, int begin, int end,
 MBU_INLINE void finish_same(const Conv2dTile& t, const RowsTile& pixels, int64_t word, Word flip,
                             const int32_t* limits, const int32_t* counts) {
   const int begin = pixels.same_begin, end = pixels.same_end;
+  if (begin == end) return;  // there may be fewer than four rows
   for (int half = 0; half < 2; ++half) {
     __m512i limit[kRows];
     __mmask16* to[kRows];
@@ -99,10 +100,11 @@ void finish_bits(const Conv2dTile& t, const RowsTile& pixels, int64_t tile, cons
   }
 }
 
+// Columns [begin, end), whatever their border classes.
 template <bool kChannels>  // all 32
-MBU_INLINE void finish_floats_of(const Conv2dTile& t, const RowsTile& pixels, int64_t tile,
-                                 const int32_t* counts) {
-  for (int p = 0; p < pixels.columns; ++p) {
+void finish_any(const Conv2dTile& t, const RowsTile& pixels, int begin, int end, int64_t tile,
+                const int32_t* counts) {
+  for (int p = begin; p < end; ++p) {
     const RowsCounts low = combine(counts + p * kTileChannels),
                      high = combine(counts + p * kTileChannels + 16);
     each<kRows>([&](int r) MBU_LAMBDA {
@@ -113,16 +115,34 @@ MBU_INLINE void finish_floats_of(const Conv2dTile& t, const RowsTile& pixels, in
   }
 }
 
+void finish_floats(const Conv2dTile& t, const RowsTile& pixels, int64_t tile, const int32_t* counts) {
+  const auto any = [&](int begin, int end) {
+    if (t.channels - tile * kTileChannels >= kTileChannels)
+      finish_any<true>(t, pixels, begin, end, tile, counts);
+    else
+      finish_any<false>(t, pixels, begin, end, tile, counts);
+  };
+  const int begin = pixels.same_begin, end = pixels.same_end;
+  const auto twice_of = [&](int p, int half, __m512i* twice) MBU_LAMBDA {
+    const RowsCounts counted = combine(counts + (begin + p) * kTileChannels + half * 16);
+    each<kRows>([&](int r) MBU_LAMBDA { twice[r] = _mm512_slli_epi32(divide(counted.y[r]), 1); });
+  };
+  int64_t first[kRows];
+  for (int r = 0; r < kRows; ++r) first[r] = pixels.pixel + r * t.row_pixels + begin;
+  if (begin == end || !finish_alike<kRows>(t, first, end - begin, tile, twice_of))
+    return any(0, pixels.columns);
+  any(0, begin);
+  any(end, pixels.columns);
+}
+
 // Of one or two tiles.
 void finish_block(const Conv2dTile& t, const RowsTile* pixels, int64_t count, int64_t tile,
                   const int32_t* limits, const int32_t* counts) {
   for (const RowsTile* end = pixels + count; pixels != end; ++pixels, counts += kTileCounts) {
     if (t.bits)
       finish_bits(t, *pixels, tile, limits, counts);
-    else if (t.channels - tile * kTileChannels >= kTileChannels)
-      finish_floats_of<true>(t, *pixels, tile, counts);
     else
-      finish_floats_of<false>(t, *pixels, tile, counts);
+      finish_floats(t, *pixels, tile, counts);
   }
 }
 
