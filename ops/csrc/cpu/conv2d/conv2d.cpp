@@ -99,7 +99,7 @@ int64_t band_pixels(const Conv2dParams& p, const CpuKernel& kernel, const AxisPh
   };
   const int64_t bytes = p.weight.header().tile_words * kWordBits * inputs(y) * inputs(x);
   // Float outputs are read again, by a head or to become bits: they are to stay in the same cache.
-  const auto outputs = p.stream ? 4 * p.out_channels * static_cast<int64_t>(sizeof(float)) : 0;
+  const int64_t outputs = p.stream ? p.out_channels * static_cast<int64_t>(sizeof(float)) : 0;
   return kernel.expanded_bytes / std::max(bytes, outputs);
 }
 

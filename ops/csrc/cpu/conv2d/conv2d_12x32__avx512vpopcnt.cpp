@@ -101,11 +101,6 @@ MBU_INLINE void run_pixels(const Conv2dTile& t, int64_t first, int64_t tile) {
       _mm512_store_si512(counts + p * kTileChannels, low[p]);
       _mm512_store_si512(counts + p * kTileChannels + 16, high[p]);
     }
-    const auto twice_of = [&](int p, int half, __m512i* twice) MBU_LAMBDA {
-      *twice = _mm512_slli_epi32(load(counts + p * kTileChannels + half * 16), 1);
-    };
-    const bool alike = kStride && t.border[first] == t.border[first + kPixels - 1];
-    if (alike && finish_alike<1>(t, &first, kPixels, tile, twice_of)) return;
     if (t.channels - tile * kTileChannels >= kTileChannels)
       finish_pixels<true>(t, first, kPixels, tile, counts);
     else

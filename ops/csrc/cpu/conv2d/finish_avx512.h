@@ -46,32 +46,16 @@ MBU_INLINE __m256i round_floats(__m512 y) {
       _mm512_mask_mov_epi32(_mm512_srli_epi32(sum, 16), nan, _mm512_set1_epi32(kBfloat16Nan)));
 }
 
-MBU_INLINE void store_half(float* to, __m512 y) {
-  _mm512_storeu_ps(to, y);
-}
-
-MBU_INLINE void store_half(Bfloat16* to, __m512 y) {
+MBU_INLINE void store_floats(Bfloat16* to, Floats y, __mmask32 valid) {
 #if defined(__AVX512BF16__)
   // The instruction takes denormals for zero and keeps the bits of a NaN: neither is what `narrow` does.
-  constexpr int kQuiet = 0x01, kDenormal = 0x20, kSignalling = 0x80;
-  if (!_mm512_fpclass_ps_mask(y, kQuiet | kDenormal | kSignalling)) {
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), (__m256i)_mm512_cvtneps_pbh(y));
+  constexpr int kQuiet = 0x01, kDenormal = 0x20, kSignalling = 0x80,
+                kSpecial = kQuiet | kDenormal | kSignalling;
+  if (!(_mm512_fpclass_ps_mask(y.low, kSpecial) | _mm512_fpclass_ps_mask(y.high, kSpecial))) {
+    _mm512_mask_storeu_epi16(to, valid, (__m512i)_mm512_cvtne2ps_pbh(y.high, y.low));
     return;
   }
 #endif
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), round_floats(y));
-}
-
-MBU_INLINE __m512 load_half(const float* from) {
-  return _mm512_loadu_ps(from);
-}
-
-MBU_INLINE __m512 load_half(const Bfloat16* from) {
-  const __m256i halves = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
-  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16));
-}
-
-MBU_INLINE void store_floats(Bfloat16* to, Floats y, __mmask32 valid) {
   const __m512i low = _mm512_castsi256_si512(round_floats(y.low));
   _mm512_mask_storeu_epi16(to, valid, _mm512_inserti64x4(low, round_floats(y.high), 1));
 }
@@ -126,40 +110,50 @@ MBU_INLINE void finish_stream(const Conv2dTile& t, int64_t pixel, int64_t tile, 
 }
 
 // Runs of `count` pixels in kRows rows, each of one border class, with all 32 channels of the tile: what they
-// share stays in registers. twice_of(p, half, counts) gives twice the counts of 16 channels of pixel p of
-// every row.
+// share stays in registers. twice_of(p, low, high) gives twice the counts of pixel p of every row.
 template <int kRows, int kSteps, bool kShortcut, class Value, class CountsOf>
 MBU_INLINE void finish_alike_as(const Conv2dTile& t, const int64_t* first, int count, int64_t tile,
                                 Value* output, const CountsOf& twice_of) {
+  constexpr __mmask32 kAll = ~__mmask32{0};
   const StreamEpilogue& s = *t.stream;
   const bool relu = s.relu;
-  for (int half = 0; half < 2; ++half) {
-    const int64_t channel = tile * kTileChannels + half * 16;
-    __m512i nnz[kRows];
-    const int64_t *target[kRows], *source[kRows];
+  const int64_t channel = tile * kTileChannels;
+  __m512i nnz[kRows][2];
+  const int64_t *target[kRows], *source[kRows];
+  each<kRows>([&](int r) MBU_LAMBDA {
+    const int32_t* row = t.table + t.border[first[r]] + channel;
+    nnz[r][0] = load(row);
+    nnz[r][1] = load(row + 16);
+    target[r] = t.target + first[r];
+    source[r] = s.source + (kShortcut ? first[r] : 0);
+  });
+  Floats factor[kSteps], offset[kSteps];
+  each<kSteps>([&](int i) MBU_LAMBDA {
+    factor[i] = load_floats(s.affine + 2 * i * t.channels + channel, kAll);
+    offset[i] = load_floats(s.affine + (2 * i + 1) * t.channels + channel, kAll);
+  });
+  const Value* shortcut = kShortcut ? static_cast<const Value*>(s.shortcut[tile]) : nullptr;
+  output += channel;
+  for (int p = 0; p < count; ++p) {
+    __m512i low[kRows], high[kRows];
+    twice_of(p, low, high);
     each<kRows>([&](int r) MBU_LAMBDA {
-      nnz[r] = load(t.table + t.border[first[r]] + channel);
-      target[r] = t.target + first[r];
-      source[r] = s.source + (kShortcut ? first[r] : 0);
-    });
-    __m512 factor[kSteps], offset[kSteps];
-    each<kSteps>([&](int i) MBU_LAMBDA {
-      factor[i] = _mm512_loadu_ps(s.affine + 2 * i * t.channels + channel);
-      offset[i] = _mm512_loadu_ps(s.affine + (2 * i + 1) * t.channels + channel);
-    });
-    const Value* shortcut = kShortcut ? static_cast<const Value*>(s.shortcut[tile]) + half * 16 : nullptr;
-    Value* to = output + channel;
-    for (int p = 0; p < count; ++p) {
-      __m512i twice[kRows];
-      twice_of(p, half, twice);
-      each<kRows>([&](int r) MBU_LAMBDA {
-        __m512 y = _mm512_cvtepi32_ps(_mm512_sub_epi32(nnz[r], twice[r]));
-        each<kSteps>([&](int i) MBU_LAMBDA { y = _mm512_fmadd_ps(y, factor[i], offset[i]); });
-        if constexpr (kShortcut) y = _mm512_add_ps(y, load_half(shortcut + source[r][p]));
-        if (relu) y = _mm512_max_ps(_mm512_setzero_ps(), y);  // keeps NaN, the second operand
-        store_half(to + target[r][p], y);
+      Floats y{_mm512_cvtepi32_ps(_mm512_sub_epi32(nnz[r][0], low[r])),
+               _mm512_cvtepi32_ps(_mm512_sub_epi32(nnz[r][1], high[r]))};
+      each<kSteps>([&](int i) MBU_LAMBDA {
+        y = {_mm512_fmadd_ps(y.low, factor[i].low, offset[i].low),
+             _mm512_fmadd_ps(y.high, factor[i].high, offset[i].high)};
       });
-    }
+      if constexpr (kShortcut) {
+        const Floats value = load_floats(shortcut + source[r][p], kAll);
+        y = {_mm512_add_ps(y.low, value.low), _mm512_add_ps(y.high, value.high)};
+      }
+      if (relu) {  // keeps NaN, the second operand
+        const __m512 zero = _mm512_setzero_ps();
+        y = {_mm512_max_ps(zero, y.low), _mm512_max_ps(zero, y.high)};
+      }
+      store_floats(output + target[r][p], y, kAll);
+    });
   }
 }
 

@@ -123,9 +123,13 @@ void finish_floats(const Conv2dTile& t, const RowsTile& pixels, int64_t tile, co
       finish_any<false>(t, pixels, begin, end, tile, counts);
   };
   const int begin = pixels.same_begin, end = pixels.same_end;
-  const auto twice_of = [&](int p, int half, __m512i* twice) MBU_LAMBDA {
-    const RowsCounts counted = combine(counts + (begin + p) * kTileChannels + half * 16);
-    each<kRows>([&](int r) MBU_LAMBDA { twice[r] = _mm512_slli_epi32(divide(counted.y[r]), 1); });
+  const auto twice_of = [&](int p, __m512i* low, __m512i* high) MBU_LAMBDA {
+    const int32_t* from = counts + (begin + p) * kTileChannels;
+    const RowsCounts first = combine(from), second = combine(from + 16);
+    each<kRows>([&](int r) MBU_LAMBDA {
+      low[r] = _mm512_slli_epi32(divide(first.y[r]), 1);
+      high[r] = _mm512_slli_epi32(divide(second.y[r]), 1);
+    });
   };
   int64_t first[kRows];
   for (int r = 0; r < kRows; ++r) first[r] = pixels.pixel + r * t.row_pixels + begin;
