@@ -14,9 +14,10 @@
 //
 //   bytes [product: 6][step: 64 channels][four output rows][column][64]
 //
-// A block is 16 columns twice, of four rows each: 128 pixels x 32 channels. Its counters, 24 KB, are half of
-// a first-level cache, so they are kept once: the epilogue runs amid the multiplications of the next block's
-// first product and reads them before that is stored.
+// A block is 16 columns twice, of four rows each: 128 pixels x 32 channels. Blocks go in groups: all of a
+// group meet the weights of one product, which so stay in the first-level cache, before any meets the next.
+// Counters are kept once: the epilogue of a block runs amid the first product of its successor in the next
+// group and reads them before that is stored.
 #include "cpu/conv2d/finish_four_rows.h"
 
 namespace mbu {
