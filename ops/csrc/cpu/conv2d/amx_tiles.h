@@ -81,7 +81,7 @@ MBU_INLINE __m512i weight_row(Planes weights, int row) {
       _mm512_add_epi8(_mm512_set1_epi64(0x2322212003020100), _mm512_set1_epi8(static_cast<char>(4 * row)));
   const __m512i minus = _mm512_and_si512(_mm512_multishift_epi64_epi8(from, weights.sign), one);
   const __m512i any = _mm512_multishift_epi64_epi8(from, weights.mask);
-  // any & 1 where it is not +1, else -1: 1 - 2 * 1
+  // (any & 1) | -minus: -1 where the weight is +1, else 1 where it is present
   return _mm512_ternarylogic_epi64(any, one, _mm512_sub_epi8(_mm512_setzero_si512(), minus), 0xea);
 }
 
