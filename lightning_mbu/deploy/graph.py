@@ -15,6 +15,7 @@ mbu = torch.ops.mbu
 CONVOLUTIONS = (mbu.conv2d.default, mbu.conv_transpose2d.default)
 FUSED_CONVOLUTIONS = (mbu.conv2d_threshold.default, mbu.conv_transpose2d_threshold.default)
 STREAM_CONVOLUTIONS = (mbu.conv2d_stream.default, mbu.conv_transpose2d_stream.default)
+STREAMS = (*STREAM_CONVOLUTIONS, mbu.stem_stream.default)
 ALL_CONVOLUTIONS = CONVOLUTIONS + FUSED_CONVOLUTIONS + STREAM_CONVOLUTIONS
 GEMM = mbu.gemm.default  # a linear layer: its input is one tensor, not a list
 PACKED_LAYERS = (*ALL_CONVOLUTIONS, GEMM)

@@ -102,7 +102,7 @@ class Stem(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`[N, in_channels, H, W]` -> `[N, out_channels, H, W]`, before the next activation."""
-        y = self.norm1(self.conv1(x))
+        y = _stored(self.norm1(self.conv1(x)), self.rounds)
         z = self.norm2(self.conv2(self.activation2(y)))
         return _stored(z + y, self.rounds) if self.shortcuts else z
 
@@ -142,7 +142,7 @@ class MBUNet(nn.Module):
         width: channels of the first level (64 in the paper: 14.8 M parameters, 127.5 G multiply-adds at 512x512).
         shortcuts: real-valued Bi-Real shortcuts around every convolution (arXiv:1808.00278); they keep the
             accuracy of a one-bit network, and keep a float stream between its layers.
-        stream_dtype: `"bfloat16"` rounds that stream behind every addition, so that the packed network stores it in
+        stream_dtype: `"bfloat16"` rounds that stream where it starts and behind every addition, so that the packed network stores it in
             half the memory and stays bit-exact. The last one is read by the float head alone and is not rounded.
     """
 

@@ -177,9 +177,9 @@ def _stem_threshold(x, weight, threshold, flip, stride, padding, dilation):
     return _words(x, height, width, threshold.shape[0] * words_of(threshold.shape[1]))
 
 
-def _stem_stream(x, weight, affine, threshold, stride, padding, dilation, relu=False):
+def _stem_stream(x, weight, affine, threshold, stride, padding, dilation, relu=False, dtype=None):
     height, width = _conv_shape(x.shape[2:], weight.shape[1:3], stride, padding, dilation)
-    return _stream(x, threshold, affine.shape[2], height, width)
+    return _stream(x, threshold, affine.shape[2], height, width, dtype)
 
 
 def _max_pool2d(bits, kernel_size, stride, padding, dilation, ceil_mode):

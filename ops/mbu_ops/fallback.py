@@ -174,9 +174,9 @@ def _stem_threshold(x, weight, threshold, flip, stride, padding, dilation):
     return torch.cat([reference.pack(sums, row, f) for row, f in zip(threshold, flip, strict=True)], -1)
 
 
-def _stem_stream(x, weight, affine, threshold, stride, padding, dilation, relu=False):
+def _stem_stream(x, weight, affine, threshold, stride, padding, dilation, relu=False, dtype=None):
     sums = _stem(x, weight, affine.shape[2], stride, padding, dilation)
-    return reference.stream(sums, affine, (), threshold, relu=relu)
+    return reference.stream(sums, affine, (), threshold, relu=relu, dtype=dtype or torch.float32)
 
 
 def _max_pool2d(bits, kernel_size, stride, padding, dilation, ceil_mode):

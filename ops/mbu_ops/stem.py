@@ -79,6 +79,7 @@ def stem_stream(
     padding: IntPair = 0,
     dilation: IntPair = 1,
     relu: bool = False,
+    dtype: torch.dtype = torch.float32,
 ) -> tuple[Tensor, Tensor]:
     """Float convolution whose result starts a float stream: ``y = conv(x)``; for every step
     ``y = fma(y, affine[step, 0], affine[step, 1])``; ``y = relu(y)``; then ``bit = (y >= threshold)``.
@@ -87,11 +88,13 @@ def stem_stream(
         affine: float32 ``[steps, 2, OC]``, factors and offsets.
         threshold: float32 ``[T, OC]``, one row per plane of bits; ``None``: no bits.
         relu: whether to clip at zero. The others are those of :func:`stem_threshold`.
+        dtype: ``torch.float32``, or ``torch.bfloat16``: y is rounded once, to nearest even, where it is stored; bits
+            are of what is stored.
 
     Returns:
-        float32 ``[N, OC, OH, OW]`` in channels_last memory, and int32 ``[N, OH, OW, T * ceil(OC/32)]``.
+        ``dtype`` ``[N, OC, OH, OW]`` in channels_last memory, and int32 ``[N, OH, OW, T * ceil(OC/32)]``.
     """
     _library.require()
     return torch.ops.mbu.stem_stream(
-        x, weight, affine, threshold, pair(stride), pair(padding), pair(dilation), relu
+        x, weight, affine, threshold, pair(stride), pair(padding), pair(dilation), relu, dtype
     )

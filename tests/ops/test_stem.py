@@ -36,6 +36,7 @@ def test_any_stem_equals_the_reference(kernel: str, data: st.DataObject) -> None
         return
     planes, steps = data.draw(st.integers(1, 2), label="planes"), data.draw(st.integers(0, 2), label="steps")
     relu = data.draw(st.booleans(), label="relu")
+    dtype = data.draw(st.sampled_from([torch.float32, torch.bfloat16]), label="dtype")
     x, weight = (
         coarse(data.draw(st.integers(0, 2), label="batch"), channels, *size),
         coarse(out_channels, channels, *taps),
@@ -50,15 +51,29 @@ def test_any_stem_equals_the_reference(kernel: str, data: st.DataObject) -> None
     assert torch.equal(untile_stem_weight(tiled, out_channels), weight)
     with use_cpu_kernel(kernel):
         bits = F.stem_threshold(x, tiled, threshold, flip, stride, padding, dilation)
-        y, y_bits = F.stem_stream(x, tiled, affine, threshold, stride, padding, dilation, relu)
+        y, y_bits = F.stem_stream(x, tiled, affine, threshold, stride, padding, dilation, relu, dtype)
     flips = unpack_bits(flip, out_channels)
     expected = [
         pack_bits((sums.permute(0, 2, 3, 1) >= row) ^ f) for row, f in zip(threshold, flips, strict=True)
     ]
     assert torch.equal(bits, torch.cat(expected, -1))
-    expected_y, expected_bits = R.stream(sums, affine, [], threshold, relu=relu)
+    expected_y, expected_bits = R.stream(sums, affine, [], threshold, relu=relu, dtype=dtype)
     assert torch.equal(y, expected_y) and torch.equal(y_bits, expected_bits)
-    assert y.is_contiguous(memory_format=torch.channels_last)
+    assert y.is_contiguous(memory_format=torch.channels_last) and y.dtype == dtype
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_large_result_is_that_of_its_parts(kernel: str, dtype: torch.dtype) -> None:
+    """Results above some megabytes are stored past the caches."""
+    torch.manual_seed(0)
+    x, tiled = torch.randn(1, 3, 402, 403), F.tile_stem_weight(torch.randn(64, 3, 3, 3))
+    affine, threshold = torch.randn(1, 2, 64), torch.randn(1, 64)
+    with use_cpu_kernel(kernel):
+        whole = F.stem_stream(x, tiled, affine, threshold, dtype=dtype)
+        for row in range(0, 400, 50):
+            part = F.stem_stream(x[:, :, row : row + 52], tiled, affine, threshold, dtype=dtype)
+            assert torch.equal(whole[0][:, :, row : row + 50], part[0])
+            assert torch.equal(whole[1][:, row : row + 50], part[1])
 
 
 @pytest.mark.parametrize("threads", [1, 3])

@@ -23,10 +23,10 @@ def coarse(*shape: int) -> Tensor:
 @given(data=st.data())
 def test_any_stream_equals_the_reference(kernel: str, data: st.DataObject) -> None:
     torch.manual_seed(data.draw(st.integers(0, 2**16), label="seed"))
-    channels = data.draw(st.sampled_from([1, 33, 64]), label="channels")
+    channels = data.draw(st.sampled_from([1, 33, 64, 96]), label="channels")
     unit = data.draw(st.sampled_from([1, 8, 20, 32]), label="unit")
     out_channels = unit * data.draw(st.sampled_from([1, 2, 4]), label="multiple")
-    height, width = data.draw(st.integers(1, 6), label="height"), data.draw(st.integers(1, 40), label="width")
+    height, width = data.draw(st.integers(1, 9), label="height"), data.draw(st.integers(1, 40), label="width")
     transposed = data.draw(st.booleans(), label="transposed")
     n, scale = data.draw(st.integers(0, 2), label="batch"), 2 if transposed else 1
     out_height, out_width = scale * height, scale * width
@@ -123,7 +123,9 @@ def test_stores_bfloat16_as_torch_does(kernel: str) -> None:
         pack_bits(torch.zeros(1, 1, shortcut.shape[3], 32, dtype=torch.bool)),
         torch.zeros(96, 32, 1, 1),
     )
-    level = torch.full((1, 96), 0.5)
+    # Thresholds on values, between them, and at both ends.
+    level = values[torch.randint(len(values), (1, 96), generator=torch.Generator().manual_seed(0))]
+    level[0, :6] = torch.tensor([0.5, 0.0, -0.0, torch.inf, -torch.inf, torch.nan])
     with use_cpu_kernel(kernel):
         found, packed = F.conv2d_stream(
             bits, F.tile_weight(pack_weight(planes)), torch.zeros(0, 2, 96), [shortcut], level, 96, 1,
@@ -133,6 +135,29 @@ def test_stores_bfloat16_as_torch_does(kernel: str) -> None:
     assert torch.equal(found.isnan(), expected.isnan())
     assert torch.equal(found.nan_to_num(7.0), expected.nan_to_num(7.0))
     assert torch.equal(packed, R.pack(expected, level[0]))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_large_result_is_that_of_its_parts(kernel: str, dtype: torch.dtype) -> None:
+    """Results above some megabytes are stored past the caches, and their shortcuts called for ahead."""
+    torch.manual_seed(0)
+    bits, weight = pack_bits(torch.rand(1, 500, 260, 96) < 0.5), torch.randint(-1, 2, (64, 96, 3, 3))
+    residual = torch.randn(1, 128, 500, 260).contiguous(memory_format=torch.channels_last).to(dtype)
+    affine, threshold = torch.randn(2, 2, 64), torch.randn(1, 64)
+
+    def rows(begin: int, end: int) -> tuple[Tensor, Tensor]:
+        return F.conv2d_stream(
+            bits[:, begin:end], tiled, affine, [residual[:, :, begin:end]], threshold, 64, 3, padding=1, dtype=dtype
+        )  # fmt: skip
+
+    with use_cpu_kernel(kernel):
+        tiled = F.tile_weight(pack_weight(weight))
+        whole = rows(0, 500)
+        for begin in range(0, 500, 50):
+            part = rows(max(begin - 1, 0), begin + 51)
+            skip = begin > 0
+            assert torch.equal(whole[0][:, :, begin : begin + 50], part[0][:, :, skip : skip + 50])
+            assert torch.equal(whole[1][:, begin : begin + 50], part[1][:, skip : skip + 50])
 
 
 def test_reads_bfloat16_where_it_lies(kernel: str) -> None:

@@ -22,6 +22,7 @@ from ..graph import (
     CONVOLUTIONS,
     PACKED_LAYERS,
     STREAM_CONVOLUTIONS,
+    STREAMS,
     aten,
     channels_of,
     constant,
@@ -212,7 +213,7 @@ def attach_bits(module: GraphModule) -> bool:
     """Applies the second rule: packs of a stream become planes of its second output."""
     changed = False
     for node in list(module.graph.nodes):
-        if not is_call(node, *STREAM_CONVOLUTIONS, mbu.stem_stream.default):
+        if not is_call(node, *STREAMS):
             continue
         value = next(user for user in node.users if user.args[1] == 0)
         packs = [user for user in value.users if is_plain_pack(user)]

@@ -1,6 +1,7 @@
 """Float streams stored as bfloat16: half the memory and half the traffic.
 
-    y.bfloat16().float()  behind a stream    ->  conv2d_stream(.., dtype=bfloat16), widened only for float operations
+    y.bfloat16().float()  behind a stream    ->  conv2d_stream(.., dtype=bfloat16), widened only for float operations;
+                                                 conv_transpose2d_stream and stem_stream alike
 
 A network trained with `stream_dtype="bfloat16"` rounds where its streams are stored, so the packed one is still exact.
 `round_streams` does the same to a network that was not trained so; its bits then differ where rounding crosses a
@@ -12,7 +13,7 @@ from __future__ import annotations
 import torch
 from torch.fx import GraphModule, Node
 
-from ..graph import STREAM_CONVOLUTIONS, aten, finish, is_call, is_plain_pack
+from ..graph import STREAM_CONVOLUTIONS, STREAMS, aten, finish, is_call, is_plain_pack
 from .fuse_streams import only_user
 
 
@@ -20,7 +21,7 @@ def narrow_streams(module: GraphModule) -> bool:
     """Lets every stream that the network rounds to bfloat16 be stored so."""
     changed = False
     for node in list(module.graph.nodes):
-        if not is_call(node, *STREAM_CONVOLUTIONS):
+        if not is_call(node, *STREAMS):
             continue
         value = next(user for user in node.users if user.args[1] == 0)
         rounded = only_user(value)
@@ -57,7 +58,7 @@ def round_streams(module: GraphModule) -> bool:
     """Stores as bfloat16 every stream that only shortcuts read. Not exact."""
     changed = False
     for node in module.graph.nodes:
-        if not is_call(node, *STREAM_CONVOLUTIONS) or "dtype" in node.kwargs:
+        if not is_call(node, *STREAMS) or "dtype" in node.kwargs:
             continue
         values = [user for user in node.users if user.args[1] == 0]
         readers = [reader for value in values for reader in value.users]

@@ -8,6 +8,8 @@
 
 namespace mbu {
 
+class FetchAhead;
+
 // Consecutive input words of an output pixel that meet consecutive weights. The taps of one kernel row are
 // one run where they touch in memory, so a 3x3 layer has three runs and a 1x1 layer one.
 struct Conv2dRun {
@@ -37,18 +39,31 @@ struct Conv2dPicture {
 
 // What turns the counts of a tile into a float stream where the kernel does so itself: see
 // cpu/stream/stream.h. The shortcut of a pixel's channel is the sum over `terms` of
-//   shortcut[tile * terms + term][source[pixel] + channel of the tile] * share
+//   the largest of [tile * terms + term][source[pixel] + y * pool_h + x * pool_w + channel of the tile] *
+//   share
+// over y, x < pool.
 struct StreamEpilogue {
   const float* affine;  // [steps, 2, channels]
   int64_t steps;
   bool relu;
   float* output;     // [target + oc]
   Bfloat16* narrow;  // or this one
+  bool past_caches;  // the output is too large to be found there later; pixels start lines
   int64_t terms;     // 0: no shortcut
   const void* const* shortcut;
   FloatType shortcut_type;  // f32 or bf16
   const int64_t* source;    // [pixels] elements
+  int64_t pool, pool_h, pool_w;
   float share;
+  // Of the next layer: bits[bits_target[pixel] + plane * words + tile] has bit (y >= threshold[plane, oc]), y
+  // before it is rounded.
+  int64_t planes;
+  Word* bits;
+  const int64_t* bits_target;  // [pixels]
+  int64_t words;
+  const float* threshold;
+  int64_t threshold_stride;  // from plane to plane
+  FetchAhead* ahead;         // for kernels with `expanded_bytes`: memory to call for amid their work, or null
 };
 
 // One call of a conv2d microkernel: `pixels` output pixels times the channel tiles [tile_begin, tile_end).

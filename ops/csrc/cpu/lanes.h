@@ -55,6 +55,32 @@ inline void store(Bfloat16* p, Lanes v) {
   std::memcpy(p, &halves, sizeof halves);
 }
 
+// To where a line starts, or goes on after such a store: past the caches, which would read the line first.
+// Another thread sees it after `end_past`.
+inline void store_past(float* p, Lanes v) {
+#if defined(__AVX512F__)
+  _mm512_stream_ps(p, v);
+#else
+  store(p, v);
+#endif
+}
+
+inline void store_past(Bfloat16* p, Lanes v) {
+#if defined(__AVX512F__)
+  __m256i halves;
+  store(reinterpret_cast<Bfloat16*>(&halves), v);
+  _mm256_stream_si256(reinterpret_cast<__m256i*>(p), halves);
+#else
+  store(p, v);
+#endif
+}
+
+inline void end_past() {
+#if defined(__AVX512F__)
+  _mm_sfence();
+#endif
+}
+
 // The first `count` lanes, 0 to kLanes.
 inline void store_some(float* p, Lanes v, int64_t count) {
 #if defined(__AVX512F__)
@@ -65,6 +91,10 @@ inline void store_some(float* p, Lanes v, int64_t count) {
 #else
   for (int64_t i = 0; i < count; ++i) p[i] = v[i];
 #endif
+}
+
+inline void store_some(Bfloat16* p, Lanes v, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) p[i] = narrow(v[i]);
 }
 
 inline Lanes larger(Lanes a, Lanes b) {

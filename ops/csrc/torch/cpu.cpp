@@ -12,7 +12,7 @@ namespace mbu {
 // torch/stem.cpp
 Tensor stem_threshold_here(const Tensor&, const Tensor&, const Tensor&, const Tensor&, Pair, Pair, Pair);
 FloatAndBits stem_stream_here(const Tensor&, const Tensor&, const Tensor&, std::optional<Tensor>, Pair, Pair,
-                              Pair, bool);
+                              Pair, bool, std::optional<torch::headeronly::ScalarType>);
 
 namespace {
 

@@ -236,7 +236,7 @@ Tensor stem_threshold_here(const Tensor&, const Tensor&, const Tensor&, const Te
   throw NoKernel{"the first convolution has no kernel on GPUs"};
 }
 FloatAndBits stem_stream_here(const Tensor&, const Tensor&, const Tensor&, std::optional<Tensor>, Pair, Pair,
-                              Pair, bool) {
+                              Pair, bool, std::optional<torch::headeronly::ScalarType>) {
   throw NoKernel{"the first convolution has no kernel on GPUs"};
 }
 

@@ -60,7 +60,8 @@ using FloatAndBits = std::tuple<Tensor, Tensor>;
           Pair padding, Pair dilation))                                                                      \
   MBU_OP(FloatAndBits, stem_stream,                                                                          \
          (const Tensor& x, const Tensor& weight, const Tensor& affine, std::optional<Tensor> threshold,      \
-          Pair stride, Pair padding, Pair dilation, bool relu))                                              \
+          Pair stride, Pair padding, Pair dilation, bool relu,                                               \
+          std::optional<torch::headeronly::ScalarType> dtype))                                               \
   MBU_OP(Tensor, max_pool2d,                                                                                 \
          (const Tensor& bits, Pair kernel_size, Pair stride, Pair padding, Pair dilation, bool ceil_mode))
 

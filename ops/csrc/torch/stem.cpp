@@ -95,7 +95,7 @@ Tensor stem_threshold_here(const Tensor& x, const Tensor& weight, const Tensor& 
 
 FloatAndBits stem_stream_here(const Tensor& x, const Tensor& weight, const Tensor& affine,
                               std::optional<Tensor> threshold, Pair stride, Pair padding, Pair dilation,
-                              bool relu) {
+                              bool relu, std::optional<ScalarType> dtype) {
   const char* op = "stem_stream";
   MBU_CHECK(affine.dim() == 3, op, ": affine has ", affine.dim(),
             " dimensions; it must be [steps, 2, OC]: factors and offsets");
@@ -115,9 +115,15 @@ FloatAndBits stem_stream_here(const Tensor& x, const Tensor& weight, const Tenso
         dense(op, "threshold", *threshold, ScalarType::Float, {p.stream.planes, channels}, "[T, OC]");
     p.stream.threshold = thresholds.const_data_ptr<float>();
   }
-  Tensor out = empty_nhwc({p.batch, channels, p.output.h, p.output.w}, ScalarType::Float);
+  const ScalarType type = dtype.value_or(ScalarType::Float);
+  MBU_CHECK(type == ScalarType::Float || type == ScalarType::BFloat16, op, ": dtype is ",
+            torch::headeronly::toString(type), "; a stream is stored as float32 or bfloat16");
+  Tensor out = empty_nhwc({p.batch, channels, p.output.h, p.output.w}, type);
   Tensor out_bits = bits_of(op, p);
-  p.stream.output = out.mutable_data_ptr<float>();
+  if (type == ScalarType::Float)
+    p.stream.output = out.mutable_data_ptr<float>();
+  else
+    p.stream.narrow = static_cast<Bfloat16*>(out.mutable_data_ptr());
   p.stream.bits = static_cast<Word*>(out_bits.mutable_data_ptr());
   stem(p);
   return {out, out_bits};

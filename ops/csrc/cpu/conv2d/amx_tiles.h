@@ -11,6 +11,7 @@
 
 #include "cpu/conv2d/finish_avx512.h"
 #include "cpu/conv2d/grids.h"
+#include "cpu/stream/fetch_ahead.h"
 #include "mbu/scratch.h"
 
 namespace mbu {
@@ -33,10 +34,13 @@ static_assert(sizeof(TileConfig) == 64);
 constexpr TileConfig kTiles;
 
 // Configures the tiles while it lives. Released, they cost a context switch nothing, and a library that finds
-// them unconfigured finds what it expects.
+// them unconfigured finds what it expects. Stores past the caches end with it as well.
 struct TileUse {
   TileUse() { _tile_loadconfig(&kTiles); }
-  ~TileUse() { _tile_release(); }
+  ~TileUse() {
+    _tile_release();
+    _mm_sfence();
+  }
   TileUse(const TileUse&) = delete;
   TileUse& operator=(const TileUse&) = delete;
 };
@@ -113,6 +117,16 @@ MBU_INLINE void store_first(int32_t* counts) {
 MBU_INLINE void store_second(int32_t* counts) {
   _tile_stored(2, counts + kTileCounts, kTileChannels * sizeof(int32_t));
   _tile_stored(3, counts + kTileCounts + kTileChannels / 2, kTileChannels * sizeof(int32_t));
+}
+
+// Blocks are of two tiles of pixels; `tiles` of these will be gone through for each tile of channels.
+MBU_INLINE void spread_fetches(const Conv2dTile& t, int64_t tiles) {
+  if (t.stream && t.stream->ahead) t.stream->ahead->spread((t.tile_end - t.tile_begin) * (tiles + 1) / 2);
+}
+
+// Once for each block.
+MBU_INLINE void fetch_some(const Conv2dTile& t) {
+  if (t.stream && t.stream->ahead) t.stream->ahead->some();
 }
 
 // The counters that a block of one or two tiles begins with.

@@ -63,23 +63,27 @@ struct Plan {
 // a pass, so they are listed once per thread and pass.
 struct BandMemory {
   Scratch ring, border, offsets;
-  const int64_t *source, *target;
+  const int64_t *source, *target, *bits_target;
   uint64_t call = 0;
   const Pass* pass = nullptr;
 
+  // `bits_pixel`: words of an output pixel that a float stream leaves as bits beside it.
   void list_pixels(const Plan& plan, const Pass& of, int64_t step_h, int64_t step_w, int64_t out_row,
-                   int64_t out_pixel) {
+                   int64_t out_pixel, int64_t bits_pixel) {
     if (call == plan.call && pass == &of) return;
     call = plan.call;
     pass = &of;
     const int64_t pixels = of.band_rows * of.x->outputs;
-    auto* list = offsets.get<int64_t>(2 * pixels);
+    auto* list = offsets.get<int64_t>((bits_pixel ? 3 : 2) * pixels);
     source = list;
     target = list + pixels;
+    bits_target = target + pixels;
     for (int64_t row = 0; row < of.band_rows; ++row) {
       for (int64_t column = 0; column < of.x->outputs; ++column, ++list) {
+        const int64_t output = row * of.y->out_step * out_row + column * of.x->out_step;
         list[0] = row * step_h + column * step_w;
-        list[pixels] = row * of.y->out_step * out_row + column * of.x->out_step * out_pixel;
+        list[pixels] = output * out_pixel;
+        if (bits_pixel) list[2 * pixels] = output * bits_pixel;
       }
     }
   }
@@ -91,6 +95,18 @@ bool reads_outside(const AxisPhase& phase, int64_t input) {
   return phase.input_begin(0) < 0 || phase.input_end(phase.outputs - 1) > input;
 }
 
+// What a float stream holds in the same cache, for each output pixel: its shortcut, and what a head reads.
+int64_t stream_bytes(const Conv2dParams& p) {
+  if (!p.stream) return 0;
+  int64_t bytes = p.stream->head ? p.out_channels * static_cast<int64_t>(sizeof(float)) : 0;
+  for (int64_t i = 0; i < p.stream->residuals; ++i) {
+    const StreamSource& source = p.stream->residual[i];
+    const int64_t size = source.type == FloatType::bf16 ? sizeof(Bfloat16) : sizeof(float);
+    bytes += source.channels * size * p.stream->pool * p.stream->pool;
+  }
+  return bytes;
+}
+
 int64_t band_pixels(const Conv2dParams& p, const CpuKernel& kernel, const AxisPhase& y, const AxisPhase& x) {
   if (!kernel.expanded_bytes) return kBandPixels;
   // An output pixel needs as many input pixels as the step has, but none that no tap meets.
@@ -98,9 +114,7 @@ int64_t band_pixels(const Conv2dParams& p, const CpuKernel& kernel, const AxisPh
     return std::clamp<int64_t>(static_cast<int64_t>(axis.taps.size()), 1, axis.step);
   };
   const int64_t bytes = p.weight.header().tile_words * kWordBits * inputs(y) * inputs(x);
-  // Float outputs are read again, by a head or to become bits: they are to stay in the same cache.
-  const int64_t outputs = p.stream ? p.out_channels * static_cast<int64_t>(sizeof(float)) : 0;
-  return kernel.expanded_bytes / std::max(bytes, outputs);
+  return kernel.expanded_bytes / std::max(bytes, bytes / 2 + stream_bytes(p));
 }
 
 // The words of each tap as runs, joined where they touch; of a `tile` that is not -1, those present in it.
@@ -243,7 +257,8 @@ void run_item(const Conv2dParams& p, const CpuKernel& kernel, const Plan& plan, 
 
   const int64_t planes = p.bits ? p.planes : 1, padded = p.weight.padded_channels();
   const int64_t out_pixel = p.bits ? planes * plan.tiles : p.out_channels;
-  memory.list_pixels(plan, pass, step_h, step_w, p.output.w * out_pixel, out_pixel);
+  const int64_t bits_pixel = p.stream ? p.stream->planes * plan.tiles : 0;
+  memory.list_pixels(plan, pass, step_h, step_w, p.output.w, out_pixel, bits_pixel);
   auto* border = memory.border.get<int32_t>(pass.band_rows * x.outputs);
   for (int64_t row = row0, i = 0; row < row1; ++row) {
     const int32_t border_row = y.border[static_cast<size_t>(row)] * x.classes;
@@ -287,9 +302,9 @@ void run_item(const Conv2dParams& p, const CpuKernel& kernel, const Plan& plan, 
   tile.channels = p.out_channels;
   tile.channels_padded = padded;
   if (p.stream) {
-    stream_band(
-        p, kernel, tile,
-        {n, row1 - row0, x.outputs, y.out_base + row0 * y.out_step, y.out_step, x.out_base, x.out_step});
+    stream_band(p, kernel, tile,
+                {n, row1 - row0, x.outputs, y.out_base + row0 * y.out_step, y.out_step, x.out_base,
+                 x.out_step, memory.bits_target});
     return;
   }
   if (p.sums) tile.sums = p.sums + out_first * out_pixel;

@@ -236,6 +236,7 @@ void run_group(const Conv2dTile& t, const RowsBand& band, const RowsTile* unfini
     for (const RowsTile* pixels = begin; pixels < end; pixels += 2, counts += kBlockCounts) {
       const auto between = [&] {
         if (product == 0) finish(counts);
+        fetch_some(t);
       };
       if (end - pixels > 1)
         run_product<true>(band, pixels, bytes, weight, counts + product * kProductCounts, between);
@@ -256,6 +257,7 @@ bool conv2d_128x32__amx_int8(const Conv2dTile& t) {
   static thread_local RowsBand band;
   prepare(t, band);
   const TileUse use;
+  spread_fetches(t, kProducts * static_cast<int64_t>(band.tiles.size()));
   const RowsTile *begin = band.tiles.data(), *end = begin + band.tiles.size();
   for (int64_t tile = t.tile_begin; tile < t.tile_end; ++tile) {
     expand_weights(t, band, tile);

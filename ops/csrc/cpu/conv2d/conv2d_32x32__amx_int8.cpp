@@ -170,6 +170,7 @@ void conv2d_32x32__amx_int8(const Conv2dTile& t) {
   prepare(t, band);
   const TileUse use;
   const PixelTile *begin = band.grids.tiles.data(), *end = begin + band.grids.tiles.size();
+  spread_fetches(t, static_cast<int64_t>(band.grids.tiles.size()));
   int32_t* counts = band.counts;
   int32_t* others = counts + kBlockCounts;
   for (int64_t tile = t.tile_begin; tile < t.tile_end; ++tile) {
@@ -181,7 +182,10 @@ void conv2d_32x32__amx_int8(const Conv2dTile& t) {
     int64_t unfinished = 0;  // tiles before `pixels` whose counters wait in `others`
     const PixelTile* pixels = begin;
     while (pixels != end) {
-      const auto between = [&] { finish_tiles(t, pixels - unfinished, unfinished, tile, others); };
+      const auto between = [&] {
+        finish_tiles(t, pixels - unfinished, unfinished, tile, others);
+        fetch_some(t);
+      };
       const int64_t count = std::min<int64_t>(end - pixels, 2), first = pixels[0].start;
       if (count == 2)
         run_block<true>(step, last, band.bytes, first, pixels[1].start, band.weights, counts, between);

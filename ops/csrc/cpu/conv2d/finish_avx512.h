@@ -46,18 +46,29 @@ MBU_INLINE __m256i round_floats(__m512 y) {
       _mm512_mask_mov_epi32(_mm512_srli_epi32(sum, 16), nan, _mm512_set1_epi32(kBfloat16Nan)));
 }
 
-MBU_INLINE void store_floats(Bfloat16* to, Floats y, __mmask32 valid) {
+MBU_INLINE __m512i narrowed(Floats y) {
 #if defined(__AVX512BF16__)
   // The instruction takes denormals for zero and keeps the bits of a NaN: neither is what `narrow` does.
   constexpr int kQuiet = 0x01, kDenormal = 0x20, kSignalling = 0x80,
                 kSpecial = kQuiet | kDenormal | kSignalling;
-  if (!(_mm512_fpclass_ps_mask(y.low, kSpecial) | _mm512_fpclass_ps_mask(y.high, kSpecial))) {
-    _mm512_mask_storeu_epi16(to, valid, (__m512i)_mm512_cvtne2ps_pbh(y.high, y.low));
-    return;
-  }
+  if (!(_mm512_fpclass_ps_mask(y.low, kSpecial) | _mm512_fpclass_ps_mask(y.high, kSpecial)))
+    return (__m512i)_mm512_cvtne2ps_pbh(y.high, y.low);
 #endif
-  const __m512i low = _mm512_castsi256_si512(round_floats(y.low));
-  _mm512_mask_storeu_epi16(to, valid, _mm512_inserti64x4(low, round_floats(y.high), 1));
+  return _mm512_inserti64x4(_mm512_castsi256_si512(round_floats(y.low)), round_floats(y.high), 1);
+}
+
+MBU_INLINE void store_floats(Bfloat16* to, Floats y, __mmask32 valid) {
+  _mm512_mask_storeu_epi16(to, valid, narrowed(y));
+}
+
+// All 32 channels, from the start of a line on: past the caches, which would read the line first.
+MBU_INLINE void store_past(float* to, Floats y) {
+  _mm512_stream_ps(to, y.low);
+  _mm512_stream_ps(to + 16, y.high);
+}
+
+MBU_INLINE void store_past(Bfloat16* to, Floats y) {
+  _mm512_stream_si512(reinterpret_cast<__m512i*>(to), narrowed(y));
 }
 
 MBU_INLINE Floats dot_products(const Conv2dTile& t, int64_t pixel, int64_t channel, __m512i low,
@@ -67,18 +78,60 @@ MBU_INLINE Floats dot_products(const Conv2dTile& t, int64_t pixel, int64_t chann
           _mm512_cvtepi32_ps(_mm512_sub_epi32(load(nnz + 16), _mm512_slli_epi32(high, 1)))};
 }
 
-template <class Value>
-MBU_INLINE Floats shortcut_of(const StreamEpilogue& s, int64_t pixel, int64_t tile, __mmask32 valid) {
-  const void* const* term = s.shortcut + tile * s.terms;
-  const int64_t offset = s.source[pixel];
-  Floats sum = load_floats(static_cast<const Value*>(term[0]) + offset, valid);
-  if (s.terms == 1) return sum;
-  for (int64_t i = 1; i < s.terms; ++i) {
-    const Floats value = load_floats(static_cast<const Value*>(term[i]) + offset, valid);
-    sum = {_mm512_add_ps(sum.low, value.low), _mm512_add_ps(sum.high, value.high)};
+// Lane by lane; a NaN stays where it is the first.
+MBU_INLINE Floats larger(Floats a, Floats b) {
+  return {_mm512_max_ps(b.low, a.low), _mm512_max_ps(b.high, a.high)};
+}
+
+MBU_INLINE Floats operator+(Floats a, Floats b) {
+  return {_mm512_add_ps(a.low, b.low), _mm512_add_ps(a.high, b.high)};
+}
+
+MBU_INLINE Floats operator*(Floats a, float b) {
+  return {_mm512_mul_ps(a.low, _mm512_set1_ps(b)), _mm512_mul_ps(a.high, _mm512_set1_ps(b))};
+}
+
+MBU_INLINE Floats fused(Floats y, Floats factor, Floats offset) {
+  return {_mm512_fmadd_ps(y.low, factor.low, offset.low), _mm512_fmadd_ps(y.high, factor.high, offset.high)};
+}
+
+MBU_INLINE Floats without_negative(Floats y) {  // keeps NaN, the second operand
+  const __m512 zero = _mm512_setzero_ps();
+  return {_mm512_max_ps(zero, y.low), _mm512_max_ps(zero, y.high)};
+}
+
+// The largest of a window of pool x pool pixels; kPool 0: of any size.
+template <int kPool, class Value>
+MBU_INLINE Floats pooled(const StreamEpilogue& s, const Value* from, __mmask32 valid) {
+  const int64_t pool = kPool ? kPool : s.pool;
+  Floats most = load_floats(from, valid);
+  for (int64_t y = 0; y < pool; ++y)
+    for (int64_t x = y == 0; x < pool; ++x)
+      most = larger(most, load_floats(from + y * s.pool_h + x * s.pool_w, valid));
+  return most;
+}
+
+// kTerms 0: as many as there are.
+template <int kTerms, int kPool, class Value>
+MBU_INLINE Floats shortcut_of(const StreamEpilogue& s, int64_t offset, int64_t tile, __mmask32 valid) {
+  const int64_t terms = kTerms ? kTerms : s.terms;
+  const void* const* term = s.shortcut + tile * terms;
+  Floats sum = pooled<kPool>(s, static_cast<const Value*>(term[0]) + offset, valid);
+  if (terms == 1) return sum;
+  for (int64_t i = 1; i < terms; ++i)
+    sum = sum + pooled<kPool>(s, static_cast<const Value*>(term[i]) + offset, valid);
+  return sum * s.share;
+}
+
+// Bits of the next layer, of one pixel; `to` is the tile's word of its first plane.
+MBU_INLINE void store_bits(const StreamEpilogue& s, Floats y, const float* threshold, __mmask32 valid,
+                           Word* to) {
+  for (int64_t plane = 0; plane < s.planes; ++plane, threshold += s.threshold_stride, to += s.words) {
+    const Floats least = load_floats(threshold, valid);
+    const __mmask16 low = _mm512_cmp_ps_mask(y.low, least.low, _CMP_GE_OQ);
+    const __mmask16 high = _mm512_cmp_ps_mask(y.high, least.high, _CMP_GE_OQ);
+    *to = _cvtmask32_u32(_mm512_kunpackw(high, low)) & _cvtmask32_u32(valid);
   }
-  const __m512 share = _mm512_set1_ps(s.share);
-  return {_mm512_mul_ps(sum.low, share), _mm512_mul_ps(sum.high, share)};
 }
 
 // The float stream's arithmetic on the counts of a pixel; see cpu/stream/stream.h.
@@ -88,51 +141,56 @@ MBU_INLINE void finish_stream(const Conv2dTile& t, int64_t pixel, int64_t tile, 
   const int64_t channel = tile * kTileChannels;
   Floats y = dot_products(t, pixel, channel, low, high);
   const float* parameters = s.affine + channel;
-  for (int64_t step = 0; step < s.steps; ++step, parameters += 2 * t.channels) {
-    const Floats factor = load_floats(parameters, valid),
-                 offset = load_floats(parameters + t.channels, valid);
-    y = {_mm512_fmadd_ps(y.low, factor.low, offset.low), _mm512_fmadd_ps(y.high, factor.high, offset.high)};
-  }
-  if (s.terms) {
-    const Floats shortcut = s.shortcut_type == FloatType::bf16 ? shortcut_of<Bfloat16>(s, pixel, tile, valid)
-                                                               : shortcut_of<float>(s, pixel, tile, valid);
-    y = {_mm512_add_ps(y.low, shortcut.low), _mm512_add_ps(y.high, shortcut.high)};
-  }
-  if (s.relu) {  // keeps NaN, the second operand
-    const __m512 zero = _mm512_setzero_ps();
-    y = {_mm512_max_ps(zero, y.low), _mm512_max_ps(zero, y.high)};
-  }
+  for (int64_t step = 0; step < s.steps; ++step, parameters += 2 * t.channels)
+    y = fused(y, load_floats(parameters, valid), load_floats(parameters + t.channels, valid));
+  if (s.terms)
+    y = y + (s.shortcut_type == FloatType::bf16 ? shortcut_of<0, 0, Bfloat16>(s, s.source[pixel], tile, valid)
+                                                : shortcut_of<0, 0, float>(s, s.source[pixel], tile, valid));
+  if (s.relu) y = without_negative(y);
   const int64_t out = t.target[pixel] + channel;
   if (s.narrow)
     store_floats(s.narrow + out, y, valid);
   else
     store_floats(s.output + out, y, valid);
+  if (s.planes) store_bits(s, y, s.threshold + channel, valid, s.bits + s.bits_target[pixel] + tile);
 }
+
+// Where a pixel's shortcut comes from: nowhere; one pixel; the mean of two or four; the largest of 2x2.
+enum class Shortcut { none, one, two, four, pool2x2 };
 
 // Runs of `count` pixels in kRows rows, each of one border class, with all 32 channels of the tile: what they
 // share stays in registers. twice_of(p, low, high) gives twice the counts of pixel p of every row.
-template <int kRows, int kSteps, bool kShortcut, class Value, class CountsOf>
+template <int kRows, Shortcut kShortcut, class Value, class Output, class CountsOf>
 MBU_INLINE void finish_alike_as(const Conv2dTile& t, const int64_t* first, int count, int64_t tile,
-                                Value* output, const CountsOf& twice_of) {
+                                Output* output, const CountsOf& twice_of) {
   constexpr __mmask32 kAll = ~__mmask32{0};
+  [[maybe_unused]] constexpr int kTerms = kShortcut == Shortcut::two    ? 2
+                                          : kShortcut == Shortcut::four ? 4
+                                                                        : 1;
+  [[maybe_unused]] constexpr int kPool = kShortcut == Shortcut::pool2x2 ? 2 : 1;
   const StreamEpilogue& s = *t.stream;
-  const bool relu = s.relu;
+  const bool relu = s.relu, past_caches = s.past_caches, bits_too = s.planes > 0;
   const int64_t channel = tile * kTileChannels;
   __m512i nnz[kRows][2];
-  const int64_t *target[kRows], *source[kRows];
+  const int64_t *target[kRows], *source[kRows], *bits_target[kRows];
   each<kRows>([&](int r) MBU_LAMBDA {
     const int32_t* row = t.table + t.border[first[r]] + channel;
     nnz[r][0] = load(row);
     nnz[r][1] = load(row + 16);
     target[r] = t.target + first[r];
-    source[r] = s.source + (kShortcut ? first[r] : 0);
+    source[r] = s.source + (kShortcut == Shortcut::none ? 0 : first[r]);
+    bits_target[r] = s.bits_target + (s.planes ? first[r] : 0);
   });
-  Floats factor[kSteps], offset[kSteps];
-  each<kSteps>([&](int i) MBU_LAMBDA {
-    factor[i] = load_floats(s.affine + 2 * i * t.channels + channel, kAll);
-    offset[i] = load_floats(s.affine + (2 * i + 1) * t.channels + channel, kAll);
-  });
-  const Value* shortcut = kShortcut ? static_cast<const Value*>(s.shortcut[tile]) : nullptr;
+  const float* affine = s.affine + channel;
+  const Floats factor0 = load_floats(affine, kAll), offset0 = load_floats(affine + t.channels, kAll);
+  // A second step that is not there changes nothing, not even the sign of a zero.
+  Floats factor1{_mm512_set1_ps(1), _mm512_set1_ps(1)}, offset1{_mm512_set1_ps(-0.0f), _mm512_set1_ps(-0.0f)};
+  if (s.steps == 2) {
+    factor1 = load_floats(affine + 2 * t.channels, kAll);
+    offset1 = load_floats(affine + 3 * t.channels, kAll);
+  }
+  const float* threshold = s.threshold + channel;
+  Word* bits = s.bits + tile;
   output += channel;
   for (int p = 0; p < count; ++p) {
     __m512i low[kRows], high[kRows];
@@ -140,19 +198,12 @@ MBU_INLINE void finish_alike_as(const Conv2dTile& t, const int64_t* first, int c
     each<kRows>([&](int r) MBU_LAMBDA {
       Floats y{_mm512_cvtepi32_ps(_mm512_sub_epi32(nnz[r][0], low[r])),
                _mm512_cvtepi32_ps(_mm512_sub_epi32(nnz[r][1], high[r]))};
-      each<kSteps>([&](int i) MBU_LAMBDA {
-        y = {_mm512_fmadd_ps(y.low, factor[i].low, offset[i].low),
-             _mm512_fmadd_ps(y.high, factor[i].high, offset[i].high)};
-      });
-      if constexpr (kShortcut) {
-        const Floats value = load_floats(shortcut + source[r][p], kAll);
-        y = {_mm512_add_ps(y.low, value.low), _mm512_add_ps(y.high, value.high)};
-      }
-      if (relu) {  // keeps NaN, the second operand
-        const __m512 zero = _mm512_setzero_ps();
-        y = {_mm512_max_ps(zero, y.low), _mm512_max_ps(zero, y.high)};
-      }
-      store_floats(output + target[r][p], y, kAll);
+      y = fused(fused(y, factor0, offset0), factor1, offset1);
+      if constexpr (kShortcut != Shortcut::none)
+        y = y + shortcut_of<kTerms, kPool, Value>(s, source[r][p], tile, kAll);
+      if (relu) y = without_negative(y);
+      past_caches ? store_past(output + target[r][p], y) : store_floats(output + target[r][p], y, kAll);
+      if (bits_too) store_bits(s, y, threshold, kAll, bits + bits_target[r][p]);
     });
   }
 }
@@ -162,19 +213,28 @@ template <int kRows, class CountsOf>
 inline bool finish_alike(const Conv2dTile& t, const int64_t* first, int count, int64_t tile,
                          const CountsOf& twice_of) {
   const StreamEpilogue* s = t.stream;
-  if (!s || s->steps < 1 || s->steps > 2 || s->terms > 1 || t.channels - tile * kTileChannels < kTileChannels)
-    return false;
-  const FloatType type = s->narrow ? FloatType::bf16 : FloatType::f32;
-  if (s->terms && s->shortcut_type != type) return false;
-  const auto finish = [&](auto* output) {
-    if (s->steps == 1)
-      s->terms ? finish_alike_as<kRows, 1, true>(t, first, count, tile, output, twice_of)
-               : finish_alike_as<kRows, 1, false>(t, first, count, tile, output, twice_of);
+  if (!s || s->steps < 1 || s->steps > 2 || t.channels - tile * kTileChannels < kTileChannels) return false;
+  if (s->terms == 3 || s->terms > 4 || s->pool > 2 || (s->pool == 2 && s->terms > 1)) return false;
+  const auto from = [&](auto value, auto* output) MBU_LAMBDA {
+    using Value = decltype(value);
+    if (s->pool == 2)
+      finish_alike_as<kRows, Shortcut::pool2x2, Value>(t, first, count, tile, output, twice_of);
+    else if (s->terms == 2)
+      finish_alike_as<kRows, Shortcut::two, Value>(t, first, count, tile, output, twice_of);
+    else if (s->terms == 4)
+      finish_alike_as<kRows, Shortcut::four, Value>(t, first, count, tile, output, twice_of);
     else
-      s->terms ? finish_alike_as<kRows, 2, true>(t, first, count, tile, output, twice_of)
-               : finish_alike_as<kRows, 2, false>(t, first, count, tile, output, twice_of);
+      finish_alike_as<kRows, Shortcut::one, Value>(t, first, count, tile, output, twice_of);
   };
-  s->narrow ? finish(s->narrow) : finish(s->output);
+  const auto into = [&](auto* output) MBU_LAMBDA {
+    if (!s->terms)
+      finish_alike_as<kRows, Shortcut::none, float>(t, first, count, tile, output, twice_of);
+    else if (s->shortcut_type == FloatType::bf16)
+      from(Bfloat16{}, output);
+    else
+      from(float{}, output);
+  };
+  s->narrow ? into(s->narrow) : into(s->output);
   return true;
 }
 

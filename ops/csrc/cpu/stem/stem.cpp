@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "cpu/kernels.h"
+#include "cpu/stream/large_output.h"
 #include "mbu/parallel.h"
 #include "mbu/scratch.h"
 
@@ -24,6 +25,7 @@ struct Plan {
   std::vector<int64_t> offset;  // per product
   float *affine, *threshold;
   Word* flip;
+  bool past_caches;
   int64_t words, padded;
   int64_t band_rows, input_rows, row_stride;  // of a band: output rows, input rows, floats of an input row
 };
@@ -54,6 +56,9 @@ void make_plan(const StemParams& p, Plan& plan) {
   plan.threshold = plan.threshold_memory.get<float>(s.planes * plan.padded);
   // No value above the last channel reaches infinity: its sum is 0.
   copy_padded(s.threshold, s.planes, p.out_channels, plan.padded, INFINITY, plan.threshold);
+  if (s.narrow)
+    std::transform(plan.threshold, plan.threshold + s.planes * plan.padded, plan.threshold, least_to_narrow);
+  plan.past_caches = leaves_caches(s, p.batch * p.output.h * p.output.w, p.out_channels);
   plan.flip = plan.flip_memory.get<Word>(s.planes * plan.words);
   for (int64_t i = 0; i < s.planes * plan.words; ++i)
     plan.flip[i] = p.flip ? p.flip[i] & valid_bits(i % plan.words, p.out_channels) : 0;
@@ -110,6 +115,8 @@ void run_band(const StemParams& p, const CpuKernel& kernel, const Plan& plan, in
       t.affine = plan.affine + first;
       t.tile_channels = std::min(kTileChannels, p.out_channels - first);
       if (s.output) t.output = s.output + pixel * p.out_channels + first;
+      if (s.narrow) t.narrow = s.narrow + pixel * p.out_channels + first;
+      t.past_caches = plan.past_caches;
       t.bits = s.bits + pixel * s.planes * plan.words + tile;
       t.threshold = plan.threshold + first;
       t.flip = plan.flip + tile;

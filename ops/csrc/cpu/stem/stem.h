@@ -2,7 +2,7 @@
 // both. What follows it is that of cpu/stream/stream.h, without a residual:
 //
 //   y = conv(x), then for every step  y = fma(y, affine[step, 0, c], affine[step, 1, c])
-//   y = max(y, 0) with relu;  bits = (y >= threshold) ^ flip
+//   y = max(y, 0) with relu;  y rounded once where bfloat16 is stored;  bits = (y >= threshold) ^ flip
 //
 // Products are summed in the order of the weight, kernel row by kernel row, column by column, channel by
 // channel, each with one fused multiply-add: every kernel gives the same bits. ATen sums in an order of its
@@ -24,12 +24,16 @@ struct StemTile {
   const float* affine;  // [steps, 2, padded] from the tile's first channel on
   int64_t steps, padded;
   bool relu;
-  float* output;  // [pixels, channels] from the tile's first channel on, or null
+  float* output;     // [pixels, channels] from the tile's first channel on, or null
+  Bfloat16* narrow;  // or this one
+  bool past_caches;  // the output is too large to be found there later; pixels start lines
   int64_t channels, tile_channels;
   Word* bits;  // [pixels, planes, words] from the tile's word on, or null
   int64_t planes, words;
-  const float* threshold;  // [planes, padded] from the tile's first channel on; no bit above the last channel
-  const Word* flip;        // [planes, words] from the tile's word on
+  // [planes, padded] from the tile's first channel on, as they apply before y is rounded; no bit above the
+  // last channel
+  const float* threshold;
+  const Word* flip;  // [planes, words] from the tile's word on
 };
 
 // The most pixels that a kernel takes at a time.

@@ -77,10 +77,15 @@ constexpr int64_t kDotClasses = 4;
 struct StreamBand {
   int64_t n, rows, columns;
   int64_t row, row_step, column, column_step;  // of the output
+  const int64_t* bits_target;                  // [pixels] words from its first pixel's bits, if there are any
 };
 
 // Runs the band's tiles and finishes them. `tile` describes the whole band; its outputs are set here.
 void stream_band(const Conv2dParams& params, const CpuKernel& kernel, const Conv2dTile& tile,
                  const StreamBand& band);
+
+// The 1x1 convolution behind finished rows, `row` being the first of them in the band.
+void project_rows(const Conv2dParams& params, const CpuKernel& kernel, const StreamBand& band, int64_t row,
+                  int64_t rows, const float* finished);
 
 }  // namespace mbu

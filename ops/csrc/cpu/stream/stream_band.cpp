@@ -4,6 +4,8 @@
 #include <vector>
 
 #include "cpu/kernels.h"
+#include "cpu/stream/fetch_ahead.h"
+#include "cpu/stream/large_output.h"
 #include "cpu/stream/stream.h"
 #include "mbu/scratch.h"
 
@@ -14,9 +16,11 @@ namespace {
 constexpr int64_t kChunkDots = 48 * 1024, kChunkPixels = 96;
 
 struct Memory {
-  Scratch dots, target, words, threshold, flip, fitted, source, column, finished, head, head_bias;
+  Scratch dots, target, words, threshold, flip, fitted, source, column, finished;
   std::vector<ResidualRun> runs;
   std::vector<const void*> shortcut;
+  FetchAhead ahead;
+  const void* fetched = nullptr;  // what `ahead` began with
 };
 
 // The residual is the virtual concat of its tensors, fitted to the layer's channels: repeated where it has
@@ -69,42 +73,18 @@ void pack_rows(const Conv2dParams& p, const CpuKernel& kernel, const StreamBand&
   }
 }
 
-// The 1x1 convolution behind finished rows, `row` being the first of them.
-void project_rows(const Conv2dParams& p, const CpuKernel& kernel, const StreamBand& band, int64_t row,
-                  int64_t rows, const float* finished, Memory& memory) {
-  const Stream& s = *p.stream;
-  constexpr int64_t kPadding = 16;  // of classes: the longest vector of any kernel
-  const int64_t padded = (s.classes + kPadding - 1) / kPadding * kPadding;
-  float* bias = memory.head_bias.get<float>(padded);
-  std::fill(bias, bias + padded, 0.0f);
-  if (s.head_bias) std::copy_n(s.head_bias, s.classes, bias);
-  float* transposed = nullptr;
-  if (s.classes > kDotClasses) {
-    transposed = memory.head.get<float>(padded * p.out_channels);
-    std::fill(transposed, transposed + padded * p.out_channels, 0.0f);
-    for (int64_t k = 0; k < s.classes; ++k)
-      for (int64_t c = 0; c < p.out_channels; ++c)
-        transposed[c * padded + k] = s.head[k * p.out_channels + c];
-  }
-  for (int64_t r = row; r < row + rows; ++r, finished += band.columns * p.out_channels) {
-    const int64_t pixel = (band.n * p.output.h + band.row + r * band.row_step) * p.output.w + band.column;
-    kernel.head_row({finished, band.columns, p.out_channels, s.head, transposed, s.classes, padded, bias,
-                     s.logits + pixel * s.classes, band.column_step * s.classes});
-  }
-}
-
 int64_t terms_of(const Conv2dParams& p) {
   const Stream& s = *p.stream;
   return s.residuals ? std::max<int64_t>(s.residual_channels / p.out_channels, 1) : 0;
 }
 
 // Where the channels of each tile start in each term of the shortcut, in the band's image. False where the
-// kernel cannot read the shortcut from there: a tile that two tensors share, a pooled one, other strides.
+// kernel cannot read the shortcut from there: a tile that two tensors share, other strides.
 bool find_terms(const Conv2dParams& p, const StreamBand& band, int64_t tile_begin, int64_t tile_end,
                 Memory& memory) {
   const Stream& s = *p.stream;
   const int64_t terms = terms_of(p);
-  if (s.pool != 1 || (terms & (terms - 1))) return false;  // a share of 1/3 rounds, the trained one divides
+  if (terms & (terms - 1)) return false;  // a share of 1/3 rounds, the trained one divides
   for (int64_t i = 0; i < s.residuals; ++i) {
     const StreamSource &a = s.residual[0], &b = s.residual[i];
     if (b.stride_c != 1 || a.type != b.type || a.stride_h != b.stride_h || a.stride_w != b.stride_w)
@@ -121,9 +101,9 @@ bool find_terms(const Conv2dParams& p, const StreamBand& band, int64_t tile_begi
   return true;
 }
 
-// Along one axis. Divisions would be felt where there are many.
+// Along one axis, the first of a window. Divisions would be felt where there are many.
 int64_t source_pixel(int64_t output, const Stream& s) {
-  return s.upsample == 1 ? output : output / s.upsample;
+  return (s.upsample == 1 ? output : output / s.upsample) * s.pool;
 }
 
 // Elements from there to each pixel of some rows.
@@ -161,26 +141,47 @@ struct Chunk {
   }
 };
 
-// Calls the shortcut of a chunk into the second-level cache, in the order of memory: the kernel goes through
-// it tile by tile, which no hardware prefetcher keeps up with.
-void fetch_rows(const Conv2dParams& p, const Chunk& chunk) {
+// The rows of the shortcut that some rows of the result need, those that are there.
+void list_fetches(const Conv2dParams& p, const Chunk& chunk, int64_t row, int64_t rows, FetchAhead& ahead) {
   const Stream& s = *p.stream;
-  constexpr int64_t kLine = 64;
-  auto fetch = [](const void* from, int64_t bytes) {
-    for (int64_t i = 0; i < bytes; i += kLine) __builtin_prefetch(static_cast<const char*>(from) + i, 0, 2);
-  };
+  const StreamBand& band = chunk.band;
+  ahead.clear();
   for (int64_t i = 0; i < s.residuals; ++i) {
     const StreamSource& source = s.residual[i];
     const int64_t size = source.type == FloatType::bf16 ? sizeof(Bfloat16) : sizeof(float);
-    const int64_t columns = source_pixel(chunk.band.columns * chunk.band.column_step - 1, s) + 1;
+    const int64_t columns = source_pixel((band.columns - 1) * band.column_step, s) + s.pool;
     int64_t last = -1;
-    for (int64_t r = chunk.row; r < chunk.row + chunk.rows; ++r) {
-      const int64_t row = source_pixel(chunk.band.row + r * chunk.band.row_step, s);
-      if (row == last) continue;
-      last = row;
-      fetch(source.at(chunk.band.n * source.stride_n + row * source.stride_h),
-            columns * source.stride_w * size);
+    for (int64_t r = row; r < row + rows; ++r) {
+      const int64_t output = band.row + r * band.row_step;
+      if (output >= p.output.h) break;
+      const int64_t from = source_pixel(output, s);
+      if (from == last) continue;
+      last = from;
+      for (int64_t y = from; y < from + s.pool; ++y)
+        ahead.add(source.at(band.n * source.stride_n + y * source.stride_h),
+                  columns * source.stride_w * size);
     }
+  }
+}
+
+// Calls for the chunk's shortcut all at once, in the order of memory, where that was not done amid the one
+// before, and lists what to call for amid this one: the kernel goes through a shortcut tile by tile, which no
+// hardware prefetcher keeps up with.
+void fetch_shortcut(const Conv2dParams& p, const CpuKernel& kernel, const Chunk& chunk, Memory& memory) {
+  list_fetches(p, chunk, chunk.row, chunk.rows, memory.ahead);
+  if (memory.ahead.first() != memory.fetched) memory.ahead.all();
+  list_fetches(p, chunk, chunk.row + chunk.rows, kernel.expanded_bytes ? chunk.rows : 0, memory.ahead);
+  memory.fetched = memory.ahead.first();
+}
+
+// Of the next layer, as they apply before the result is rounded: [planes, out_channels], own channels only.
+void list_thresholds(const Conv2dParams& p, int64_t first, int64_t channels, Memory& memory) {
+  const Stream& s = *p.stream;
+  float* threshold = memory.threshold.get<float>(s.planes * p.out_channels);
+  for (int64_t plane = 0; plane < s.planes; ++plane) {
+    const int64_t begin = plane * p.out_channels + first;
+    for (int64_t c = begin; c < begin + channels; ++c)
+      threshold[c] = s.narrow ? least_to_narrow(s.threshold[c]) : s.threshold[c];
   }
 }
 
@@ -195,12 +196,27 @@ void finish_in_kernel(const Conv2dParams& p, const CpuKernel& kernel, const Chun
   epilogue.relu = s.relu;
   epilogue.output = chunk.finished ? chunk.finished : s.output ? s.output + begin : nullptr;
   epilogue.narrow = s.narrow ? s.narrow + begin : nullptr;
+  epilogue.past_caches =
+      !chunk.finished && leaves_caches(s, p.input.batch * p.output.h * p.output.w, p.out_channels);
   epilogue.share = 1;
+  epilogue.pool = 1;
+  if (s.planes) {
+    epilogue.planes = s.planes;
+    epilogue.words = words_of(p.out_channels);
+    epilogue.bits = s.bits + begin / p.out_channels * s.planes * epilogue.words;
+    epilogue.bits_target = chunk.band.bits_target;
+    epilogue.threshold = memory.threshold.get<float>(0);
+    epilogue.threshold_stride = p.out_channels;
+  }
   if (s.residuals && direct) {
-    fetch_rows(p, chunk);
+    fetch_shortcut(p, kernel, chunk, memory);
+    if (kernel.expanded_bytes) epilogue.ahead = &memory.ahead;
     list_sources(s, chunk.band, chunk.row, chunk.rows, memory);
     epilogue.terms = terms_of(p);
     epilogue.shortcut_type = s.residual[0].type;
+    epilogue.pool = s.pool;
+    epilogue.pool_h = s.residual[0].stride_h;
+    epilogue.pool_w = s.residual[0].stride_w;
     epilogue.share = 1 / static_cast<float>(epilogue.terms);
   } else if (s.residuals) {
     const int64_t columns = chunk.band.columns, pixels = chunk.rows * columns;
@@ -279,7 +295,9 @@ void stream_band(const Conv2dParams& p, const CpuKernel& kernel, const Conv2dTil
   Conv2dTile tile = band_tile;
   float* dots = nullptr;
   bool direct = s.residuals && find_terms(p, band, tile.tile_begin, tile.tile_end, memory);
-  if (!kernel.adds_stream) {
+  if (kernel.adds_stream) {
+    list_thresholds(p, first, channels, memory);
+  } else {
     list_runs(s, band, band.row, first, s.residuals ? channels : 0, p.out_channels, memory.runs);
     direct = direct && memory.runs.size() == 1 && s.upsample == 1;  // one tensor, pixel by pixel
     dots = memory.dots.get<float>(chunk_rows * band.columns * channels);
@@ -302,8 +320,9 @@ void stream_band(const Conv2dParams& p, const CpuKernel& kernel, const Conv2dTil
       finish_in_kernel(p, kernel, chunk, direct, tile, memory);
     else
       finish_rows(p, kernel, chunk, direct, tile, dots, memory);
-    if (s.head) project_rows(p, kernel, band, row, rows, finished, memory);
-    if (s.planes) pack_rows(p, kernel, band, row, rows, band_tile.tile_begin, band_tile.tile_end, memory);
+    if (s.head) project_rows(p, kernel, band, row, rows, finished);
+    if (s.planes && !kernel.adds_stream)
+      pack_rows(p, kernel, band, row, rows, band_tile.tile_begin, band_tile.tile_end, memory);
   }
 }
 
