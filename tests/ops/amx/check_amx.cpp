@@ -135,6 +135,15 @@ int64_t run(const Case& c, uint64_t seed) {
   for (Word& word : flip) word = coin(0.5) ? static_cast<Word>(random()) : 0;
   std::vector<float> sums(c.planes ? 0 : static_cast<size_t>(pixels * c.out_channels), 1e9f);
   std::vector<float> streamed(sums.size(), 1e9f);
+  std::vector<Bfloat16> narrowed(sums.size(), kBfloat16Nan);
+  std::vector<Word> stream_bits(c.planes ? 0 : static_cast<size_t>(pixels * oc_words), 0xdeadbeef);
+  // The stream's shortcut: the mean of `terms` values, exact in every order.
+  const int64_t terms = c.planes ? 0 : int64_t{1} << random() % 4 >> 1,
+                shortcut_channels = terms * c.out_channels;
+  const bool is_narrow = coin(0.5);
+  std::vector<Bfloat16> shortcut(static_cast<size_t>(pixels * shortcut_channels));
+  for (Bfloat16& value : shortcut) value = narrow(static_cast<float>(random() % 17) * 4 - 32);
+  const std::vector<float> level(static_cast<size_t>(c.out_channels), 3.0f);
   std::vector<Word> bits(static_cast<size_t>(pixels * c.planes * oc_words), 0xdeadbeef);
   p.planes = c.planes;
   (c.planes ? p.sums = nullptr : p.sums = sums.data());
@@ -153,13 +162,28 @@ int64_t run(const Case& c, uint64_t seed) {
         meets_input(c.width, p.output.w, c.kernel.w, c.stride.w, c.padding.w, c.dilation.w, c.transposed)));
   std::thread([&] {
     conv2d(p);
-    if (!c.planes) {  // the float stream goes through the same sums: its step doubles them and adds 1
+    if (!c.planes) {  // the float stream goes through the same sums: its step doubles them, adds 1 and the
+                      // shortcut
       std::vector<float> affine(static_cast<size_t>(2 * c.out_channels), 2);
       std::fill(affine.begin() + c.out_channels, affine.end(), 1.0f);
       Stream stream{};
       stream.affine = affine.data();
       stream.steps = stream.pool = stream.upsample = 1;
-      stream.output = streamed.data();
+      (is_narrow ? stream.output = nullptr : stream.output = streamed.data());
+      if (is_narrow) stream.narrow = narrowed.data();
+      const StreamSource source{shortcut.data(),
+                                shortcut_channels,
+                                p.output.h * p.output.w * shortcut_channels,
+                                1,
+                                p.output.w * shortcut_channels,
+                                shortcut_channels,
+                                FloatType::bf16};
+      stream.residual = &source;
+      stream.residuals = terms > 0;
+      stream.residual_channels = shortcut_channels;
+      stream.bits = stream_bits.data();
+      stream.threshold = level.data();
+      stream.planes = 1;
       Conv2dParams q = p;
       q.sums = nullptr;
       q.stream = &stream;
@@ -203,7 +227,15 @@ int64_t run(const Case& c, uint64_t seed) {
       }
       if (!c.planes) {
         const auto at = static_cast<size_t>(i * c.out_channels + oc);
-        wrong += sums[at] != static_cast<float>(dot) || streamed[at] != static_cast<float>(2 * dot + 1);
+        float y = static_cast<float>(2 * dot + 1), added = 0;
+        for (int64_t term = 0; term < terms; ++term)
+          added += widen(shortcut[static_cast<size_t>(i * shortcut_channels + term * c.out_channels + oc)]);
+        if (terms) y += added / static_cast<float>(terms);
+        if (is_narrow) y = widen(narrow(y));
+        const Word word = stream_bits[static_cast<size_t>(i * oc_words + oc / 32)];
+        wrong += sums[at] != static_cast<float>(dot) ||
+                 (is_narrow ? widen(narrowed[at]) : streamed[at]) != y ||
+                 (word >> (oc % 32) & 1) != (y >= 3.0f);
       }
       for (int64_t t = 0; t < c.planes; ++t) {
         const bool flipped = flip[static_cast<size_t>(t * oc_words + oc / 32)] >> (oc % 32) & 1;
