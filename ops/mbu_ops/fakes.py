@@ -182,6 +182,11 @@ def _stem_stream(x, weight, affine, threshold, stride, padding, dilation, relu=F
     return _stream(x, threshold, affine.shape[2], height, width, dtype)
 
 
+def _head_conv2d(x, weight, bias, padding):
+    height, width = _conv_shape(x.shape[2:], weight.shape[1:3], (1, 1), padding, (1, 1))
+    return _sums(x, weight.shape[0], height, width, dtype=torch.float32)
+
+
 def _max_pool2d(bits, kernel_size, stride, padding, dilation, ceil_mode):
     height, width = (
         pool_size(bits.shape[1 + i], kernel_size[i], stride[i], padding[i], dilation[i], ceil_mode)
@@ -204,6 +209,7 @@ FAKES: dict[str, Callable[..., Tensor | tuple[Tensor, Tensor]]] = {
     "gemm_threshold": _gemm_threshold,
     "stem_threshold": _stem_threshold,
     "stem_stream": _stem_stream,
+    "head_conv2d": _head_conv2d,
     "max_pool2d": _max_pool2d,
 }
 

@@ -179,6 +179,11 @@ def _stem_stream(x, weight, affine, threshold, stride, padding, dilation, relu=F
     return reference.stream(sums, affine, (), threshold, relu=relu, dtype=dtype or torch.float32)
 
 
+def _head_conv2d(x, weight, bias, padding):
+    result = F.conv2d(x, weight.permute(0, 3, 1, 2), bias, 1, padding)
+    return result.contiguous(memory_format=torch.channels_last)
+
+
 def _max_pool2d(bits, kernel_size, stride, padding, dilation, ceil_mode):
     _warn(bits.device)
     return reference.max_pool2d(bits, kernel_size, stride, padding, dilation, ceil_mode)
@@ -198,6 +203,7 @@ FALLBACKS: dict[str, Callable[..., Tensor | tuple[Tensor, Tensor]]] = {
     "gemm_threshold": _gemm_threshold,
     "stem_threshold": _stem_threshold,
     "stem_stream": _stem_stream,
+    "head_conv2d": _head_conv2d,
     "max_pool2d": _max_pool2d,
 }
 

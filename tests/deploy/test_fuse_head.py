@@ -1,4 +1,5 @@
-"""The float head is computed inside the last one-bit layer where nothing else needs that layer's floats."""
+"""The float head is computed inside the last one-bit layer where nothing else needs that layer's floats, otherwise by
+an operation of its own."""
 
 from __future__ import annotations
 
@@ -31,12 +32,12 @@ def test_the_head_of_a_u_net(quantized, shortcuts, classes, tmp_path):
 
 
 class Ends(nn.Module):
-    def __init__(self, kernel: int, twice: bool):
+    def __init__(self, kernel: int, twice: bool, classes: int):
         super().__init__()
         self.twice = twice
         self.stem, self.body = nn.Conv2d(3, 32, 3, padding=1), nn.Conv2d(32, 32, 3, padding=1)
         self.norm = nn.BatchNorm2d(32)
-        self.head = nn.Conv2d(32, 2, kernel, padding=kernel // 2)
+        self.head = nn.Conv2d(32, classes, kernel, padding=kernel // 2)
 
     def forward(self, x):
         y = self.norm(self.body(self.stem(x)))
@@ -44,7 +45,20 @@ class Ends(nn.Module):
 
 
 @pytest.mark.parametrize(("kernel", "twice"), [(3, False), (1, True)])
-def test_other_heads_stay(quantized, kernel, twice):
-    packed = convert(quantized(Ends(kernel, twice)), torch.randn(1, 3, 32, 32))
+def test_other_heads_to_few_classes(quantized, kernel, twice, tmp_path):
+    model = quantized(Ends(kernel, twice, classes=2))
+    packed = convert(model, torch.randn(1, 3, 32, 32))
+    assert floats(packed) == 0
+    assert sum(is_call(n, mbu.head_conv2d.default) for n in packed.graph_module.graph.nodes) == 1
+    images = torch.randn(2, 3, 32, 48)
+    result = verify(model, packed, images)
+    assert result.ok and result.output_difference < 1e-4, str(result)
+    save(packed, tmp_path / "model")
+    found, expected = load(tmp_path / "model")(images), packed(images)
+    assert torch.equal(found[0], expected[0])
+
+
+def test_more_classes_stay(quantized):
+    packed = convert(quantized(Ends(3, False, classes=5)), torch.randn(1, 3, 32, 32))
     assert floats(packed) == 1
     assert sum(is_call(n, mbu.conv2d_stream.default) for n in packed.graph_module.graph.nodes) == 1

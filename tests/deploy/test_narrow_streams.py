@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from lightning_mbu import convert, load, save, verify
-from lightning_mbu.deploy.graph import STREAM_CONVOLUTIONS, is_call
+from lightning_mbu.deploy.graph import STREAMS, is_call
 from lightning_mbu.models import MBUNet
 from lightning_mbu.quantizers import round_stream
 
@@ -15,7 +15,7 @@ aten = torch.ops.aten
 
 
 def streams(packed):
-    return [n for n in packed.graph_module.graph.nodes if is_call(n, *STREAM_CONVOLUTIONS)]
+    return [n for n in packed.graph_module.graph.nodes if is_call(n, *STREAMS)]
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,7 @@ def test_other_readers_see_the_rounded_values(relu, quantized):
     packed = convert(model, torch.randn(1, 3, 24, 24))
     result = verify(model, packed, x := torch.randn(2, 3, 24, 28))
     assert result.mismatches == 0 and result.at_rounding == 0, str(result)
-    assert [n.kwargs.get("dtype") for n in streams(packed)][:2] == [torch.bfloat16] * 2
+    assert [n.kwargs.get("dtype") for n in streams(packed)][:3] == [None] + [torch.bfloat16] * 2
     assert torch.equal(packed(x), convert(model, x, fuse=False)(x))
 
 

@@ -1,20 +1,29 @@
-"""The float 1x1 convolution behind the last one-bit layer is computed while that layer's result is in cache.
+"""The float convolution to classes behind the last one-bit layer.
 
-    conv1x1(conv2d_stream(..)[0])  ->  conv2d_stream(.., head, head_bias)[0]
+    conv1x1(conv2d_stream(..)[0])  ->  conv2d_stream(.., head, head_bias)[0]    while that layer's result is in cache
+    conv(stream[0])                ->  head_conv2d(stream[0], ..)               otherwise, to a few classes
 
-Its sums are rounded in an order of their own, so logits agree with the trained network's up to rounding.
+Their sums are rounded in an order of their own, so logits agree with the trained network's up to rounding.
 """
 
 from __future__ import annotations
 
+import operator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
 from torch.fx import GraphModule, Node
 
-from ..graph import aten, constant, constant_node, finish, is_call, mbu
+from ..graph import STREAMS, aten, constant, constant_node, finish, is_call, mbu, pair
 from .fuse_streams import only_user
+
+_FEW_CLASSES = 4  # what `head_conv2d` takes
 
 
 def fuse_heads(module: GraphModule) -> bool:
-    """Applies the rule wherever nothing else reads the stream; returns whether anything changed."""
+    """Applies the first rule wherever nothing else reads the stream, then the second; returns whether anything
+    changed."""
     changed = False
     for node in list(module.graph.nodes):
         value = only_user(node) if is_call(node, mbu.conv2d_stream.default) else None
@@ -22,6 +31,8 @@ def fuse_heads(module: GraphModule) -> bool:
         if head is not None and node.args[4] is None and _is_head(module, head, value):
             _fuse(module, node, head)
             changed = True
+    for node in list(module.graph.nodes):
+        changed = _to_few_classes(module, node) or changed
     if changed:
         finish(module)
     return changed
@@ -30,23 +41,57 @@ def fuse_heads(module: GraphModule) -> bool:
 def _is_head(module: GraphModule, node: Node, source: Node | None) -> bool:
     if not is_call(node, aten.conv2d.default) or node.kwargs or node.args[0] is not source:
         return False
+    found = _parameters(module, node)
+    return found is not None and tuple(found.weight.shape[2:]) == (1, 1) and found.padding == [0, 0]
+
+
+def _to_few_classes(module: GraphModule, node: Node) -> bool:
+    source = node.args[0] if is_call(node, aten.conv2d.default) and not node.kwargs else None
+    if not isinstance(source, Node) or not _is_stream(source):
+        return False
+    found = _parameters(module, node)
+    if found is None or len(found.weight) > _FEW_CLASSES or source.meta["val"].dtype != torch.float32:
+        return False
+    graph = module.graph
+    with graph.inserting_before(node):
+        weight = constant_node(module, found.weight.permute(0, 2, 3, 1).contiguous(), "head")
+        bias = None if found.bias is None else constant_node(module, found.bias, "head_bias")
+        head = graph.call_function(mbu.head_conv2d.default, (source, weight, bias, found.padding))
+    head.meta["val"] = node.meta["val"]
+    node.replace_all_uses_with(head)
+    graph.erase_node(node)
+    return True
+
+
+def _is_stream(node: Node) -> bool:
+    return node.target is operator.getitem and node.args[1] == 0 and is_call(node.args[0], *STREAMS)
+
+
+class _Parameters(NamedTuple):
+    weight: Tensor
+    bias: Tensor | None
+    padding: list[int]
+
+
+def _parameters(module: GraphModule, node: Node) -> _Parameters | None:
+    """Of a convolution with stride 1, no dilation and no groups, whose weights are known."""
     _, weight_node, *rest = node.args
-    bias, stride, padding, _, groups = [*rest, *(None, [1, 1], [0, 0], [1, 1], 1)[len(rest) :]]
-    weight = constant(module, weight_node)
-    known = weight is not None and (bias is None or constant(module, bias) is not None)
-    plain = set(stride) == {1} and set(padding) == {0} and groups == 1  # type: ignore[arg-type]
-    return known and plain and tuple(weight.shape[2:]) == (1, 1)  # type: ignore[union-attr]
+    bias_node, stride, padding, dilation, groups = [*rest, *(None, [1, 1], [0, 0], [1, 1], 1)[len(rest) :]]
+    weight, bias = constant(module, weight_node), constant(module, bias_node)
+    known = weight is not None and (bias_node is None or bias is not None)
+    if not known or {*pair(stride), *pair(dilation), groups} != {1} or isinstance(padding, str):
+        return None
+    assert weight is not None
+    return _Parameters(weight.detach(), None if bias is None else bias.detach(), pair(padding))
 
 
 def _fuse(module: GraphModule, stream: Node, head: Node) -> None:
-    value, weight_node, *rest = head.args
-    assert isinstance(value, Node)
-    weight, bias = constant(module, weight_node), constant(module, rest[0] if rest else None)
-    assert weight is not None
+    value, found = head.args[0], _parameters(module, head)
+    assert isinstance(value, Node) and found is not None
     with module.graph.inserting_before(stream):
-        options = {"head": constant_node(module, weight.detach().flatten(1), "head")}
-        if bias is not None:
-            options["head_bias"] = constant_node(module, bias.detach(), "head_bias")
+        options = {"head": constant_node(module, found.weight.flatten(1), "head")}
+        if found.bias is not None:
+            options["head_bias"] = constant_node(module, found.bias, "head_bias")
     stream.kwargs = {**stream.kwargs, **options}
     value.meta["val"] = head.meta["val"]
     head.replace_all_uses_with(value)

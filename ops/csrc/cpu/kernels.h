@@ -125,6 +125,7 @@ struct ResidualRow;
 struct StreamRow;
 struct HeadRow;
 struct StemTile;
+struct HeadWindows;
 
 struct CpuKernel {
   const char* name;
@@ -142,8 +143,9 @@ struct CpuKernel {
   void (*finish_row)(const StreamRow&);
   // row[i] = a | b | ..: the words of `rows` input rows, each `count` words long
   void (*or_rows)(const Word* const* rows, int64_t row_count, int64_t count, Word* row);
-  void (*stem_tile)(const StemTile&);  // cpu/stem/stem.h
-  void (*head_row)(const HeadRow&);    // cpu/stream/stream.h
+  void (*stem_tile)(const StemTile&);        // cpu/stem/stem.h
+  void (*head_row)(const HeadRow&);          // cpu/stream/stream.h
+  void (*head_windows)(const HeadWindows&);  // cpu/head/head.h
 };
 
 // The kernel in use: the best one this processor runs, unless MBU_CPU_KERNEL or force_cpu_kernel names
@@ -168,6 +170,7 @@ void conv2d(const Conv2dParams& params, const CpuKernel& kernel = cpu_kernel());
 void pack(const PackParams& params);
 void unpack(const UnpackParams& params);
 void stem(const StemParams& params);
+void head(const HeadParams& params);
 void max_pool2d(const MaxPool2dParams& params);
 
 }  // namespace mbu

@@ -27,7 +27,8 @@ namespace mbu {
   void finish_row__##row(const StreamRow&);                                            \
   void or_rows__##row(const Word* const*, int64_t, int64_t, Word*);                    \
   void stem_tile__##row(const StemTile&);                                              \
-  void head_row__##row(const HeadRow&);
+  void head_row__##row(const HeadRow&);                                                \
+  void head_windows__##row(const HeadWindows&);
 #include "cpu/kernels.inc"
 #undef MBU_CPU_KERNEL
 
@@ -132,7 +133,8 @@ const CpuKernel kKernels[] = {
    finish_row__##row,                                                                  \
    or_rows__##row,                                                                     \
    stem_tile__##row,                                                                   \
-   head_row__##row},
+   head_row__##row,                                                                    \
+   head_windows__##row},
 #include "cpu/kernels.inc"
 #undef MBU_CPU_KERNEL
 };

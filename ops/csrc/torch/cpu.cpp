@@ -9,10 +9,11 @@
 
 namespace mbu {
 
-// torch/stem.cpp
+// torch/stem.cpp, torch/head.cpp
 Tensor stem_threshold_here(const Tensor&, const Tensor&, const Tensor&, const Tensor&, Pair, Pair, Pair);
 FloatAndBits stem_stream_here(const Tensor&, const Tensor&, const Tensor&, std::optional<Tensor>, Pair, Pair,
                               Pair, bool, std::optional<torch::headeronly::ScalarType>);
+Tensor head_conv2d_here(const Tensor&, const Tensor&, std::optional<Tensor>, Pair);
 
 namespace {
 

@@ -239,6 +239,9 @@ FloatAndBits stem_stream_here(const Tensor&, const Tensor&, const Tensor&, std::
                               Pair, bool, std::optional<torch::headeronly::ScalarType>) {
   throw NoKernel{"the first convolution has no kernel on GPUs"};
 }
+Tensor head_conv2d_here(const Tensor&, const Tensor&, std::optional<Tensor>, Pair) {
+  throw NoKernel{"the head has no kernel on GPUs"};
+}
 
 #include "torch/operations.inc"
 

@@ -62,6 +62,8 @@ using FloatAndBits = std::tuple<Tensor, Tensor>;
          (const Tensor& x, const Tensor& weight, const Tensor& affine, std::optional<Tensor> threshold,      \
           Pair stride, Pair padding, Pair dilation, bool relu,                                               \
           std::optional<torch::headeronly::ScalarType> dtype))                                               \
+  MBU_OP(Tensor, head_conv2d,                                                                                \
+         (const Tensor& x, const Tensor& weight, std::optional<Tensor> bias, Pair padding))                  \
   MBU_OP(Tensor, max_pool2d,                                                                                 \
          (const Tensor& bits, Pair kernel_size, Pair stride, Pair padding, Pair dilation, bool ceil_mode))
 

@@ -158,12 +158,10 @@ MBU_INLINE void finish_stream(const Conv2dTile& t, int64_t pixel, int64_t tile, 
 // Where a pixel's shortcut comes from: nowhere; one pixel; the mean of two or four; the largest of 2x2.
 enum class Shortcut { none, one, two, four, pool2x2 };
 
-// Runs of `count` pixels in kRows rows, each of one border class, with all 32 channels of the tile: what they
-// share stays in registers. twice_of(p, low, high) gives twice the counts of pixel p of every row.
+// Runs of `count` pixels in kRows rows, each of one border class: what they share stays in registers. twice_of(p, low, high) gives twice the counts of pixel p of every row.
 template <int kRows, Shortcut kShortcut, class Value, class Output, class CountsOf>
 MBU_INLINE void finish_alike_as(const Conv2dTile& t, const int64_t* first, int count, int64_t tile,
                                 Output* output, const CountsOf& twice_of) {
-  constexpr __mmask32 kAll = ~__mmask32{0};
   [[maybe_unused]] constexpr int kTerms = kShortcut == Shortcut::two    ? 2
                                           : kShortcut == Shortcut::four ? 4
                                                                         : 1;
@@ -171,6 +169,7 @@ MBU_INLINE void finish_alike_as(const Conv2dTile& t, const int64_t* first, int c
   const StreamEpilogue& s = *t.stream;
   const bool relu = s.relu, past_caches = s.past_caches, bits_too = s.planes > 0;
   const int64_t channel = tile * kTileChannels;
+  const __mmask32 valid = valid_bits(tile, t.channels);
   __m512i nnz[kRows][2];
   const int64_t *target[kRows], *source[kRows], *bits_target[kRows];
   each<kRows>([&](int r) MBU_LAMBDA {
@@ -182,12 +181,12 @@ MBU_INLINE void finish_alike_as(const Conv2dTile& t, const int64_t* first, int c
     bits_target[r] = s.bits_target + (s.planes ? first[r] : 0);
   });
   const float* affine = s.affine + channel;
-  const Floats factor0 = load_floats(affine, kAll), offset0 = load_floats(affine + t.channels, kAll);
+  const Floats factor0 = load_floats(affine, valid), offset0 = load_floats(affine + t.channels, valid);
   // A second step that is not there changes nothing, not even the sign of a zero.
   Floats factor1{_mm512_set1_ps(1), _mm512_set1_ps(1)}, offset1{_mm512_set1_ps(-0.0f), _mm512_set1_ps(-0.0f)};
   if (s.steps == 2) {
-    factor1 = load_floats(affine + 2 * t.channels, kAll);
-    offset1 = load_floats(affine + 3 * t.channels, kAll);
+    factor1 = load_floats(affine + 2 * t.channels, valid);
+    offset1 = load_floats(affine + 3 * t.channels, valid);
   }
   const float* threshold = s.threshold + channel;
   Word* bits = s.bits + tile;
@@ -200,10 +199,10 @@ MBU_INLINE void finish_alike_as(const Conv2dTile& t, const int64_t* first, int c
                _mm512_cvtepi32_ps(_mm512_sub_epi32(nnz[r][1], high[r]))};
       y = fused(fused(y, factor0, offset0), factor1, offset1);
       if constexpr (kShortcut != Shortcut::none)
-        y = y + shortcut_of<kTerms, kPool, Value>(s, source[r][p], tile, kAll);
+        y = y + shortcut_of<kTerms, kPool, Value>(s, source[r][p], tile, valid);
       if (relu) y = without_negative(y);
-      past_caches ? store_past(output + target[r][p], y) : store_floats(output + target[r][p], y, kAll);
-      if (bits_too) store_bits(s, y, threshold, kAll, bits + bits_target[r][p]);
+      past_caches ? store_past(output + target[r][p], y) : store_floats(output + target[r][p], y, valid);
+      if (bits_too) store_bits(s, y, threshold, valid, bits + bits_target[r][p]);
     });
   }
 }
@@ -213,7 +212,7 @@ template <int kRows, class CountsOf>
 inline bool finish_alike(const Conv2dTile& t, const int64_t* first, int count, int64_t tile,
                          const CountsOf& twice_of) {
   const StreamEpilogue* s = t.stream;
-  if (!s || s->steps < 1 || s->steps > 2 || t.channels - tile * kTileChannels < kTileChannels) return false;
+  if (!s || s->steps < 1 || s->steps > 2) return false;
   if (s->terms == 3 || s->terms > 4 || s->pool > 2 || (s->pool == 2 && s->terms > 1)) return false;
   const auto from = [&](auto value, auto* output) MBU_LAMBDA {
     using Value = decltype(value);

@@ -80,6 +80,17 @@ struct StemParams {
   const Word* flip;  // [planes, OCw] or null: 0
 };
 
+struct HeadParams {
+  const float* input;  // [N, C, H, W]
+  int64_t batch, channels, height, width;
+  int64_t stride_n, stride_c, stride_h, stride_w;
+  const float* weight;  // [classes, KH, KW, C]
+  const float* bias;    // [classes]
+  int64_t classes;
+  Extent kernel, padding, output;
+  float* logits;  // [N, OH, OW, classes]
+};
+
 struct PackParams {
   const void* input;  // [N, C, H, W]
   FloatType type;

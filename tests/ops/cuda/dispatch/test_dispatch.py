@@ -177,6 +177,10 @@ def test_the_first_convolution_is_torchs(gpu: Gpu) -> None:
     threshold, flip = torch.zeros(1, 20), torch.zeros(1, 1, dtype=torch.int32)
     bits = OPS.stem_threshold(x, weight, threshold, flip, [1, 1], [1, 1], [1, 1])
     assert torch.equal(bits, reference.pack(y, torch.ones(20)))
+    head = torch.randn(2, 3, 3, 20)
+    logits = OPS.head_conv2d(y, head, None, [1, 1])
+    expected = torch.nn.functional.conv2d(y, head.permute(0, 3, 1, 2), padding=1)
+    torch.testing.assert_close(logits, expected)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])

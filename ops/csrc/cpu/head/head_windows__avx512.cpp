@@ -1,0 +1,2 @@
+#define MBU_ISA avx512
+#include "cpu/head/head_windows.inc"

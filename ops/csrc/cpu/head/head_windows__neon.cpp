@@ -1,0 +1,2 @@
+#define MBU_ISA neon
+#include "cpu/head/head_windows.inc"

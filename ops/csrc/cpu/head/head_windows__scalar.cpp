@@ -1,0 +1,2 @@
+#define MBU_ISA scalar
+#include "cpu/head/head_windows.inc"
