@@ -71,7 +71,13 @@ struct StreamEpilogue {
 // of `row_pixels`, `pixels` being a multiple of it. `run` and `picture` describe the same products.
 struct Conv2dTile {
   int64_t pixels;
-  const Word* input;      // of the first pixel, and of the picture
+  const Word* input;  // of the first pixel, and of the picture
+  // Where `call` is not 0, calls of the kernel that have these, `input` and `picture` in common read the
+  // same.
+  struct {
+    uint64_t call;
+    int64_t band;
+  } same_input;
   const int64_t* source;  // [pixels] words from `input` to the pixel's top left input word
   int64_t row_pixels;     // pixels of a row; a border class that its ends share, all between them have
   int64_t pixel_step;     // what `source` grows by within a row

@@ -158,7 +158,8 @@ MBU_INLINE void finish_stream(const Conv2dTile& t, int64_t pixel, int64_t tile, 
 // Where a pixel's shortcut comes from: nowhere; one pixel; the mean of two or four; the largest of 2x2.
 enum class Shortcut { none, one, two, four, pool2x2 };
 
-// Runs of `count` pixels in kRows rows, each of one border class: what they share stays in registers. twice_of(p, low, high) gives twice the counts of pixel p of every row.
+// Runs of `count` pixels in kRows rows, each of one border class: what they share stays in registers.
+// twice_of(p, low, high) gives twice the counts of pixel p of every row.
 template <int kRows, Shortcut kShortcut, class Value, class Output, class CountsOf>
 MBU_INLINE void finish_alike_as(const Conv2dTile& t, const int64_t* first, int count, int64_t tile,
                                 Output* output, const CountsOf& twice_of) {
