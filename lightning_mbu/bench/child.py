@@ -27,6 +27,7 @@ class Job:
         size: height x width of the image, pixels, as `"512x1024"`.
         threads: processor threads.
         channels: of the image.
+        planes: thresholds per channel of the packed network.
         isa, kernel: see `isa.variables`.
         repeats: rounds.
         budget_s: seconds that the timing of a comparison may take.
@@ -39,6 +40,7 @@ class Job:
     size: str = "256x256"
     threads: int = 1
     channels: int = 3
+    planes: int = 1
     isa: str = "native"
     kernel: str | None = None
     repeats: int = 15
@@ -58,6 +60,7 @@ class Job:
         words = (
             f"{self.model.rpartition(':')[2]}, {self.size}, {self.threads} thread{'s' * (self.threads > 1)}"
         )
+        words += f", {self.planes} thresholds" if self.planes > 1 else ""
         words += "" if self.isa == "native" else f", {self.isa}"
         return f"{words}, {self.candidate}" if self.candidate else words
 

@@ -28,6 +28,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="of the image, pixels: 256, or height x width as 512x1024; 256 without")  # fmt: skip
     add("--threads", type=int, nargs="+", default=[1], help="numbers of processor threads")
     add("--channels", type=int, default=3, help="channels of the image")
+    add("--planes", type=int, default=1, metavar="N",
+        help="thresholds per channel of the packed network, at N times its one-bit operations")  # fmt: skip
     add("--layers", action="store_true", help="also time every packed convolution by itself")
     add("--memory", action="store_true", help="also measure the memory of one inference")
     add("--no-rivals", action="store_true", help="leave out other quantizers and runtimes")
@@ -57,8 +59,9 @@ def run(options: argparse.Namespace, console: Console) -> int:
         FileNotFoundError: the folder of a file to write does not exist.
     """
     outputs = _outputs(options)
-    if min(*options.threads, options.channels, options.repeats) < 1 or options.budget <= 0:
-        raise ValueError("--threads, --channels, --repeats and --budget must all be above 0.")
+    counts = (*options.threads, options.channels, options.planes, options.repeats)
+    if min(counts) < 1 or options.budget <= 0:
+        raise ValueError("--threads, --channels, --planes, --repeats and --budget must all be above 0.")
 
     from . import show, suite
     from .child import Job
@@ -68,7 +71,7 @@ def run(options: argparse.Namespace, console: Console) -> int:
 
         require("matplotlib")
     base = Job(
-        "compare", "", channels=options.channels, isa=options.isa, kernel=options.kernel,
+        "compare", "", channels=options.channels, planes=options.planes, isa=options.isa, kernel=options.kernel,
         repeats=options.repeats, budget_s=options.budget, rivals=not options.no_rivals,
     )  # fmt: skip
     if options.models:

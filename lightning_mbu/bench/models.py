@@ -111,7 +111,7 @@ def float_model(name: str, channels: int) -> nn.Module:
     return settle(find_model(MODELS.get(name, name)), channels)
 
 
-def twins(name: str, channels: int) -> tuple[nn.Module, nn.Module, PackedModel]:
+def twins(name: str, channels: int, planes: int = 1) -> tuple[nn.Module, nn.Module, PackedModel]:
     """The float network, its one-bit twin as training would leave it, and the packed twin; see `float_model`."""
     model = float_model(name, channels)
     example = torch.randn(1, channels, _SETTLING_SIZE, _SETTLING_SIZE)
@@ -119,5 +119,5 @@ def twins(name: str, channels: int) -> tuple[nn.Module, nn.Module, PackedModel]:
     if name in _ONE_BIT:
         one_bit = find_model(_ONE_BIT[name])
         one_bit.load_state_dict(model.state_dict())
-    one_bit = settle(prepare(one_bit, make_plan(one_bit, example)), channels)
+    one_bit = settle(prepare(one_bit, make_plan(one_bit, example, planes=planes)), channels)
     return model, one_bit, convert(one_bit, example)

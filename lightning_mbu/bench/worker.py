@@ -63,7 +63,7 @@ def _measure(job: Job, report: Any) -> dict[str, Any]:
     if job.kind == "memory":
         return measure_memory(job.model, job.candidate, job.shape, report)
     report("building and packing")
-    model, one_bit, packed = twins(job.model, job.channels)
+    model, one_bit, packed = twins(job.model, job.channels, job.planes)
     if job.kind == "layers":
         report(TIMING)
         example = torch.randn(job.shape)
