@@ -90,6 +90,7 @@ def convert(
         passes.fold_activation_thresholds(module)
         passes.merge_packs(module)
         passes.fuse_heads(module)
+        passes.average_parts(module)  # heads no longer need what was joined for them
         passes.join_inputs(module)
     packed_layers = lay_out_weights(module, kinds, {name: layer.groups for name, layer in layers.items()})
     spec = InputSpec(example_input.shape[1], multiple)

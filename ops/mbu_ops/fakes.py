@@ -187,6 +187,10 @@ def _head_conv2d(x, weight, bias, padding):
     return _sums(x, weight.shape[0], height, width, dtype=torch.float32)
 
 
+def _joined_head(x, weight, bias, gate):
+    return _sums(x[0], weight.shape[0], *x[0].shape[2:], dtype=torch.float32)
+
+
 def _max_pool2d(bits, kernel_size, stride, padding, dilation, ceil_mode):
     height, width = (
         pool_size(bits.shape[1 + i], kernel_size[i], stride[i], padding[i], dilation[i], ceil_mode)
@@ -210,6 +214,7 @@ FAKES: dict[str, Callable[..., Tensor | tuple[Tensor, Tensor]]] = {
     "stem_threshold": _stem_threshold,
     "stem_stream": _stem_stream,
     "head_conv2d": _head_conv2d,
+    "joined_head": _joined_head,
     "max_pool2d": _max_pool2d,
 }
 

@@ -184,6 +184,12 @@ def _head_conv2d(x, weight, bias, padding):
     return result.contiguous(memory_format=torch.channels_last)
 
 
+def _joined_head(x, weight, bias, gate):
+    joined = torch.cat(list(x), 1)
+    result = F.conv2d(joined if gate is None else joined * gate, weight[..., None, None], bias)
+    return result.contiguous(memory_format=torch.channels_last)
+
+
 def _max_pool2d(bits, kernel_size, stride, padding, dilation, ceil_mode):
     _warn(bits.device)
     return reference.max_pool2d(bits, kernel_size, stride, padding, dilation, ceil_mode)
@@ -204,6 +210,7 @@ FALLBACKS: dict[str, Callable[..., Tensor | tuple[Tensor, Tensor]]] = {
     "stem_threshold": _stem_threshold,
     "stem_stream": _stem_stream,
     "head_conv2d": _head_conv2d,
+    "joined_head": _joined_head,
     "max_pool2d": _max_pool2d,
 }
 

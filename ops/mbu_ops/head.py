@@ -1,4 +1,4 @@
-"""The float convolution to a few classes behind the last layer of bits."""
+"""The float convolution to classes behind the last layer of bits."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from . import _library
-from .arguments import IntPair, pair
+from .arguments import Bits, IntPair, pair, parts
 
 
 def head_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, padding: IntPair = 0) -> Tensor:
@@ -28,3 +28,24 @@ def head_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, padding: 
     """
     _library.require()
     return torch.ops.mbu.head_conv2d(x, weight, bias, pair(padding))
+
+
+def joined_head(x: Bits, weight: Tensor, bias: Tensor | None = None, gate: Tensor | None = None) -> Tensor:
+    """1x1 convolution of maps joined along the channels, ``conv1x1(concat(x) * gate)``, without the concat.
+
+    Sums are rounded in an order of their own, and in another one by every kernel.
+
+    Args:
+        x: float32 ``[N, C_i, H, W]``, one map or several; channels_last is the fast layout.
+        weight: float32 ``[classes, C]``, C the sum of all C_i.
+        bias: float32 ``[classes]``; ``None`` is 0.
+        gate: float32 ``[N, C, 1, 1]``, as attention over channels yields it; ``None`` is 1.
+
+    Returns:
+        float32 ``[N, classes, H, W]`` in channels_last memory.
+
+    Raises:
+        RuntimeError: if shapes or dtypes do not fit together; the message says which and what to do.
+    """
+    _library.require()
+    return torch.ops.mbu.joined_head(parts(x), weight, bias, gate)

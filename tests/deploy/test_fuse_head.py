@@ -58,6 +58,38 @@ def test_other_heads_to_few_classes(quantized, kernel, twice, tmp_path):
     assert torch.equal(found[0], expected[0])
 
 
+class Gated(nn.Module):
+    """Channel attention on joined maps in front of the head, as behind BiSegUNet's last capacity block."""
+
+    def __init__(self, gated: bool):
+        super().__init__()
+        self.gated = gated
+        self.stem = nn.Conv2d(3, 32, 3, padding=1)
+        self.a, self.b = (nn.Conv2d(32, c, 3, padding=1) for c in (12, 20))
+        self.squeeze, self.head = nn.Conv2d(32, 32, 1), nn.Conv2d(32, 7, 1)
+
+    def forward(self, x):
+        y = self.stem(x)
+        y = torch.cat([self.a(y), self.b(y)], 1)
+        return self.head(y * self.squeeze(y.mean((2, 3), keepdim=True)).sigmoid() if self.gated else y)
+
+
+@pytest.mark.parametrize("gated", [False, True])
+def test_joined_maps_are_never_stored(quantized, gated, tmp_path):
+    model = quantized(Gated(gated), exclude=["squeeze"])
+    packed = convert(model, torch.randn(1, 3, 32, 32))
+    nodes = list(packed.graph_module.graph.nodes)
+    assert sum(is_call(n, mbu.joined_head.default) for n in nodes) == 1
+    assert not [n for n in nodes if is_call(n, aten.cat.default) and n.meta["val"].shape[2:] != (1, 1)]
+    images = torch.randn(2, 3, 32, 48)
+    result = verify(model, packed, images)
+    assert result.ok and result.output_difference < 1e-4, str(result)
+    save(packed, tmp_path / "model")
+    assert torch.equal(load(tmp_path / "model")(images), packed(images))
+    with torch.no_grad():
+        torch.testing.assert_close(torch.compile(packed)(images), packed(images), rtol=1e-5, atol=1e-5)
+
+
 def test_more_classes_stay(quantized):
     packed = convert(quantized(Ends(3, False, classes=5)), torch.randn(1, 3, 32, 32))
     assert floats(packed) == 1

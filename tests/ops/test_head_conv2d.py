@@ -82,3 +82,40 @@ def test_compiles(dynamic: bool) -> None:
     x, weight = torch.randn(1, 16, 20, 24), torch.randn(1, 3, 3, 16)
     compiled = torch.compile(lambda x: F.head_conv2d(x, weight, None, 1) * 2, dynamic=dynamic, fullgraph=True)
     assert torch.equal(compiled(x), F.head_conv2d(x, weight, None, 1) * 2)
+
+
+@settings(max_examples=30)
+@given(data=st.data())
+def test_any_joined_head_equals_torch(kernel: str, data: st.DataObject) -> None:
+    torch.manual_seed(data.draw(st.integers(0, 2**16), label="seed"))
+    channels = data.draw(st.lists(st.sampled_from([1, 12, 16, 40]), min_size=1, max_size=4), label="channels")
+    classes = data.draw(st.sampled_from([1, 4, 5, 19, 40]), label="classes")
+    n, height, width = (
+        data.draw(st.integers(low, high), label="size") for low, high in ((0, 2), (1, 4), (1, 400))
+    )
+    parts = [coarse(n, c, height, width) for c in channels]
+    if data.draw(st.booleans(), label="channels last"):
+        parts = [part.contiguous(memory_format=torch.channels_last) for part in parts]
+    weight = coarse(classes, sum(channels))
+    bias = coarse(classes) if data.draw(st.booleans(), label="bias") else None
+    gate = coarse(n, sum(channels), 1, 1) if data.draw(st.booleans(), label="gate") else None
+    with use_cpu_kernel(kernel):
+        found = F.joined_head(parts, weight, bias, gate)
+    joined = torch.cat(parts, 1).double() * (1 if gate is None else gate.double())
+    expected = torch.conv2d(joined, weight.double()[..., None, None], None if bias is None else bias.double())
+    assert torch.equal(found, expected.float())
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"x": []}, "x is empty"),
+        ({"x": [torch.zeros(1, 3, 4, 4), torch.zeros(1, 2, 4, 5)]}, "of 4x5 pixels, the first one"),
+        ({"weight": torch.zeros(2, 6)}, "weight has shape"),
+        ({"gate": torch.zeros(1, 5)}, "gate has shape"),
+    ],
+)
+def test_errors_of_a_joined_head_name_the_rule(change: dict, words: str) -> None:
+    arguments = {"x": [torch.zeros(1, 3, 4, 4), torch.zeros(1, 2, 4, 4)], "weight": torch.zeros(2, 5)}
+    with pytest.raises(RuntimeError, match=words):
+        F.joined_head(**(arguments | change))

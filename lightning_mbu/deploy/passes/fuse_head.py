@@ -2,6 +2,7 @@
 
     conv1x1(conv2d_stream(..)[0])  ->  conv2d_stream(.., head, head_bias)[0]    while that layer's result is in cache
     conv(stream[0])                ->  head_conv2d(stream[0], ..)               otherwise, to a few classes
+    conv1x1(concat(..) * gate)     ->  joined_head([..], .., gate)              gate: one number per channel, or none
 
 Their sums are rounded in an order of their own, so logits agree with the trained network's up to rounding.
 """
@@ -15,14 +16,14 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
-from ..graph import STREAMS, aten, constant, constant_node, finish, is_call, mbu, pair
+from ..graph import STREAMS, aten, channels_of, constant, constant_node, finish, is_call, mbu, pair
 from .fuse_streams import only_user
 
 _FEW_CLASSES = 4  # what `head_conv2d` takes
 
 
 def fuse_heads(module: GraphModule) -> bool:
-    """Applies the first rule wherever nothing else reads the stream, then the second; returns whether anything
+    """Applies the first rule wherever nothing else reads the stream, then the others; returns whether anything
     changed."""
     changed = False
     for node in list(module.graph.nodes):
@@ -32,7 +33,7 @@ def fuse_heads(module: GraphModule) -> bool:
             _fuse(module, node, head)
             changed = True
     for node in list(module.graph.nodes):
-        changed = _to_few_classes(module, node) or changed
+        changed = _to_few_classes(module, node) or _to_joined(module, node) or changed
     if changed:
         finish(module)
     return changed
@@ -61,6 +62,39 @@ def _to_few_classes(module: GraphModule, node: Node) -> bool:
     node.replace_all_uses_with(head)
     graph.erase_node(node)
     return True
+
+
+def _to_joined(module: GraphModule, node: Node) -> bool:
+    if not is_call(node, aten.conv2d.default) or node.kwargs or not _is_head(module, node, node.args[0]):
+        return False
+    source, gate = _gated(node.args[0])
+    if not is_call(source, aten.cat.default) or source.args[1:] not in ((1,), (-3,)):
+        return False
+    parts = [part for part in source.args[0] if channels_of(part)]
+    if any(part.meta["val"].dtype != torch.float32 for part in parts):
+        return False
+    found = _parameters(module, node)
+    assert found is not None
+    graph = module.graph
+    with graph.inserting_before(node):
+        weight = constant_node(module, found.weight.flatten(1), "head")
+        bias = None if found.bias is None else constant_node(module, found.bias, "head_bias")
+        head = graph.call_function(mbu.joined_head.default, (parts, weight, bias, gate))
+    head.meta["val"] = node.meta["val"]
+    node.replace_all_uses_with(head)
+    graph.erase_node(node)
+    return True
+
+
+def _gated(node: Node) -> tuple[Node, Node | None]:
+    """`x` and the gate [N, C, 1, 1] of `x * gate`; `node` and None for anything else."""
+    if not is_call(node, aten.mul.Tensor) or node.kwargs or not all(isinstance(a, Node) for a in node.args):
+        return node, None
+    for x, gate in (node.args, node.args[::-1]):
+        shape, channels = gate.meta["val"].shape, x.meta["val"].shape[:2]
+        if len(shape) == 4 and tuple(shape[2:]) == (1, 1) and shape[:2] == channels:
+            return x, gate
+    return node, None
 
 
 def _is_stream(node: Node) -> bool:

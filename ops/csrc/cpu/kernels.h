@@ -177,6 +177,7 @@ void pack(const PackParams& params);
 void unpack(const UnpackParams& params);
 void stem(const StemParams& params);
 void head(const HeadParams& params);
+void joined_head(const JoinedHeadParams& params);
 void max_pool2d(const MaxPool2dParams& params);
 
 }  // namespace mbu

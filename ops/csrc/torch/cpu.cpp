@@ -14,6 +14,7 @@ Tensor stem_threshold_here(const Tensor&, const Tensor&, const Tensor&, const Te
 FloatAndBits stem_stream_here(const Tensor&, const Tensor&, const Tensor&, std::optional<Tensor>, Pair, Pair,
                               Pair, bool, std::optional<torch::headeronly::ScalarType>);
 Tensor head_conv2d_here(const Tensor&, const Tensor&, std::optional<Tensor>, Pair);
+Tensor joined_head_here(Images, const Tensor&, std::optional<Tensor>, std::optional<Tensor>);
 
 namespace {
 

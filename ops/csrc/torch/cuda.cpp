@@ -243,6 +243,10 @@ Tensor head_conv2d_here(const Tensor&, const Tensor&, std::optional<Tensor>, Pai
   throw NoKernel{"the head has no kernel on GPUs"};
 }
 
+Tensor joined_head_here(Images, const Tensor&, std::optional<Tensor>, std::optional<Tensor>) {
+  throw NoKernel{"the head has no kernel on GPUs"};
+}
+
 #include "torch/operations.inc"
 
 #include "torch/on_device.inc"

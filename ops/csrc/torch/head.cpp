@@ -67,4 +67,50 @@ Tensor head_conv2d_here(const Tensor& x, const Tensor& weight, std::optional<Ten
   return out;
 }
 
+Tensor joined_head_here(Images x, const Tensor& weight, std::optional<Tensor> bias,
+                        std::optional<Tensor> gate) {
+  const char* op = "joined_head";
+  MBU_CHECK(!x.empty(), op, ": x is empty; give at least one map");
+  MBU_CHECK(weight.dim() == 2, op, ": weight has ", weight.dim(), " dimensions; it must be [classes, C]");
+  JoinedHeadParams p{};
+  std::vector<StreamSource> parts;
+  for (const Tensor& part : x) {
+    check_here(op, "x", part);
+    MBU_CHECK(part.scalar_type() == ScalarType::Float && part.dim() == 4, op, ": a part of x is ",
+              torch::headeronly::toString(part.scalar_type()), " with ", part.dim(),
+              " dimensions; it must be float32 [N, C, H, W]");
+    MBU_CHECK(part.size(0) == x[0].size(0) && part.size(2) == x[0].size(2) && part.size(3) == x[0].size(3),
+              op, ": a part of x has ", part.size(0), " images of ", part.size(2), "x", part.size(3),
+              " pixels, the first one ", x[0].size(0), " of ", x[0].size(2), "x", x[0].size(3));
+    parts.push_back({part.const_data_ptr(), part.size(1), part.stride(0), part.stride(1), part.stride(2),
+                     part.stride(3), FloatType::f32});
+    p.channels += part.size(1);
+  }
+  const int64_t classes = weight.size(0);
+  check_here(op, "weight", weight);
+  const Tensor weights =
+      dense(op, "weight", weight, ScalarType::Float, {classes, p.channels}, "[classes, C]");
+  p.part = parts.data();
+  p.parts = static_cast<int64_t>(parts.size());
+  p.batch = x[0].size(0);
+  p.height = x[0].size(2);
+  p.width = x[0].size(3);
+  p.weight = weights.const_data_ptr<float>();
+  p.classes = classes;
+  Tensor biases, gates;
+  if (bias) {
+    biases = dense(op, "bias", *bias, ScalarType::Float, {classes}, "[classes]");
+    p.bias = biases.const_data_ptr<float>();
+  }
+  if (gate) {
+    check_here(op, "gate", *gate);
+    gates = dense(op, "gate", *gate, ScalarType::Float, {p.batch, p.channels, 1, 1}, "[N, C, 1, 1]");
+    p.gate = gates.const_data_ptr<float>();
+  }
+  Tensor out = empty_nhwc({p.batch, classes, p.height, p.width}, ScalarType::Float);
+  p.logits = out.mutable_data_ptr<float>();
+  joined_head(p);
+  return out;
+}
+
 }  // namespace mbu

@@ -64,6 +64,8 @@ using FloatAndBits = std::tuple<Tensor, Tensor>;
           std::optional<torch::headeronly::ScalarType> dtype))                                               \
   MBU_OP(Tensor, head_conv2d,                                                                                \
          (const Tensor& x, const Tensor& weight, std::optional<Tensor> bias, Pair padding))                  \
+  MBU_OP(Tensor, joined_head,                                                                                \
+         (Images x, const Tensor& weight, std::optional<Tensor> bias, std::optional<Tensor> gate))           \
   MBU_OP(Tensor, max_pool2d,                                                                                 \
          (const Tensor& bits, Pair kernel_size, Pair stride, Pair padding, Pair dilation, bool ceil_mode))
 

@@ -45,6 +45,7 @@ STABLE_TORCH_LIBRARY(MBU_LIBRARY, m) {
       "stem_stream(Tensor x, Tensor weight, Tensor affine, Tensor? threshold, int[2] stride, "
       "int[2] padding, int[2] dilation, bool relu=False, ScalarType? dtype=None) -> (Tensor, Tensor)");
   m.def("head_conv2d(Tensor x, Tensor weight, Tensor? bias, int[2] padding) -> Tensor");
+  m.def("joined_head(Tensor[] x, Tensor weight, Tensor? bias, Tensor? gate) -> Tensor");
   m.def(
       "max_pool2d(Tensor bits, int[2] kernel_size, int[2] stride, int[2] padding, int[2] dilation, "
       "bool ceil_mode) -> Tensor");

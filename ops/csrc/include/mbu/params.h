@@ -91,6 +91,16 @@ struct HeadParams {
   float* logits;  // [N, OH, OW, classes]
 };
 
+struct JoinedHeadParams {
+  const StreamSource* part;  // [parts] float32, one after another along the channels
+  int64_t parts, batch, channels, height, width;
+  const float* weight;  // [classes, C]
+  const float* bias;    // [classes] or null: 0
+  const float* gate;    // [N, C] or null: 1
+  int64_t classes;
+  float* logits;  // [N, H, W, classes]
+};
+
 struct PackParams {
   const void* input;  // [N, C, H, W]
   FloatType type;

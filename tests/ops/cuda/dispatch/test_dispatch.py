@@ -181,6 +181,10 @@ def test_the_first_convolution_is_torchs(gpu: Gpu) -> None:
     logits = OPS.head_conv2d(y, head, None, [1, 1])
     expected = torch.nn.functional.conv2d(y, head.permute(0, 3, 1, 2), padding=1)
     torch.testing.assert_close(logits, expected)
+    gate = torch.rand(1, 20, 1, 1)
+    logits = OPS.joined_head([y[:, :8], y[:, 8:]], head[:, 0, 0], None, gate)
+    expected = torch.nn.functional.conv2d(y * gate, head[:, 0, 0, :, None, None])
+    torch.testing.assert_close(logits, expected)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
