@@ -10,7 +10,7 @@ Their sums are rounded in an order of their own, so logits agree with the traine
 from __future__ import annotations
 
 import operator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -46,7 +46,7 @@ def _is_head(module: GraphModule, node: Node, source: Node | None) -> bool:
     return found is not None and tuple(found.weight.shape[2:]) == (1, 1) and found.padding == [0, 0]
 
 
-def _to_few_classes(module: GraphModule, node: Node) -> bool:
+def _to_few_classes(module: GraphModule, node: Any) -> bool:
     source = node.args[0] if is_call(node, aten.conv2d.default) and not node.kwargs else None
     if not isinstance(source, Node) or not _is_stream(source):
         return False
@@ -64,7 +64,7 @@ def _to_few_classes(module: GraphModule, node: Node) -> bool:
     return True
 
 
-def _to_joined(module: GraphModule, node: Node) -> bool:
+def _to_joined(module: GraphModule, node: Any) -> bool:
     if not is_call(node, aten.conv2d.default) or node.kwargs or not _is_head(module, node, node.args[0]):
         return False
     source, gate = _gated(node.args[0])
@@ -86,7 +86,7 @@ def _to_joined(module: GraphModule, node: Node) -> bool:
     return True
 
 
-def _gated(node: Node) -> tuple[Node, Node | None]:
+def _gated(node: Any) -> tuple[Any, Any]:
     """`x` and the gate [N, C, 1, 1] of `x * gate`; `node` and None for anything else."""
     if not is_call(node, aten.mul.Tensor) or node.kwargs or not all(isinstance(a, Node) for a in node.args):
         return node, None
@@ -97,7 +97,7 @@ def _gated(node: Node) -> tuple[Node, Node | None]:
     return node, None
 
 
-def _is_stream(node: Node) -> bool:
+def _is_stream(node: Any) -> bool:
     return node.target is operator.getitem and node.args[1] == 0 and is_call(node.args[0], *STREAMS)
 
 
@@ -107,7 +107,7 @@ class _Parameters(NamedTuple):
     padding: list[int]
 
 
-def _parameters(module: GraphModule, node: Node) -> _Parameters | None:
+def _parameters(module: GraphModule, node: Any) -> _Parameters | None:
     """Of a convolution with stride 1, no dilation and no groups, whose weights are known."""
     _, weight_node, *rest = node.args
     bias_node, stride, padding, dilation, groups = [*rest, *(None, [1, 1], [0, 0], [1, 1], 1)[len(rest) :]]
