@@ -24,7 +24,7 @@ class Residual(nn.Module):
         self.second, self.norm2 = second, nn.BatchNorm2d(second.out_channels)
         self.join = join
         self.third = nn.Conv2d(second.out_channels, 16, 3, padding=1)
-        self.head = nn.Conv2d(16 + second.out_channels, 1, 1)
+        self.head = nn.Conv2d(16 + second.out_channels, 5, 3)  # one that stays as it is, to the last bit
 
     def forward(self, x):
         first = self.norm1(self.first(self.stem(x)))

@@ -46,7 +46,7 @@ class Rounded(nn.Module):
         self.stem, self.relu = nn.Conv2d(3, 40, 3, padding=1), relu
         self.a, self.norm1 = nn.Conv2d(40, 40, 3, padding=1), nn.BatchNorm2d(40)
         self.b, self.norm2 = nn.Conv2d(40, 40, 3, padding=1), nn.BatchNorm2d(40)
-        self.c, self.head = nn.Conv2d(40, 8, 3, padding=1), nn.Conv2d(48, 1, 1)
+        self.c, self.head = nn.Conv2d(40, 8, 3, padding=1), nn.Conv2d(48, 5, 3)
 
     def forward(self, x):
         x = self.stem(x)

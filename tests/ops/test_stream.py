@@ -137,6 +137,26 @@ def test_stores_bfloat16_as_torch_does(kernel: str) -> None:
     assert torch.equal(packed, R.pack(expected, level[0]))
 
 
+@pytest.mark.parametrize("terms", [1, 2, 4])
+@pytest.mark.parametrize(("pool", "upsample"), [(1, 1), (2, 1), (1, 2)])
+@pytest.mark.parametrize("narrow", [False, True])
+def test_every_kind_of_shortcut(kernel: str, terms: int, pool: int, upsample: int, narrow: bool) -> None:
+    """Wide enough for the paths that keep what pixels share in registers, with one tile of channels that is not full."""
+    torch.manual_seed(0)
+    bits, weight = pack_bits(torch.rand(1, 12, 40, 96) < 0.5), torch.randint(-1, 2, (48, 96, 3, 3))
+    size = (12 // upsample * pool, 40 // upsample * pool)
+    residual = coarse(1, 48 * terms, *size).contiguous(memory_format=torch.channels_last).bfloat16()
+    affine, threshold = coarse(2, 2, 48), coarse(2, 48)
+    options = {"pool": pool, "upsample": upsample, "dtype": torch.bfloat16 if narrow else torch.float32}
+    for parts in ([residual], list(residual.split(48, 1)), [residual.float()]):
+        with use_cpu_kernel(kernel):
+            tiled = F.tile_weight(pack_weight(weight))
+            found = F.conv2d_stream(bits, tiled, affine, parts, threshold, 48, 3, padding=1, **options)
+        dots = R.conv2d(bits, pack_weight(weight), padding=1)
+        expected = R.stream(dots, affine, parts, threshold, **options)
+        assert torch.equal(found[0], expected[0]) and torch.equal(found[1], expected[1])
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_large_result_is_that_of_its_parts(kernel: str, dtype: torch.dtype) -> None:
     """Results above some megabytes are stored past the caches, and their shortcuts called for ahead."""

@@ -299,7 +299,8 @@ void stream_band(const Conv2dParams& p, const CpuKernel& kernel, const Conv2dTil
     list_thresholds(p, first, channels, memory);
   } else {
     list_runs(s, band, band.row, first, s.residuals ? channels : 0, p.out_channels, memory.runs);
-    direct = direct && memory.runs.size() == 1 && s.upsample == 1;  // one tensor, pixel by pixel
+    direct =
+        direct && memory.runs.size() == 1 && s.upsample == 1 && s.pool == 1;  // one tensor, pixel by pixel
     dots = memory.dots.get<float>(chunk_rows * band.columns * channels);
     tile.sums = dots - first;
   }
