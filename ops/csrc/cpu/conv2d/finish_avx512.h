@@ -178,8 +178,8 @@ MBU_INLINE void finish_alike_as(const Conv2dTile& t, const int64_t* first, int c
     nnz[r][0] = load(row);
     nnz[r][1] = load(row + 16);
     target[r] = t.target + first[r];
-    source[r] = s.source + (kShortcut == Shortcut::none ? 0 : first[r]);
-    bits_target[r] = s.bits_target + (s.planes ? first[r] : 0);
+    source[r] = kShortcut == Shortcut::none ? nullptr : s.source + first[r];
+    bits_target[r] = bits_too ? s.bits_target + first[r] : nullptr;
   });
   const float* affine = s.affine + channel;
   const Floats factor0 = load_floats(affine, valid), offset0 = load_floats(affine + t.channels, valid);
@@ -189,8 +189,8 @@ MBU_INLINE void finish_alike_as(const Conv2dTile& t, const int64_t* first, int c
     factor1 = load_floats(affine + 2 * t.channels, valid);
     offset1 = load_floats(affine + 3 * t.channels, valid);
   }
-  const float* threshold = s.threshold + channel;
-  Word* bits = s.bits + tile;
+  const float* threshold = bits_too ? s.threshold + channel : nullptr;
+  Word* bits = bits_too ? s.bits + tile : nullptr;
   output += channel;
   for (int p = 0; p < count; ++p) {
     __m512i low[kRows], high[kRows];
