@@ -142,8 +142,9 @@ class MBUNet(nn.Module):
         width: channels of the first level (64 in the paper: 14.8 M parameters, 127.5 G multiply-adds at 512x512).
         shortcuts: real-valued Bi-Real shortcuts around every convolution (arXiv:1808.00278); they keep the
             accuracy of a one-bit network, and keep a float stream between its layers.
-        stream_dtype: `"bfloat16"` rounds that stream where it starts and behind every addition, so that the packed network stores it in
-            half the memory and stays bit-exact. The last one is read by the float head alone and is not rounded.
+        stream_dtype: `"bfloat16"` rounds that stream where it starts and behind every addition, so that the packed
+            network stores it in half the memory and stays bit-exact. The last one is read by the float head alone and
+            is not rounded.
     """
 
     def __init__(

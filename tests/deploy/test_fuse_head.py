@@ -16,19 +16,23 @@ def floats(packed) -> int:
     return sum(is_call(node, aten.conv2d.default) for node in packed.graph_module.graph.nodes)
 
 
-@pytest.mark.parametrize("shortcuts", [False, True])
-@pytest.mark.parametrize("classes", [1, 11])
-def test_the_head_of_a_u_net(quantized, shortcuts, classes, tmp_path):
-    model = quantized(MBUNet(width=8, classes=classes, shortcuts=shortcuts))
-    packed = convert(model, torch.randn(1, 3, 32, 32))
-    assert floats(packed) == 0
-    images = torch.randn(2, 3, 32, 64)
+def check(model, packed, images, tmp_path):
+    """Packed, loaded and compiled, the network gives the trained one's logits."""
     result = verify(model, packed, images)
     assert result.ok and result.output_difference < 1e-4, str(result)
     save(packed, tmp_path / "model")
     assert torch.equal(load(tmp_path / "model")(images), packed(images))
     with torch.no_grad():
         torch.testing.assert_close(torch.compile(packed)(images), packed(images), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("shortcuts", [False, True])
+@pytest.mark.parametrize("classes", [1, 11])
+def test_the_head_of_a_u_net(quantized, shortcuts, classes, tmp_path):
+    model = quantized(MBUNet(width=8, classes=classes, shortcuts=shortcuts))
+    packed = convert(model, torch.randn(1, 3, 32, 32))
+    assert floats(packed) == 0
+    check(model, packed, torch.randn(2, 3, 32, 64), tmp_path)
 
 
 class Ends(nn.Module):
@@ -81,16 +85,35 @@ def test_joined_maps_are_never_stored(quantized, gated, tmp_path):
     nodes = list(packed.graph_module.graph.nodes)
     assert sum(is_call(n, mbu.joined_head.default) for n in nodes) == 1
     assert not [n for n in nodes if is_call(n, aten.cat.default) and n.meta["val"].shape[2:] != (1, 1)]
-    images = torch.randn(2, 3, 32, 48)
-    result = verify(model, packed, images)
-    assert result.ok and result.output_difference < 1e-4, str(result)
-    save(packed, tmp_path / "model")
-    assert torch.equal(load(tmp_path / "model")(images), packed(images))
-    with torch.no_grad():
-        torch.testing.assert_close(torch.compile(packed)(images), packed(images), rtol=1e-5, atol=1e-5)
+    check(model, packed, torch.randn(2, 3, 32, 48), tmp_path)
 
 
 def test_more_classes_stay(quantized):
     packed = convert(quantized(Ends(3, False, classes=5)), torch.randn(1, 3, 32, 32))
     assert floats(packed) == 1
     assert sum(is_call(n, mbu.conv2d_stream.default) for n in packed.graph_module.graph.nodes) == 1
+
+
+class Bottleneck(nn.Module):
+    """Float convolutions shaped like heads, whose results become bits."""
+
+    def __init__(self, joined: bool, kernel: int):
+        super().__init__()
+        self.joined = joined
+        self.stem, self.a = nn.Conv2d(3, 32, 3, padding=1), nn.Conv2d(32, 32, 3, padding=1)
+        self.narrow = nn.Conv2d(64 if joined else 32, 4, kernel, padding=kernel // 2)
+        self.b, self.head = nn.Conv2d(4, 32, 3, padding=1), nn.Conv2d(32, 1, 1)
+
+    def forward(self, x):
+        x = self.stem(x)
+        y = self.a(x)
+        return self.head(self.b(self.narrow(torch.cat([y, x], 1) if self.joined else y)))
+
+
+@pytest.mark.parametrize(("joined", "kernel"), [(False, 1), (False, 3), (True, 1)])
+def test_what_decides_bits_is_no_head(quantized, joined, kernel):
+    model = quantized(Bottleneck(joined, kernel), exclude=["narrow"], min_channels=4)
+    packed = convert(model, torch.randn(1, 3, 32, 32))
+    assert floats(packed) == 1
+    result = verify(model, packed, torch.randn(2, 3, 32, 48))
+    assert result.mismatches == 0, str(result)

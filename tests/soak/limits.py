@@ -97,6 +97,9 @@ def refused() -> Iterator[tuple[str, Call]]:
     stem = F.tile_stem_weight(torch.ones(4, 3, 3, 3))
     x = torch.zeros(1).expand(1, 3, 2**30, 2**30)
     yield "stem of 2^60 pixels", lambda: F.stem_stream(x, stem, affine, None)
+    yield "head of 2^60 pixels", lambda: F.head_conv2d(x, torch.ones(1, 3, 3, 3))
+    yield "joined head of 2^60 pixels", lambda: F.joined_head([x, x], torch.ones(2, 6))
+    yield "head far apart", lambda: F.head_conv2d(torch.ones(1, 3, 4, 4), torch.ones(1, 3, 3, 3), None, HUGE)
     yield (
         "stem far apart",
         lambda: F.stem_stream(torch.ones(1, 3, 4, 4), stem, affine, None, HUGE, HUGE, HUGE),

@@ -4,7 +4,8 @@
     conv(stream[0])                ->  head_conv2d(stream[0], ..)               otherwise, to a few classes
     conv1x1(concat(..) * gate)     ->  joined_head([..], .., gate)              gate: one number per channel, or none
 
-Their sums are rounded in an order of their own, so logits agree with the trained network's up to rounding.
+Their sums are rounded in an order of their own, so logits agree with the trained network's up to rounding; a
+convolution whose result decides bits stays.
 """
 
 from __future__ import annotations
@@ -43,7 +44,21 @@ def _is_head(module: GraphModule, node: Node, source: Node | None) -> bool:
     if not is_call(node, aten.conv2d.default) or node.kwargs or node.args[0] is not source:
         return False
     found = _parameters(module, node)
-    return found is not None and tuple(found.weight.shape[2:]) == (1, 1) and found.padding == [0, 0]
+    plain = found is not None and tuple(found.weight.shape[2:]) == (1, 1) and found.padding == [0, 0]
+    return plain and not _decides_bits(node)
+
+
+def _decides_bits(node: Node) -> bool:
+    """Whether a packed operation comes behind `node`."""
+    seen, waiting = {node}, [node]
+    while waiting:
+        for user in waiting.pop().users:
+            if getattr(user.target, "namespace", "") == "mbu":
+                return True
+            if user not in seen:
+                seen.add(user)
+                waiting.append(user)
+    return False
 
 
 def _to_few_classes(module: GraphModule, node: Any) -> bool:
@@ -53,14 +68,10 @@ def _to_few_classes(module: GraphModule, node: Any) -> bool:
     found = _parameters(module, node)
     if found is None or len(found.weight) > _FEW_CLASSES or source.meta["val"].dtype != torch.float32:
         return False
-    graph = module.graph
-    with graph.inserting_before(node):
-        weight = constant_node(module, found.weight.permute(0, 2, 3, 1).contiguous(), "head")
-        bias = None if found.bias is None else constant_node(module, found.bias, "head_bias")
-        head = graph.call_function(mbu.head_conv2d.default, (source, weight, bias, found.padding))
-    head.meta["val"] = node.meta["val"]
-    node.replace_all_uses_with(head)
-    graph.erase_node(node)
+    if _decides_bits(node):
+        return False
+    weight = found.weight.permute(0, 2, 3, 1).contiguous()
+    _replace(module, node, mbu.head_conv2d.default, source, weight, found.bias, found.padding)
     return True
 
 
@@ -75,15 +86,28 @@ def _to_joined(module: GraphModule, node: Any) -> bool:
         return False
     found = _parameters(module, node)
     assert found is not None
+    _replace(module, node, mbu.joined_head.default, parts, found.weight.flatten(1), found.bias, gate)
+    return True
+
+
+def _replace(
+    module: GraphModule,
+    node: Node,
+    operation: Any,
+    source: Any,
+    weight: Tensor,
+    bias: Tensor | None,
+    last: Any,
+) -> None:
+    """Puts `operation(source, weight, bias, last)` in the place of `node`."""
     graph = module.graph
     with graph.inserting_before(node):
-        weight = constant_node(module, found.weight.flatten(1), "head")
-        bias = None if found.bias is None else constant_node(module, found.bias, "head_bias")
-        head = graph.call_function(mbu.joined_head.default, (parts, weight, bias, gate))
+        weight_node = constant_node(module, weight, "head")
+        bias_node = None if bias is None else constant_node(module, bias, "head_bias")
+        head = graph.call_function(operation, (source, weight_node, bias_node, last))
     head.meta["val"] = node.meta["val"]
     node.replace_all_uses_with(head)
     graph.erase_node(node)
-    return True
 
 
 def _gated(node: Any) -> tuple[Any, Any]:

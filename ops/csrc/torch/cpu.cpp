@@ -4,7 +4,7 @@
 #include "torch/images.h"
 #include "torch/ops.h"
 #include "torch/outputs.h"
-#include "torch/place.h"
+#include "torch/on_cpu.h"
 #include "torch/shapes.h"
 
 namespace mbu {
@@ -19,13 +19,6 @@ Tensor joined_head_here(Images, const Tensor&, std::optional<Tensor>, std::optio
 namespace {
 
 using torch::headeronly::ScalarType;
-
-bool is_here(const Tensor& tensor) {
-  return tensor.is_cpu();
-}
-PlaceNames here() {
-  return {"the CPU", "cpu()"};
-}
 
 using Reader = CpuKernel;
 

@@ -4,6 +4,7 @@
 #include "cpu/head/head.h"
 #include "cpu/kernels.h"
 #include "torch/check.h"
+#include "torch/on_cpu.h"
 #include "torch/ops.h"
 #include "torch/outputs.h"
 #include "torch/shapes.h"
@@ -13,22 +14,13 @@ namespace {
 
 using torch::headeronly::ScalarType;
 
-bool is_here(const Tensor& tensor) {
-  return tensor.is_cpu();
-}
-PlaceNames here() {
-  return {"the CPU", "cpu()"};
-}
-
 }  // namespace
 
 Tensor head_conv2d_here(const Tensor& x, const Tensor& weight, std::optional<Tensor> bias, Pair padding) {
   const char* op = "head_conv2d";
-  check_here(op, "x", x);
+  HeadParams p{};
+  read_floats(op, x, p);
   check_here(op, "weight", weight);
-  MBU_CHECK(x.scalar_type() == ScalarType::Float && x.dim() == 4, op, ": x is ",
-            torch::headeronly::toString(x.scalar_type()), " with ", x.dim(),
-            " dimensions; it must be float32 [N, C, H, W]");
   MBU_CHECK(weight.dim() == 4 && weight.size(3) == x.size(1) && weight.size(1) > 0 && weight.size(2) > 0 &&
                 x.size(1) > 0,
             op, ": weight has ", weight.dim(), " dimensions; for ", x.size(1),
@@ -38,22 +30,13 @@ Tensor head_conv2d_here(const Tensor& x, const Tensor& weight, std::optional<Ten
             " are computed here, torch.conv2d is as fast with more");
   const Tensor weights = dense(op, "weight", weight, ScalarType::Float,
                                {classes, weight.size(1), weight.size(2), x.size(1)}, "[classes, KH, KW, C]");
-  HeadParams p{};
-  p.input = x.const_data_ptr<float>();
-  p.batch = x.size(0);
-  p.channels = x.size(1);
-  p.height = x.size(2);
-  p.width = x.size(3);
-  p.stride_n = x.stride(0);
-  p.stride_c = x.stride(1);
-  p.stride_h = x.stride(2);
-  p.stride_w = x.stride(3);
   p.weight = weights.const_data_ptr<float>();
   p.classes = classes;
   p.kernel = {weight.size(1), weight.size(2)};
   p.padding = pair(op, "padding", padding, 0);
   p.output = {conv_size(op, "height", p.height, p.kernel.h, 1, p.padding.h, 1),
               conv_size(op, "width", p.width, p.kernel.w, 1, p.padding.w, 1)};
+  checked_mul(checked_mul(p.kernel.h, p.width, op), checked_mul(p.channels, sizeof(float), op), op);
   const std::vector<float> zeros(static_cast<size_t>(classes));
   Tensor biases;
   p.bias = zeros.data();

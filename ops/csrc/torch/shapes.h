@@ -171,6 +171,24 @@ inline Tensor dense(const char* op, const char* name, const Tensor& tensor, Scal
   return tensor.is_contiguous() ? tensor : torch::stable::contiguous(tensor);
 }
 
+// A float image, into the fields of StemParams or HeadParams.
+template <class Params>
+void read_floats(const char* op, const Tensor& x, Params& p) {
+  check_here(op, "x", x);
+  MBU_CHECK(x.scalar_type() == ScalarType::Float && x.dim() == 4, op, ": x is ",
+            torch::headeronly::toString(x.scalar_type()), " with ", x.dim(),
+            " dimensions; it must be float32 [N, C, H, W]");
+  p.input = x.const_data_ptr<float>();
+  p.batch = x.size(0);
+  p.channels = x.size(1);
+  p.height = x.size(2);
+  p.width = x.size(3);
+  p.stride_n = x.stride(0);
+  p.stride_c = x.stride(1);
+  p.stride_h = x.stride(2);
+  p.stride_w = x.stride(3);
+}
+
 // One part of a residual, which must have the output's size once pooled or upsampled.
 inline StreamSource read_residual(const char* op, const Conv2dParams& p, const Tensor& part, int64_t pool,
                                   int64_t upsample) {

@@ -1,6 +1,7 @@
 // The stem on CPU tensors: check, allocate, call.
 #include "cpu/kernels.h"
 #include "torch/check.h"
+#include "torch/on_cpu.h"
 #include "torch/ops.h"
 #include "torch/outputs.h"
 #include "torch/shapes.h"
@@ -10,24 +11,15 @@ namespace {
 
 using torch::headeronly::ScalarType;
 
-bool is_here(const Tensor& tensor) {
-  return tensor.is_cpu();
-}
-PlaceNames here() {
-  return {"the CPU", "cpu()"};
-}
-
 // Columns that a kernel reads are at most this many times the padded width: it rounds outputs up to 12.
 constexpr int64_t kStemReach = 12;
 
 // Everything but what follows the convolution.
 StemParams stem_layer(const char* op, const Tensor& x, const Tensor& weight, int64_t out_channels,
                       Pair stride, Pair padding, Pair dilation) {
-  check_here(op, "x", x);
+  StemParams p{};
+  read_floats(op, x, p);
   check_here(op, "weight", weight);
-  MBU_CHECK(x.scalar_type() == ScalarType::Float && x.dim() == 4, op, ": x is ",
-            torch::headeronly::toString(x.scalar_type()), " with ", x.dim(),
-            " dimensions; it must be float32 [N, C, H, W]");
   MBU_CHECK(weight.scalar_type() == ScalarType::Float && weight.dim() == 5 && weight.is_contiguous(), op,
             ": weight is ", torch::headeronly::toString(weight.scalar_type()), " with ", weight.dim(),
             " dimensions; pass the result of mbu_ops.packing.tile_stem_weight");
@@ -36,16 +28,6 @@ StemParams stem_layer(const char* op, const Tensor& x, const Tensor& weight, int
             op, ": weight has shape [", weight.size(0), ", ", weight.size(1), ", ", weight.size(2), ", ",
             weight.size(3), ", ", weight.size(4), "]; for ", x.size(1), " input and ", out_channels,
             " output channels it must be [", words_of(out_channels), ", KH, KW, ", x.size(1), ", 32]");
-  StemParams p{};
-  p.input = x.const_data_ptr<float>();
-  p.batch = x.size(0);
-  p.channels = x.size(1);
-  p.height = x.size(2);
-  p.width = x.size(3);
-  p.stride_n = x.stride(0);
-  p.stride_c = x.stride(1);
-  p.stride_h = x.stride(2);
-  p.stride_w = x.stride(3);
   p.weight = weight.const_data_ptr<float>();
   p.out_channels = out_channels;
   p.kernel = {weight.size(1), weight.size(2)};
