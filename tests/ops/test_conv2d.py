@@ -159,6 +159,29 @@ def test_threads_do_not_change_a_bit(kernel: str) -> None:
     assert torch.equal(results[0], results[2])
 
 
+@pytest.mark.parametrize("transposed", [False, True])
+def test_threads_that_share_a_band(kernel: str, transposed: bool) -> None:
+    """A small image of many channels: each thread has its own output channels of every pixel."""
+    bits, channels = random_bits(1, 70, 17, 33), 200
+    planes = random_planes(channels, 70, (2, 2) if transposed else (3, 3))
+    threshold, flip = torch.randint(-20, 20, (2, channels), dtype=torch.int32), random_flip(2, channels)
+    geometry = (2,) if transposed else (1, 1)
+    name = "conv_transpose2d_threshold" if transposed else "conv2d_threshold"
+    expected = getattr(R, name)(bits, planes, threshold, flip, *geometry)
+    before = torch.get_num_threads()
+    try:
+        with use_cpu_kernel(kernel):
+            weight = F.tile_weight(planes)
+            for threads in (2, 5):
+                torch.set_num_threads(threads)
+                found = getattr(F, name)(
+                    bits, weight, threshold, flip, channels, planes.shape[2:4], *geometry
+                )
+                assert torch.equal(found, expected)
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_empty_batch_and_no_output_channels(kernel: str) -> None:
     planes = random_planes(40, 33, (3, 3))
     with use_cpu_kernel(kernel):

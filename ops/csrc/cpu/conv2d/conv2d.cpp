@@ -25,7 +25,7 @@ constexpr int64_t kGrain = 20000;
 // What a thread keeps for the band it works on. The offsets of a band's pixels are the same for every band of
 // a pass, and of passes alike, so they are listed once per thread.
 struct BandMemory {
-  Scratch ring, border, offsets;
+  Scratch ring, border, offsets, own, own_target;
   const int64_t *source, *target, *bits_target;
   uint64_t call = 0;
   const Conv2dPass* pass = nullptr;
@@ -52,23 +52,32 @@ struct BandMemory {
   }
 };
 
-// The pass of an item, which becomes an item of that pass.
-size_t find_pass(const Conv2dPlan& plan, int64_t& item) {
-  size_t index = plan.passes.size() - 1;
-  if (plan.interleaved) {
-    const auto passes = static_cast<int64_t>(plan.passes.size());
-    index = static_cast<size_t>(item / plan.splits % passes);
-    item = item / plan.splits / passes * plan.splits + item % plan.splits;
-    return index;
-  }
-  while (plan.passes[index].first_item > item) --index;
-  item -= plan.passes[index].first_item;
-  return index;
+// Where threads share a band, others write other words of the same pixels, and a line that two cores write in
+// turn is slow: the bits of these tiles stay with this thread until all are there.
+void run_tiles_apart(const CpuKernel& kernel, Conv2dTile tile, BandMemory& memory) {
+  const int64_t first = tile.tile_begin, words = tile.tile_end - first, out_words = tile.out_words;
+  const int64_t pixel_words = tile.planes * words;
+  const int64_t* target = tile.target;
+  Word* bits = tile.bits + first;
+  Word* own = memory.own.get<Word>((tile.pixels + 1) * pixel_words);
+  Word* flip = own + tile.pixels * pixel_words;
+  for (int64_t plane = 0; plane < tile.planes; ++plane)
+    std::copy_n(tile.flip + plane * out_words + first, words, flip + plane * words);
+  auto* own_target = memory.own_target.get<int64_t>(tile.pixels);
+  for (int64_t i = 0; i < tile.pixels; ++i) own_target[i] = i * pixel_words;
+  tile.bits = own - first;
+  tile.flip = flip - first;
+  tile.out_words = words;
+  tile.target = own_target;
+  run_tiles(kernel, tile);
+  for (int64_t i = 0; i < tile.pixels; ++i)
+    for (int64_t plane = 0; plane < tile.planes; ++plane, own += words)
+      std::copy_n(own, words, bits + target[i] + plane * out_words);
 }
 
-void run_item(const Conv2dParams& p, const CpuKernel& kernel, const Conv2dPlan& plan, int64_t item) {
+void run_pass(const Conv2dParams& p, const CpuKernel& kernel, const Conv2dPlan& plan, const Conv2dPass& pass,
+              int64_t item) {
   static thread_local BandMemory memory;
-  const Conv2dPass& pass = plan.passes[find_pass(plan, item)];
   const AxisPhase &y = *pass.y, &x = *pass.x;
   const PackedImage& in = p.input;
   const int64_t split = item % plan.splits, band = item / plan.splits % pass.bands;
@@ -111,7 +120,7 @@ void run_item(const Conv2dParams& p, const CpuKernel& kernel, const Conv2dPlan& 
   tile.pixel_step = step_w;
   tile.target = memory.target;
   tile.border = border;
-  if (plan.interleaved) tile.same_input = {plan.call, item};
+  if (plan.interleaved) tile.same_input = {plan.call, item / plan.splits};
   tile.runs = static_cast<int64_t>(pass.runs);
   tile.run = plan.runs.data() + pass.first_run;
   tile.picture = {y.input_end(row1 - 1) - y0,
@@ -149,7 +158,20 @@ void run_item(const Conv2dParams& p, const CpuKernel& kernel, const Conv2dPlan& 
   tile.planes = planes;
   tile.out_words = plan.tiles;
   tile.flip = plan.flip;
-  run_tiles(kernel, tile);
+  if (p.bits && plan.splits > 1)
+    run_tiles_apart(kernel, tile, memory);
+  else
+    run_tiles(kernel, tile);
+}
+
+void run_item(const Conv2dParams& p, const CpuKernel& kernel, const Conv2dPlan& plan, int64_t item) {
+  if (plan.interleaved) {
+    for (const Conv2dPass& pass : plan.passes) run_pass(p, kernel, plan, pass, item);
+    return;
+  }
+  const Conv2dPass* pass = &plan.passes.back();
+  while (pass->first_item > item) --pass;
+  run_pass(p, kernel, plan, *pass, item - pass->first_item);
 }
 
 }  // namespace

@@ -97,9 +97,13 @@ void plan_pass(const Conv2dParams& p, const CpuKernel& kernel, Conv2dPass& pass,
   pass.taps = plan.taps.size() - pass.first_tap;
   pass.band_rows = std::clamp<int64_t>(band_pixels(p, kernel, y, x) / x.outputs, 1, y.outputs);
   pass.bands = through(y.outputs, pass.band_rows);
-  // Of bands whose input becomes bytes, as many for every thread, with rows that are computed together.
+  // Of bands whose input becomes bytes, as many for every thread, with rows that are computed together. A
+  // single one is cut where all its weights are fewer bytes than its input: either would be expanded by every
+  // thread.
   const int64_t together = kernel.expanded_bytes ? kRowsTogether : 1;
-  if (together > 1 && pass.bands > 1) pass.bands = through(pass.bands, num_threads()) * num_threads();
+  const int64_t weights = static_cast<int64_t>(pass.taps) * p.weight.padded_channels();
+  const bool cuts = pass.bands > 1 || y.outputs * x.outputs > weights;
+  if (together > 1 && cuts) pass.bands = through(pass.bands, num_threads()) * num_threads();
   pass.band_rows = through(through(y.outputs, pass.bands), together) * together;
   pass.band_rows = std::min(pass.band_rows, y.outputs);
   pass.bands = through(y.outputs, pass.band_rows);
@@ -134,7 +138,7 @@ void make_plan(const Conv2dParams& p, const CpuKernel& kernel, Conv2dPlan& plan)
   plan.runs.clear();
   plan.tile_runs.clear();
   plan.taps.clear();
-  int64_t table = 0, bands = 0;
+  int64_t table = 0;
   for (int64_t i = 0; i < plan.y.count; ++i) {
     for (int64_t j = 0; j < plan.x.count; ++j) {
       Conv2dPass pass{};
@@ -143,20 +147,23 @@ void make_plan(const Conv2dParams& p, const CpuKernel& kernel, Conv2dPlan& plan)
       pass.table = table;
       table += int64_t{pass.y->classes} * pass.x->classes * planes * padded;
       plan_pass(p, kernel, pass, plan);
-      bands += pass.bands * p.input.batch;
       plan.passes.push_back(pass);
     }
   }
   plan.interleaved = sees_same_input(plan);
+  // The passes whose bands threads take one by one.
+  const auto begin = plan.passes.begin(), end = plan.interleaved ? begin + 1 : plan.passes.end();
+  int64_t bands = 0;
+  for (auto pass = begin; pass != end; ++pass) bands += pass->bands * p.input.batch;
   // Few bands and many threads: let several threads share a band, each with its own channel tiles; no more of
   // them where each makes bytes of the input. A head needs all channels of a pixel at once.
   const bool whole = num_threads() == 1 || (p.stream && p.stream->head);
   const int64_t wanted = whole ? 1 : (kernel.expanded_bytes ? 1 : 4) * num_threads();
   plan.splits = std::clamp<int64_t>(through(wanted, bands), 1, plan.tiles);
   plan.items = 0;
-  for (Conv2dPass& pass : plan.passes) {
-    pass.first_item = plan.items;
-    plan.items += pass.bands * p.input.batch * plan.splits;
+  for (auto pass = begin; pass != end; ++pass) {
+    pass->first_item = plan.items;
+    plan.items += pass->bands * p.input.batch * plan.splits;
   }
   plan.table = plan.table_memory.get<int32_t>(table);
   for (const Conv2dPass& pass : plan.passes)

@@ -36,7 +36,7 @@ struct Conv2dPlan {
   int32_t* table;
   Word* flip;
   int64_t tiles, splits, items;
-  bool interleaved;  // passes see the same input: a band of one is followed by that of the next
+  bool interleaved;  // passes see the same input: an item is one of each, one after another
   uint64_t call;     // a number of its own for every call
 };
 
