@@ -143,7 +143,7 @@ def test_int8_by_pytorch_follows_the_float_network():
 
 
 def test_layers_of_a_network(monkeypatch):
-    monkeypatch.setattr("lightning_mbu.bench.models.find_model", lambda name: MBUNet(width=8))
+    monkeypatch.setattr("lightning_mbu.bench.models.find_model", lambda name, arguments: MBUNet(width=8))
     _, _, packed = twins("mbunet", 3)
     found = measure_layers(packed, torch.randn(1, 3, 64, 64), repeats=1)
     layers = {layer["name"]: layer for layer in found["layers"]}
@@ -265,6 +265,7 @@ def test_command_writes_all_files_or_none(tmp_path, monkeypatch):
 @pytest.mark.parametrize("arguments, words", [
     (["mbunet", "--json", "no/such/folder/r.json"], "does not exist"), (["mbunet", "--plot", "r.bmp"], "end in .svg or .png"),
     (["mbunet", "--threads", "0"], "must all be above 0"), (["mbunet", "--planes", "0"], "must all be above 0"), (["mbunet", "--budget", "0"], "must all be above 0"),
+    (["--arguments", '{"width": 8}'], "needs the model"),
 ])  # fmt: skip
 def test_wrong_options_are_found_before_the_work(arguments, words, capsys):
     assert main(["bench", *arguments]) == 2

@@ -9,7 +9,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ..timing import TIMING
@@ -26,6 +26,7 @@ class Job:
         model: a key of `models.MODELS`, or what `find_model` takes.
         size: height x width of the image, pixels, as `"512x1024"`.
         threads: processor threads.
+        arguments: of the model.
         channels: of the image.
         planes: thresholds per channel of the packed network.
         isa, kernel: see `isa.variables`.
@@ -37,6 +38,7 @@ class Job:
 
     kind: str
     model: str
+    arguments: dict[str, Any] = field(default_factory=dict)
     size: str = "256x256"
     threads: int = 1
     channels: int = 3
@@ -57,9 +59,9 @@ class Job:
     @property
     def title(self) -> str:
         """A few words for tables and the progress bar."""
-        words = (
-            f"{self.model.rpartition(':')[2]}, {self.size}, {self.threads} thread{'s' * (self.threads > 1)}"
-        )
+        words = self.model.rpartition(":")[2]
+        words += "".join(f", {name} {value}" for name, value in self.arguments.items())
+        words += f", {self.size}, {self.threads} thread{'s' * (self.threads > 1)}"
         words += f", {self.planes} thresholds" if self.planes > 1 else ""
         words += "" if self.isa == "native" else f", {self.isa}"
         return f"{words}, {self.candidate}" if self.candidate else words

@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 
 from ..atomic import write_atomically
-from ..commands.options import image_size
+from ..commands.options import image_size, json_object
 
 DESCRIPTION = (
     "Time packed networks against the same networks in float and eight bits, here, in every runtime that is "
@@ -28,6 +28,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="of the image, pixels: 256, or height x width as 512x1024; 256 without")  # fmt: skip
     add("--threads", type=int, nargs="+", default=[1], help="numbers of processor threads")
     add("--channels", type=int, default=3, help="channels of the image")
+    add("--arguments", type=json_object, default={}, help="of the model, as JSON: '{\"width\": 32}'")
     add("--planes", type=int, default=1, metavar="N",
         help="thresholds per channel of the packed network, at N times its one-bit operations")  # fmt: skip
     add("--layers", action="store_true", help="also time every packed convolution by itself")
@@ -70,8 +71,10 @@ def run(options: argparse.Namespace, console: Console) -> int:
         from .rivals import require
 
         require("matplotlib")
+    if options.arguments and not options.models:
+        raise ValueError("--arguments needs the model that takes them; name one.")
     base = Job(
-        "compare", "", channels=options.channels, planes=options.planes, isa=options.isa, kernel=options.kernel,
+        "compare", "", options.arguments, channels=options.channels, planes=options.planes, isa=options.isa, kernel=options.kernel,
         repeats=options.repeats, budget_s=options.budget, rivals=not options.no_rivals,
     )  # fmt: skip
     if options.models:

@@ -29,6 +29,7 @@ _STATUS, _REFERENCES = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 def measure_memory(
     model: str,
+    arguments: dict[str, Any],
     candidate: str,
     shape: Sequence[int],
     report: Callable[[str], Any] = lambda step: None,
@@ -40,7 +41,7 @@ def measure_memory(
     has gone before, so neither compiling nor laying out weights counts; weights are counted apart, by size.
 
     Args:
-        model: see `models.float_model`.
+        model, arguments: see `models.float_model`.
         candidate: `FLOAT` or `PACKED`.
         shape: of the example, `[1, C, H, W]`.
         report: is told each step.
@@ -55,9 +56,9 @@ def measure_memory(
     with torch.no_grad():
         network: nn.Module
         if candidate == PACKED:
-            network = twins(model, channels)[2]
+            network = twins(model, channels, arguments=arguments)[2]
         else:
-            network = fold_transposed(float_model(model, channels), example)
+            network = fold_transposed(float_model(model, channels, arguments), example)
         report("compiling")
         compiled: Any = torch.compile(network)
         # Both as in `compare`: freezing is for the float network.

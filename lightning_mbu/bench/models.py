@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,14 +27,14 @@ _ONE_BIT = {"mbunet-shortcuts": "lightning_mbu.bench.models:mbunet_bfloat16_stre
 _SETTLING_SIZE = 128
 
 
-def mbunet_shortcuts() -> MBUNet:
-    """`MBUNet` at full width with real-valued shortcuts."""
-    return MBUNet(shortcuts=True)
+def mbunet_shortcuts(**arguments: Any) -> MBUNet:
+    """`MBUNet` with real-valued shortcuts, at full width unless `arguments` say otherwise."""
+    return MBUNet(shortcuts=True, **arguments)
 
 
-def mbunet_bfloat16_stream() -> MBUNet:
+def mbunet_bfloat16_stream(**arguments: Any) -> MBUNet:
     """The same with a residual stream in bfloat16, which takes half the memory traffic."""
-    return MBUNet(shortcuts=True, stream_dtype="bfloat16")
+    return MBUNet(shortcuts=True, stream_dtype="bfloat16", **arguments)
 
 
 def _double_conv(in_channels: int, out_channels: int) -> nn.Sequential:
@@ -100,24 +101,27 @@ def settle(model: nn.Module, channels: int) -> nn.Module:
     return model.eval()
 
 
-def float_model(name: str, channels: int) -> nn.Module:
+def float_model(name: str, channels: int, arguments: dict[str, Any] | None = None) -> nn.Module:
     """The float network, the same for every call.
 
     Args:
         name: a key of `MODELS`, or what `find_model` takes.
         channels: of the input images.
+        arguments: of the model.
     """
     torch.manual_seed(0)
-    return settle(find_model(MODELS.get(name, name)), channels)
+    return settle(find_model(MODELS.get(name, name), arguments), channels)
 
 
-def twins(name: str, channels: int, planes: int = 1) -> tuple[nn.Module, nn.Module, PackedModel]:
+def twins(
+    name: str, channels: int, planes: int = 1, arguments: dict[str, Any] | None = None
+) -> tuple[nn.Module, nn.Module, PackedModel]:
     """The float network, its one-bit twin as training would leave it, and the packed twin; see `float_model`."""
-    model = float_model(name, channels)
+    model = float_model(name, channels, arguments)
     example = torch.randn(1, channels, _SETTLING_SIZE, _SETTLING_SIZE)
     one_bit = copy.deepcopy(model)
     if name in _ONE_BIT:
-        one_bit = find_model(_ONE_BIT[name])
+        one_bit = find_model(_ONE_BIT[name], arguments)
         one_bit.load_state_dict(model.state_dict())
     one_bit = settle(prepare(one_bit, make_plan(one_bit, example, planes=planes)), channels)
     return model, one_bit, convert(one_bit, example)

@@ -61,9 +61,9 @@ def main() -> int:
 def _measure(job: Job, report: Any) -> dict[str, Any]:
     cpu_kernels()  # a kernel that is unknown or cannot run is told here, before anything depends on it
     if job.kind == "memory":
-        return measure_memory(job.model, job.candidate, job.shape, report)
+        return measure_memory(job.model, job.arguments, job.candidate, job.shape, report)
     report("building and packing")
-    model, one_bit, packed = twins(job.model, job.channels, job.planes)
+    model, one_bit, packed = twins(job.model, job.channels, job.planes, job.arguments)
     if job.kind == "layers":
         report(TIMING)
         example = torch.randn(job.shape)

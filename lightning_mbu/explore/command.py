@@ -9,9 +9,13 @@ from typing import Any
 
 from rich.console import Console
 
+from ..bench.isa import ISAS
+from ..commands.options import image_size
+
 STUDY = (
     "Run one of the studies of MBU-Net, or ours, on a folder of data: table1 (weight bits), ingredients (training), "
-    "figure3 (which blocks are masked), pareto (quality against latency), budget (search under a limit). "
+    "figure3 (which blocks are masked), pareto (quality against latency, block by block), front (against float networks "
+    "of several widths in every runtime), budget (search under a limit). "
     "Finished networks are kept: a study that was stopped goes on, and several processes can share one."
 )
 SWEEP = (
@@ -21,15 +25,34 @@ SWEEP = (
 
 def add_study_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("name", help="table1, ingredients, figure3, pareto or budget")
+    add("name", help="table1, ingredients, figure3, pareto, front or budget")
     _add_common(parser, "mbu-study")
     add("--quick", action="store_true", help="64 pixels, 8 epochs: the ordering in minutes, not the accuracy")
     add("--seeds", type=int, default=1, help="runs of each row")
-    add("--only", nargs="+", default=(), metavar="ROW", help="rows of `ingredients`, as 'shortcuts + RPReLU'")
+    add(
+        "--only",
+        nargs="+",
+        default=(),
+        metavar="ROW",
+        help="rows of `ingredients` and `front`, as 'shortcuts + RPReLU'",
+    )
     add("--permutations", type=int, default=6, help="figure3: orders of masking to draw")
     add("--depth", type=int, default=4, help="figure3: blocks masked in each")
     add("--w-op", type=float, default=0.5, help="pareto: weight of operations in the cost score (Eq. 2)")
-    add("--threads", type=int, default=1, help="pareto, budget: processor threads for timing")
+    add("--threads", type=int, default=1, help="pareto, front, budget: processor threads for timing")
+    add(
+        "--at",
+        type=image_size,
+        metavar="SIZE",
+        help="front: image to time, as 352x480; that of training without",
+    )
+    add(
+        "--isa",
+        nargs="+",
+        choices=ISAS,
+        default=["native"],
+        help="front: instruction sets to hold everything to",
+    )
     add("--trials", type=int, default=20, help="budget: networks to try")
     add("--max-dice-drop", type=float, help="budget: find the fastest network that loses at most this")
     add("--max-latency-ms", type=float, help="budget: find the best network that takes at most this")
@@ -74,7 +97,9 @@ def study(options: argparse.Namespace, console: Console) -> int:
 
     chosen: dict[str, Any] = {field.name: getattr(options, field.name) for field in fields(StudySettings)}
     try:
-        found = run_study(StudySettings(**{**chosen, "only": tuple(options.only)}), console)
+        found = run_study(
+            StudySettings(**{**chosen, "only": tuple(options.only), "isa": tuple(options.isa)}), console
+        )
     except KeyboardInterrupt:
         console.print(
             f"Stopped. Finished networks are kept in {options.output}; the same command goes on from there."

@@ -65,6 +65,7 @@ _PARTS: dict[str, dict[str, Any]] = {
     "rate 1e-2": {"lr": 1e-2},
     "rate 2e-2": {"lr": 2e-2},
     "batches of 4": {"batch_size": 4},
+    **{f"width {width}": {"width": width} for width in (2, 4, 8, 32, 64)},
 }
 _SEPARATOR = " + "
 
@@ -75,7 +76,11 @@ _NEEDS = {"distilled": "float start 25 %"}  # a teacher
 
 
 def _default_rows() -> list[str]:
-    single = [part for part in _PARTS if part not in (*_BASELINES, "added shortcuts")]
+    single = [
+        part
+        for part in _PARTS
+        if part not in (*_BASELINES, "added shortcuts") and not part.startswith("width")
+    ]
     rows = [_SEPARATOR.join(filter(None, ("shortcuts", _NEEDS.get(part), part))) for part in single]
     return [*_BASELINES, *(f"plain{_SEPARATOR}{part}" for part in _PLAIN_TOO), *rows]
 

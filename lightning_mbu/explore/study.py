@@ -12,7 +12,7 @@ from rich.table import Table
 
 from ..models import MBUNet
 from ..timing import conditions
-from . import results
+from . import front, results
 from .data import DataSet, read_data
 from .measure import primary, row
 from .plans import ranked_blocks
@@ -22,7 +22,7 @@ from .shapley import named_subset, shapley_values
 from .store import finished, open_study, run_rows
 from .training import Experiment
 
-STUDIES = ("table1", "ingredients", "figure3", "pareto", "budget")
+STUDIES = ("table1", "ingredients", "figure3", "pareto", "front", "budget")
 
 
 @dataclass(frozen=True)
@@ -40,10 +40,12 @@ class StudySettings:
         width: channels of the first level.
         shortcuts: real-valued shortcuts in every network, the float one too.
         seeds: runs of each row.
-        only: rows of `ingredients` to run, all if empty.
+        only: rows of `ingredients` and `front` to run, all if empty.
         permutations, depth: of `figure3`, see `shapley.chains`.
         w_op: weight of the operations in the cost score of `pareto`; that of the parameters is the rest.
-        threads: processor threads for the timing of `pareto` and `budget`.
+        threads: processor threads for the timing of `pareto`, `front` and `budget`.
+        at: height and width of the image that `front` times; by default that of the training images.
+        isa: instruction sets that `front` holds every candidate to, one after the other (`bench.isa.ISAS`).
         trials: networks that `budget` tries.
         max_dice_drop, max_latency_ms: of `budget`; give one.
     """
@@ -63,6 +65,8 @@ class StudySettings:
     depth: int = 4
     w_op: float = 0.5
     threads: int = 1
+    at: tuple[int, int] | None = None
+    isa: tuple[str, ...] = ("native",)
     trials: int = 20
     max_dice_drop: float | None = None
     max_latency_ms: float | None = None
@@ -99,11 +103,12 @@ def run_study(settings: StudySettings, console: Console) -> dict[str, dict[str, 
     data = read_data(settings.data, settings.pixels)
     console.print(f"{data}", highlight=False)
     experiments, timed = _rows(settings, data)
-    if settings.name != "ingredients" and len(settings.only):
-        raise ValueError("--only chooses rows of `ingredients`; other studies run all of theirs.")
+    if settings.name not in ("ingredients", "front") and len(settings.only):
+        raise ValueError("--only chooses rows of `ingredients` and `front`; other studies run all of theirs.")
     output = Path(settings.output)
     # The name holds what makes results comparable: a study with other settings is another study.
-    name = f"{settings.name}-{data.name}-{settings.pixels}px-w{settings.width}-e{settings.base.epochs}"
+    record = "ingredients" if settings.name == "front" else settings.name  # what one has trained serves both
+    name = f"{record}-{data.name}-{settings.pixels}px-w{settings.width}-e{settings.base.epochs}"
     name += "-shortcuts" if settings.shortcuts else ""
     study = open_study(name, output, settings.storage, direction="maximize")
     rows = {
@@ -117,7 +122,25 @@ def run_study(settings: StudySettings, console: Console) -> dict[str, dict[str, 
         # Rows of earlier calls with other `only` or fewer seeds belong to the same table.
         found |= {key: value for key, value in finished(study).items() if key not in found}
     _show(settings, data, name, found, console)
+    if settings.name == "front":
+        _time_front(settings, data, name, experiments, found, console)
     return found
+
+
+def _time_front(
+    settings: StudySettings, data: DataSet, name: str, rows: dict[str, Experiment],
+    found: dict[str, dict[str, Any]], console: Console,
+) -> None:  # fmt: skip
+    height, width = settings.at or data.splits["train"].images.shape[1:3]
+    score = f"test/{primary(data)}"
+    lines = results.by_row(found)
+    points = front.measure(
+        rows, lines, score, len(data.classes), f"{height}x{width}", settings.isa, settings.threads, console
+    )
+    name = f"{name.replace('ingredients', 'front', 1)}-at-{height}x{width}"
+    console.print(front.table(name, points, score))
+    files = front.write(Path(settings.output), name, _facts(settings), points, score)
+    console.print(f"written: {', '.join(str(file) for file in files)}", highlight=False)
 
 
 def _blocks(settings: StudySettings, data: DataSet) -> tuple[str, ...]:
@@ -133,6 +156,8 @@ def _rows(settings: StudySettings, data: DataSet) -> tuple[dict[str, Experiment]
         return table1(base), False
     if settings.name == "ingredients":
         return ingredients(base, settings.only), False
+    if settings.name == "front":
+        return ingredients(base, settings.only or front.ROWS), False
     blocks = _blocks(settings, data)
     if settings.name == "figure3":
         return figure3(base, blocks, settings.permutations, settings.depth), False
@@ -140,6 +165,12 @@ def _rows(settings: StudySettings, data: DataSet) -> tuple[dict[str, Experiment]
         counts = (0, 4, 8, 12) if settings.quick else tuple(range(len(blocks) + 1))
         return pareto(base, blocks, tuple(count for count in counts if count <= len(blocks))), True
     return {"float": replace(base, layers="float")}, True
+
+
+def _facts(settings: StudySettings) -> dict[str, Any]:
+    """What the results depend on besides code and data."""
+    facts = {**conditions(torch.device("cpu"), settings.threads), **asdict(settings)}
+    return {key: value for key, value in facts.items() if key not in ("data", "output", "storage")}
 
 
 def _show(
@@ -150,9 +181,7 @@ def _show(
     columns = (f"val/{score}", "test/dice", "test/iou", "test/f1", "quantized GMAC", "ms", "minutes")
     console.print(results.as_table(name, lines, columns))
     output = Path(settings.output)
-    facts = {**conditions(torch.device("cpu"), settings.threads), **asdict(settings)}
-    facts = {key: value for key, value in facts.items() if key not in ("data", "output", "storage")}
-    files = results.write(output, name, facts, found)
+    files = results.write(output, name, _facts(settings), found)
     axes = {"pareto": "ms", "budget": "ms", "figure3": "quantized GMAC, masked twice"}
     if settings.name in axes:
         drawn = results.plot(output, name, lines, axes[settings.name], f"test/{score}")

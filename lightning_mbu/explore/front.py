@@ -1,0 +1,225 @@
+"""Quality against measured time: float networks of several widths in every runtime there is here, and one-bit ones.
+
+Time does not depend on what a network has learned: it is that of a fresh one of the same shape, timed by `mbu bench`.
+Networks in bfloat16 and int8 are given the score of the float network, the best that they could reach.
+"""
+
+# The extra `bench` installs matplotlib.
+# pyright: reportMissingImports=false
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from ..atomic import write_atomically
+from ..bench.child import Job
+from ..bench.rivals import require
+from ..bench.suite import run_jobs
+from ..comparison import Comparison
+from . import results
+from .training import Experiment
+
+RECOMMENDED = "bfloat16 shortcuts + thermometer of 2 + float start 25 %"
+ROWS = (
+    "float", "float + shortcuts", "float + width 8", "float + shortcuts + width 8", "float + width 4",
+    "float + shortcuts + width 4", "bfloat16 shortcuts", RECOMMENDED, "plain + thermometer of 2",
+)  # fmt: skip
+# Bytes of a weight, by the first word of a candidate's name.
+_WIDTHS = {"float": 4, "bfloat16": 2, "int8": 1}
+# Options of `MBUQuantize` that change what is timed beyond what `mbu bench` can be told.
+_OTHER_SHAPES = {"shortcuts", "shift", "mask_blocks", "linear"}
+# Okabe and Ito's palette.
+_COLOURS = {"float": "#BBBBBB", "bfloat16": "#E69F00", "int8": "#CC79A7", "packed": "#0072B2"}
+
+
+@dataclass(frozen=True)
+class Point:
+    """A network in a runtime.
+
+    Attributes:
+        row: of the study.
+        runtime: as `mbu bench` names it.
+        isa: what every candidate was held to, `"native"` for this processor.
+        ms: median for one image.
+        megabytes: of its weights.
+        score, spread: mean and sample deviation over the seeds; `spread` is None for a single one.
+    """
+
+    row: str
+    runtime: str
+    isa: str
+    ms: float
+    megabytes: float
+    score: float
+    spread: float | None
+
+    @property
+    def precision(self) -> str:
+        """`"float"`, `"bfloat16"`, `"int8"` or `"packed"`."""
+        return self.runtime.partition(" ")[0]
+
+
+def job_of(experiment: Experiment, classes: int, size: str, isa: str, threads: int) -> Job:
+    """The comparison in which the row's network is timed.
+
+    Raises:
+        ValueError: `mbu bench` cannot build that network.
+    """
+    other = sorted(_OTHER_SHAPES.intersection(experiment.options))
+    if other:
+        raise ValueError(
+            f"a network with {', '.join(other)} cannot be timed here; leave its row out of --only, or run it as a "
+            "row of `mbu study ingredients`."
+        )
+    is_float = experiment.layers == "float"
+    return Job(
+        "compare",
+        "mbunet-shortcuts" if experiment.shortcuts else "mbunet",
+        {"width": experiment.width, "classes": classes},
+        size=size,
+        isa=isa,
+        threads=threads,
+        planes=1 if is_float else experiment.options.get("planes", 1),
+        rivals=is_float,
+    )
+
+
+def measure(
+    rows: dict[str, Experiment], lines: Sequence[dict[str, Any]], score: str, classes: int, size: str,
+    isas: Iterable[str], threads: int, console: Console,
+) -> list[Point]:  # fmt: skip
+    """Times each network once on every instruction set.
+
+    Args:
+        rows: name -> what was trained.
+        lines: of `results.by_row`.
+        score: key of the score in these.
+        classes, size: of the logits; of the image, as `"352x480"`.
+    """
+    jobs = {(name, isa): job_of(rows[name], classes, size, isa, threads) for name in rows for isa in isas}
+    distinct: list[Job] = []
+    for job in jobs.values():
+        if job not in distinct:
+            distinct.append(job)
+    timed = run_jobs(distinct, console)
+    found = {entry["title"] + str(entry["job"]["rivals"]): entry for entry in timed["compare"]}
+    by_name = {line["row"]: line for line in lines}
+    points = []
+    for (name, isa), job in jobs.items():
+        entry = found[job.title + str(job.rivals)]
+        if "result" not in entry:
+            console.print(f"{name}, {isa}: not timed: {entry['failed']}", highlight=False)
+            continue
+        comparison = Comparison.from_dict(entry["result"])
+        for rival, reason in comparison.not_run.items():
+            console.print(f"{name}, {isa}: {rival} not run: {reason}", highlight=False)
+        line = by_name[name]
+        for runtime in _runtimes(comparison, job.rivals):
+            share = _WIDTHS.get(runtime.partition(" ")[0], 0) / _WIDTHS["float"]
+            size_b = comparison.float_bytes * share if job.rivals else comparison.packed_bytes
+            points.append(
+                Point(
+                    name, runtime, isa, comparison.timings[runtime].median, size_b / 1e6,
+                    line[score], line[f"{score} ±"],
+                )
+            )  # fmt: skip
+    return points
+
+
+def _runtimes(comparison: Comparison, is_float: bool) -> list[str]:
+    """Of a float network, the fastest candidate of each precision."""
+    if not is_float:
+        return [comparison.best_packed]
+    return [name for kind in _WIDTHS if (name := comparison.fastest(kind)) is not None]
+
+
+def on_front(points: Sequence[Point]) -> list[Point]:
+    """Those that no other point of the same instruction set beats in time and score, fastest first."""
+    front: list[Point] = []
+    best: dict[str, float] = {}
+    for point in sorted(points, key=lambda p: (p.ms, -p.score)):
+        if point.score > best.get(point.isa, float("-inf")):
+            best[point.isa] = point.score
+            front.append(point)
+    return front
+
+
+def table(title: str, points: Sequence[Point], score: str) -> Table:
+    """Every point, by instruction set and time; those on the front are marked."""
+    shown = Table(title=title, title_justify="left", caption_justify="left", caption=(
+        "bfloat16 and int8 are given the float network's score, the best that they could reach."
+    ))  # fmt: skip
+    for heading in ("held to", "row", "runtime"):
+        shown.add_column(heading)
+    for heading in ("ms", "MB", score, "front"):
+        shown.add_column(heading, justify="right")
+    front = on_front(points)
+    for point in sorted(points, key=lambda p: (p.isa, p.ms)):
+        spread = "" if point.spread is None else f" ± {point.spread:.3f}"
+        shown.add_row(
+            point.isa, point.row, point.runtime, f"{point.ms:.1f}", f"{point.megabytes:.2f}",
+            f"{point.score:.3f}{spread}", "*" if point in front else "",
+            style="bold" if point.precision == "packed" else None,
+        )  # fmt: skip
+    return shown
+
+
+def write(output: Path, name: str, facts: dict[str, Any], points: Sequence[Point], score: str) -> list[Path]:
+    """Writes `<name>.json`, `<name>.csv` and, where matplotlib is installed, `<name>.svg`."""
+    front = on_front(points)
+    runs = {f"{p.row}; {p.runtime}; {p.isa}": {**asdict(p), "front": int(p in front)} for p in points}
+    files = results.write(output, name, facts, runs)
+    try:
+        require("matplotlib")
+    except ImportError:
+        return files
+    file = output / f"{name}.svg"
+    write_atomically(file, _draw(points, score))
+    return [*files, file]
+
+
+def _draw(points: Sequence[Point], score: str) -> bytes:
+    """A panel for each instruction set: one-bit networks and all on the front are named, the front is a line."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    isas = list(dict.fromkeys(point.isa for point in points))
+    front = on_front(points)
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "mbu", "font.size": 9}):
+        figure = Figure(figsize=(7, 4.5 * len(isas)), layout="constrained")
+        for place, isa in enumerate(isas):
+            axes = figure.add_subplot(len(isas), 1, place + 1)
+            mine = [point for point in front if point.isa == isa]
+            axes.step(
+                [p.ms for p in mine], [p.score for p in mine], where="post", color="#444444", linewidth=1
+            )
+            for precision, colour in _COLOURS.items():
+                those = [point for point in points if (point.isa, point.precision) == (isa, precision)]
+                axes.errorbar(
+                    [p.ms for p in those], [p.score for p in those], yerr=[p.spread or 0 for p in those],
+                    fmt="o", color=colour, label=precision,
+                )  # fmt: skip
+            for point in points:
+                if point.isa == isa and (point in mine or point.precision == "packed"):
+                    axes.annotate(
+                        point.row,
+                        (point.ms, point.score),
+                        xytext=(4, 4),
+                        textcoords="offset points",
+                        fontsize=7,
+                    )
+            axes.set_xscale("log")
+            axes.set_xlabel("ms for one image")
+            axes.set_ylabel(score)
+            axes.set_title(isa, loc="left")
+            axes.legend(loc="lower right")
+        picture = io.BytesIO()
+        figure.savefig(picture, format="svg", metadata={"Date": None})
+    return picture.getvalue()

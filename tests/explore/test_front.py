@@ -1,0 +1,99 @@
+"""`mbu study front`: which networks are timed, which points are on the front, what is written."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import replace
+
+import pytest
+from rich.console import Console
+
+from lightning_mbu.bench.child import JobFailed
+from lightning_mbu.comparison import Comparison
+from lightning_mbu.explore import front
+from lightning_mbu.explore.front import Point, job_of, measure, on_front
+from lightning_mbu.explore.results import by_row
+from lightning_mbu.explore.rows import ingredients
+from lightning_mbu.explore.training import Experiment
+from lightning_mbu.timing import Timing
+
+ROWS = ingredients(
+    Experiment(), ("float", "float + width 8", "plain + thermometer of 2", "bfloat16 shortcuts")
+)
+RUNS = {
+    f"{row} #{seed}": {"test/iou": score + seed / 100}
+    for row, score in zip(ROWS, (0.5, 0.4, 0.45, 0.48), strict=True)
+    for seed in (0, 1)
+}
+
+
+def point(row: str, ms: float, score: float, isa: str = "native") -> Point:
+    return Point(row, "packed eager", isa, ms, 1.0, score, None)
+
+
+def test_a_job_for_each_shape_of_network() -> None:
+    jobs = {name: job_of(row, 11, "96x128", "avx2", 1) for name, row in ROWS.items()}
+    assert [(job.model, job.arguments["width"], job.planes, job.rivals) for job in jobs.values()] == [
+        ("mbunet", 16, 1, True), ("mbunet", 8, 1, True), ("mbunet", 16, 2, False), ("mbunet-shortcuts", 16, 1, False)
+    ]  # fmt: skip
+    assert jobs["float"].title == "mbunet, width 16, classes 11, 96x128, 1 thread, avx2"
+    with pytest.raises(ValueError, match="mask_blocks, shift cannot be timed"):
+        job_of(
+            replace(ROWS["float"], options={"shift": True, "mask_blocks": (16, 16)}), 1, "64x64", "native", 1
+        )
+
+
+def test_front_is_what_nothing_beats_in_both() -> None:
+    points = [
+        point("fast", 1, 0.3), point("as fast, better", 1, 0.4), point("slower, worse", 2, 0.35),
+        point("best", 9, 0.6), point("as good, slower", 10, 0.6), point("elsewhere", 20, 0.1, "avx2"),
+    ]  # fmt: skip
+    assert [p.row for p in on_front(points)] == ["as fast, better", "best", "elsewhere"]
+
+
+def test_every_network_is_timed_once_and_joined_with_its_score(monkeypatch, tmp_path) -> None:
+    times = {
+        "float eager": 9.0, "float compiled": 6.0, "int8 A": 5.0, "int8 B": 4.0, "packed eager": 2.0,
+        "packed compiled": 1.5,
+    }  # fmt: skip
+    timed = []
+
+    def run_jobs(jobs, console):
+        entries = []
+        for job in jobs:
+            timed.append(job.title)
+            found = {name: Timing((ms * job.planes,)) for name, ms in times.items()}
+            if not job.rivals:
+                found = {name: timing for name, timing in found.items() if not name.startswith("int8")}
+            result = Comparison(found, {}, {}, {"bfloat16 compiled": "no instructions"}, 4_000_000, 100_000)
+            entry = {"title": job.title, "job": {"rivals": job.rivals}, "result": result.to_dict()}
+            if job.arguments["width"] == 8:
+                entry = {
+                    "title": job.title,
+                    "job": {"rivals": job.rivals},
+                    "failed": str(JobFailed("no memory")),
+                }
+            entries.append(entry)
+        return {"compare": entries}
+
+    monkeypatch.setattr(front, "run_jobs", run_jobs)
+    said = io.StringIO()
+    lines = by_row(RUNS)
+    points = measure(ROWS, lines, "test/iou", 1, "96x128", ("native",), 1, Console(file=said, width=200))
+    assert len(timed) == len(set(timed)) == 4
+    assert "float + width 8, native: not timed: no memory" in said.getvalue()
+    assert "bfloat16 compiled not run: no instructions" in said.getvalue()
+    found = {(p.row, p.runtime): (p.ms, p.megabytes, round(p.score, 3)) for p in points}
+    assert found == {
+        ("float", "float compiled"): (6.0, 4.0, 0.505), ("float", "int8 B"): (4.0, 1.0, 0.505),
+        ("plain + thermometer of 2", "packed compiled"): (3.0, 0.1, 0.455),
+        ("bfloat16 shortcuts", "packed compiled"): (1.5, 0.1, 0.485),
+    }  # fmt: skip
+    console = Console(file=(shown := io.StringIO()), width=200)
+    console.print(front.table("t", points, "test/iou"))
+    assert shown.getvalue().count(" * ") == 2
+    files = front.write(tmp_path, "front", {"threads": 1}, points, "test/iou")
+    runs = json.loads((tmp_path / "front.json").read_text())["runs"]
+    assert [run["front"] for run in runs.values()] == [0, 1, 0, 1]
+    assert all(file.stat().st_size for file in files)
