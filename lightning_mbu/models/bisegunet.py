@@ -50,6 +50,8 @@ class BiSegUNet(nn.Module):
             and `"cbam"` replace it by ASPP with that attention (Table 7).
         groups: groups of the grouped and of the dilated convolutions.
         reduction: of the hidden layer in channel attention.
+        shortcuts: real-valued shortcuts around every convolution behind the gateway (Bi-Real Net, arXiv:1808.00278);
+            not in the paper. They cost memory traffic and keep accuracy.
 
     Raises:
         ValueError: an option out of range, or a width that the groups do not divide.
@@ -66,6 +68,7 @@ class BiSegUNet(nn.Module):
         channel_attention: str = "capacity",
         groups: int = 4,
         reduction: int = 4,
+        shortcuts: bool = False,
     ):
         super().__init__()
         _check(in_channels, classes, width, stem_stride, capacity_blocks, branches, channel_attention, groups)
@@ -100,6 +103,9 @@ class BiSegUNet(nn.Module):
         # Without a fifth block the head follows at once, and that commutes with upsampling: it comes first.
         self.output = Upsampling(channels[1], w, 2 * stem_stride if self.capacity0 is not None else 1)
         self.head = nn.Conv2d(refined[0] or w, classes, 1)
+        for name, unit in self.named_modules():
+            if shortcuts and isinstance(unit, ConvUnit) and not name.startswith("gateway"):
+                unit.shortcut = unit.can_have_shortcut
 
     def _blocks(self) -> list[nn.Module | None]:
         return [self.capacity0, self.capacity1, self.capacity2, self.capacity3, self.capacity4]

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from torch import Tensor, nn
+from torch.nn.functional import max_pool2d
+
+from .shortcut import match_channels
 
 
 class ConvUnit(nn.Module):
@@ -15,6 +18,9 @@ class ConvUnit(nn.Module):
         in_channels, out_channels: channels.
         kernel: height and width, odd; the padding keeps the size.
         stride, dilation, groups: as in `nn.Conv2d`.
+
+    Attributes:
+        shortcut: the input is added in front of the ReLU; not in the paper. Set by `BiSegUNet(shortcuts=True)`.
     """
 
     def __init__(
@@ -28,6 +34,7 @@ class ConvUnit(nn.Module):
         groups: int = 1,
     ):
         super().__init__()
+        self.shortcut = False
         padding = dilation * (kernel - 1) // 2
         self.conv = nn.Conv2d(
             in_channels, out_channels, kernel, stride, padding, dilation, groups, bias=False
@@ -38,4 +45,14 @@ class ConvUnit(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`[N, in_channels, H, W]` -> `[N, out_channels, H / stride, W / stride]`, at least 0."""
-        return self.activation(self.norm(self.conv(x)))
+        y = self.norm(self.conv(x))
+        if self.shortcut:
+            stride = self.conv.stride[0]
+            y = y + match_channels(x if stride == 1 else max_pool2d(x, stride), y.shape[1])
+        return self.activation(y)
+
+    @property
+    def can_have_shortcut(self) -> bool:
+        """Whether one channel count divides the other."""
+        few, many = sorted((self.conv.in_channels, self.conv.out_channels))
+        return many % few == 0

@@ -21,6 +21,12 @@ VARIANTS = {
     "without binary": {"branches": ("dilated", "grouped")},
     "without dilated": {"branches": ("binary", "grouped")},
     "without grouped": {"branches": ("binary", "dilated")},
+    "shortcuts": {"shortcuts": True},
+    "shortcuts, where channels fit": {
+        "shortcuts": True,
+        "branches": ("binary", "dilated"),
+        "capacity_blocks": 5,
+    },
 }
 
 

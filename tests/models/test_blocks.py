@@ -117,6 +117,20 @@ def test_aspp_concatenates_rates(image):
     assert [rate.conv.dilation[0] for rate in aspp.rates] == [1, 6, 12, 18]
 
 
+def test_shortcut_is_added_in_front_of_the_relu(image):
+    unit = settled(ConvUnit(16, 32, stride=2))
+    plain = unit.norm(unit.conv(image))
+    torch.testing.assert_close(unit(image), torch.relu(plain))
+    unit.shortcut = unit.can_have_shortcut
+    largest = image.unfold(2, 2, 2).unfold(3, 2, 2).amax((4, 5))
+    torch.testing.assert_close(unit(image), torch.relu(plain + torch.cat([largest, largest], 1)))
+    unit = settled(ConvUnit(16, 4))
+    unit.shortcut = unit.can_have_shortcut
+    expected = unit.norm(unit.conv(image)) + image.view(len(image), 4, 4, *image.shape[2:]).mean(1)
+    torch.testing.assert_close(unit(image), torch.relu(expected))
+    assert not ConvUnit(16, 6).can_have_shortcut
+
+
 def test_anp_is_self_attention(image):
     anp = ANP(16, 4, 8).double()
     f = image.flatten(2).transpose(1, 2)

@@ -7,7 +7,7 @@ from torch import nn
 
 from lightning_mbu import make_plan, prepare
 from lightning_mbu.models import MBUNet
-from lightning_mbu.models.unet import match_channels
+from lightning_mbu.models.shortcut import match_channels
 from lightning_mbu.prepare import quantized_layers
 
 NETWORKS = {
