@@ -31,7 +31,7 @@ class MBUQuantize(companions.PlanKeeper):
     The surgery is done once, in `setup`; phases only move gates. Settings left at None come from the preset.
 
     Args:
-        preset: `"default"`, or a paper's own settings: `"mbunet"`, `"bisegunet"`.
+        preset: `"default"`; `"plain"`, faster and less accurate; or a paper's own settings: `"mbunet"`, `"bisegunet"`.
         model: attribute of the LightningModule that holds the network; None finds the one that has convolutions.
         input_size: height and width in pixels of the plan's example input; None takes `example_input_array` of the
             LightningModule, or 256x256.
@@ -51,7 +51,7 @@ class MBUQuantize(companions.PlanKeeper):
         init_from: weights of the network trained in float, read once when `fit` begins: what `float_start.init_from`
             takes, except a dict. A checkpoint that training resumes from replaces them.
         restarts: a learning-rate cosine in each phase, where the LightningModule configures no scheduler.
-        recipe: the ingredients that `recipe.Recipe` lists, such as `planes=2` or `distill=1.0`.
+        recipe: the ingredients that `recipe.Recipe` lists, such as `planes=1` or `distill=1.0`.
     """
 
     parameter_groups = staticmethod(parameter_groups)
@@ -96,6 +96,7 @@ class MBUQuantize(companions.PlanKeeper):
         self.input_size = input_size
         self.masked = choose(masked, base.masked)
         self.order = choose(order, base.order)
+        self.planes = choose(self.recipe.planes, base.planes)
         self.mask_rule = choose(mask_rule, base.mask_rule)
         self.sparsity = sparsity
         self.scale = choose(scale, base.scale)
@@ -158,7 +159,7 @@ class MBUQuantize(companions.PlanKeeper):
             example = torch.empty(1, first.in_channels, height, width, dtype=first.weight.dtype)
         return make_plan(
             network, example, masked=self.masked, order=self.order, min_channels=self.min_channels,
-            exclude=self.exclude, thresholds=self.recipe.thresholds, planes=self.recipe.planes,
+            exclude=self.exclude, thresholds=self.recipe.thresholds, planes=self.planes,
             shortcuts=self.recipe.shortcuts, shift=self.recipe.shift, linear=self.recipe.linear,
         )  # fmt: skip
 

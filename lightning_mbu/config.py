@@ -15,6 +15,7 @@ class Preset:
         phases: shares of the run.
         masked: which blocks are masked (`make_plan`).
         order: conversion order (`make_plan`).
+        planes: thresholds per channel (`make_plan`).
         mask_rule: how masked layers choose their zeros (`quantizers.MaskedWeight`).
         scale: learn a positive scale per output channel.
         estimator: straight-through estimator of the activations.
@@ -24,6 +25,7 @@ class Preset:
     phases: Phases
     masked: float | str = 2 / 3
     order: str = "forward"
+    planes: int = 1
     mask_rule: str = "twn"
     scale: bool = True
     estimator: str = "clipped"
@@ -31,7 +33,11 @@ class Preset:
 
 
 PRESETS: dict[str, Preset] = {
-    "default": Preset(phases=Phases()),
+    # What lost least on three data sets (docs/results/accuracy.md): a quarter of the run in float, then all layers at
+    # once; two thresholds per channel, at twice the one-bit operations.
+    "default": Preset(phases=Phases(0.25), planes=2),
+    # One-bit from the first step, one threshold per channel: half the operations.
+    "plain": Preset(phases=Phases()),
     # Quantized from the first step, 8 of 12 blocks masked, nothing learned beside weights and batch norms.
     "mbunet": Preset(phases=Phases(), scale=False),
     # 50 float, 100 incremental and 30 fully binary epochs of 180; learned alpha; L1 pull with 1e-4.

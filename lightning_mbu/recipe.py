@@ -1,6 +1,6 @@
 """Recipe: the training ingredients of `MBUQuantize` beyond its phases, each with its paper.
 
-Every one is off by default; `mbu study ingredients` measures what each gives on your data.
+All but `planes` are off by default; `mbu study ingredients` measures what each gives on your data.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ class Recipe:
 
     Attributes:
         planes: thresholds per channel; 2 or 3 make thermometer activations, whose planes the next layer reads as
-            further one-bit channels: as many times the operations, no float between layers.
+            further one-bit channels: as many times the operations, no float between layers. None: the preset's.
         shortcuts: add real-valued shortcuts around layers of equal shape (Bi-Real Net, arXiv:1808.00278).
         shift: add shifted activations in front of sums (RPReLU of ReActNet, arXiv:2003.03488).
         thresholds: `"auto"` learns activation thresholds (RSign of ReActNet) where a layer's input is not centred,
@@ -37,7 +37,7 @@ class Recipe:
             section 3.2).
     """
 
-    planes: int = 1
+    planes: int | None = None
     shortcuts: bool = False
     shift: bool = False
     thresholds: str = "auto"
@@ -55,7 +55,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         for name, lowest in (("planes", 1), ("reestimate", 0), ("distill", 0)):
-            if getattr(self, name) < lowest:
+            if getattr(self, name) is not None and getattr(self, name) < lowest:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least {lowest}.")
         if self.distill_temperature <= 0 or (self.clip is not None and self.clip <= 0):
             raise ValueError(

@@ -12,7 +12,7 @@ _NUMBERS = {
     "width": "of the network", "epochs": "of each run", "batch_size": "images per step",
     "seeds": "runs of each variant", "workers": "processes that read images",
 }  # fmt: skip
-STUDIES = ("figure8", "table7", "table8", "table9")
+STUDIES = ("figure8", "table7", "table8", "table9", "shortcuts")
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,8 @@ class AblationSettings:
         width: of `BiSegUNet`.
         epochs, batch_size, lr: of the run.
         seeds: how many runs of each variant.
-        quantize: one-bit with the preset `bisegunet`; False trains in float.
+        quantize: one-bit; False trains in float.
+        preset: of `MBUQuantize`, the paper's unless another is asked for.
         workers: processes that read images.
         only: variants to run, all if empty.
     """
@@ -39,6 +40,7 @@ class AblationSettings:
     lr: float = 1e-3
     seeds: int = 3
     quantize: bool = True
+    preset: str = "bisegunet"
     workers: int = 2
     only: tuple[str, ...] = ()
 
@@ -75,7 +77,9 @@ def add_report_options(parser: argparse.ArgumentParser) -> None:
 def add_ablation_options(parser: argparse.ArgumentParser) -> None:
     """The options of `mbu ablation`."""
     base = AblationSettings()
-    parser.add_argument("study", choices=STUDIES, help="figure or table of the paper")
+    parser.add_argument(
+        "study", choices=STUDIES, help="figure or table of the paper, or shortcuts, which it has not"
+    )
     parser.add_argument("--root", required=True, help="folder of the data set as published")
     parser.add_argument("--dataset", default=base.dataset, help="cityscapes, voc, ade20k or camvid")
     add_size(parser, "of the images", base.size)
@@ -84,6 +88,11 @@ def add_ablation_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--lr", type=float, default=base.lr, help="peak learning rate")
     parser.add_argument(
         "--float", dest="quantize", action="store_false", help="train in float instead of one bit"
+    )
+    parser.add_argument(
+        "--preset",
+        default=base.preset,
+        help="of MBUQuantize: the paper's own, or default, two thresholds per channel",
     )
     parser.add_argument(
         "-o", "--output", type=Path, default=Path("ablation.json"), help="file to write, JSON"

@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from ..config import PRESETS
+
 CONVERT = "Pack a trained network into one file, after proving that it computes the same bits."
 CONVERT_EXAMPLE = "mbu convert last.ckpt --model Unet/resnet34 --images val/ --normalise imagenet -o net.mbu"
 VERIFY = "Compare a packed network with the trained one, bit by bit, on images; exit status 1 if they differ."
@@ -70,9 +72,10 @@ def add_plan_options(parser: argparse.ArgumentParser) -> None:
         help="share of the blocks whose weights may be 0, the cheapest ones; 'all' or 'none'",
     )  # fmt: skip
     parser.add_argument(
-        "--order", default="forward",
+        "--order", default=PRESETS["default"].order,
         help="in which layers become one-bit while training: forward, reverse, cost (cheapest first) or all (at once)",
     )  # fmt: skip
+    _add_planes(parser)
     _add_linear(parser)
     parser.add_argument("--threads", type=int, default=1, help="processor threads that the prediction is for")
     parser.add_argument(
@@ -137,6 +140,7 @@ def add_summary_options(parser: argparse.ArgumentParser) -> None:
     add_size(parser, "of the input", (256, 256))
     parser.add_argument("--channels", type=int, default=3, help="channels of the input")
     parser.add_argument("--one-bit", action="store_true", help="of a float model: what the plan makes of it")
+    _add_planes(parser)
     _add_linear(parser)
     parser.add_argument("--json", action="store_true", help="print the layers as JSON")
 
@@ -155,6 +159,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--arguments", type=json_object, default={}, help="of that function, as JSON: '{\"classes\": 3}'"
     )
+
+
+def _add_planes(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--planes", type=int, default=PRESETS["default"].planes, metavar="N",
+        help="thresholds per channel, at N times the one-bit operations",
+    )  # fmt: skip
 
 
 def _add_linear(parser: argparse.ArgumentParser) -> None:

@@ -15,11 +15,18 @@ from ..verdict import predict_gain
 
 def run(options: Any, console: Console) -> int:
     """`mbu plan`; its JSON is the plan, which `MBUQuantize(plan=file)` reads, and the verdict under a key of its own."""
-    if options.threads < 1 or options.channels < 1:
-        raise ValueError("--threads and --channels must both be at least 1.")
+    if min(options.threads, options.channels, options.planes) < 1:
+        raise ValueError("--threads, --channels and --planes must all be at least 1.")
     model = find_model(options.model, options.arguments)
     example = torch.empty(1, options.channels, *options.size)
-    plan = make_plan(model, example, masked=options.masked, order=options.order, linear=options.linear)
+    plan = make_plan(
+        model,
+        example,
+        masked=options.masked,
+        order=options.order,
+        planes=options.planes,
+        linear=options.linear,
+    )
     if not options.json:
         console.print(plan)
     verdict = None

@@ -31,7 +31,7 @@ def run(options: Any, console: Console) -> int:
         model = model or find_model(options.model, options.arguments)
         shape = (1, options.channels, *options.size)
         if options.one_bit and plan_of(model) is None:
-            prepare(model, make_plan(model, torch.empty(shape), linear=options.linear))
+            prepare(model, make_plan(model, torch.empty(shape), planes=options.planes, linear=options.linear))
         found = summary(model, shape)
     if options.json:
         print(json.dumps(found.to_dict()))

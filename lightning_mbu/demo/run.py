@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from ..benchmark import compare
 from ..callback import MBUQuantize
 from ..comparison import Comparison
+from ..config import PRESETS
 from ..demo_settings import DemoSettings
 from ..deploy import PackedModel, Verification, convert, verify
 from ..models import MBUNet
@@ -119,7 +119,9 @@ def _one_bit(
     title: str, shortcuts: bool, settings: DemoSettings, data: CellsData, console: Console
 ) -> OneBit:
     L.seed_everything(settings.seed, verbose=False)
-    model = MBUNet(width=settings.width, shortcuts=shortcuts)
+    model = MBUNet(
+        width=settings.width, shortcuts=shortcuts, stream_dtype="bfloat16" if shortcuts else "float32"
+    )
     quantizer = MBUQuantize(input_size=(settings.size, settings.size))
     epochs = train(
         title, model, data, epochs=settings.passes, lr=settings.learning_rate(shortcuts), quantizer=quantizer,
@@ -172,15 +174,18 @@ def _evaluate(
 
 
 def _full_width(settings: DemoSettings, console: Console) -> Comparison:
-    """`MBUNet` at full width against its float twin; weights are random, which no kernel's speed depends on."""
+    """The network with shortcuts at full width, as `MBUQuantize` makes it without options, against its float twin;
+    weights are random, which no kernel's speed depends on."""
     torch.manual_seed(settings.seed)
     size = settings.bench_size
-    float_model = MBUNet(width=settings.bench_width).eval()
+    float_model = MBUNet(width=settings.bench_width, shortcuts=True).eval()
     example = torch.randn(1, 3, size, size)
-    one_bit = copy.deepcopy(float_model)
+    one_bit = MBUNet(width=settings.bench_width, shortcuts=True, stream_dtype="bfloat16").eval()
+    one_bit.load_state_dict(float_model.state_dict())
     title = f"timing the full width, {settings.bench_width} channels at {size} pixels"
     with _steps(console, title, 6) as done:
-        packed = convert(prepare(one_bit, make_plan(one_bit, example)), example)
+        plan = make_plan(one_bit, example, planes=PRESETS["default"].planes)
+        packed = convert(prepare(one_bit, plan), example)
         return compare(
             float_model, packed, example, threads=settings.threads, report=lambda candidate: done()
         )

@@ -111,7 +111,7 @@ def print_tables(outcome: Outcome, console: Console, output: Path) -> None:
         table.add_row(*row)
     console.print(table)
     console.print(
-        f"MBUNet at width {settings.bench_width}, {settings.bench_size}x{settings.bench_size} pixels:",
+        f"MBUNet with shortcuts at width {settings.bench_width}, {settings.bench_size}x{settings.bench_size} pixels:",
         highlight=False,
     )
     console.print(outcome.comparison.table())
@@ -223,7 +223,7 @@ def write(outcome: Outcome, output: Path) -> None:
     tables = [
         ReportTable("Test images", _COLUMNS, result_rows(outcome), outcome.data.describe()),
         ReportTable(
-            f"MBUNet, width {settings.bench_width}, {settings.bench_size}x{settings.bench_size} pixels",
+            f"MBUNet with shortcuts, width {settings.bench_width}, {settings.bench_size}x{settings.bench_size} pixels",
             ("candidate", "median ms", "min ms"), times, comparison.verdict,
         ),
     ]  # fmt: skip

@@ -35,7 +35,7 @@ class Experiment:
     Attributes:
         layers: `"float"`; `"planned"` (as `MBUQuantize` decides); one kind for every quantized layer, such as
             `"binary"` or `"int4"`; or block -> kind, see `plans.block_plan`.
-        options: arguments of `MBUQuantize`.
+        options: arguments of `MBUQuantize`, on top of its preset `"plain"`.
         width, shortcuts, stream_dtype: of `MBUNet`; a float network's stream is never rounded.
         epochs, batch_size: passes over the training images, images a step.
         lr: peak of the one cosine; None: 3e-3 with shortcuts, 5e-3 without, which measured best of a few.
@@ -182,7 +182,7 @@ def _quantizer(
     if experiment.layers == "float":
         return None
     taught: dict[str, Any] = {"distill": 1.0, "teacher": str(twin)} if experiment.taught else {}
-    quantizer = MBUQuantize(input_size=size, **{**experiment.options, **taught})
+    quantizer = MBUQuantize("plain", input_size=size, **{**experiment.options, **taught})
     example = torch.empty(1, 3, *size)
     if isinstance(experiment.layers, dict):
         quantizer.plan = block_plan(model, example, experiment.layers)

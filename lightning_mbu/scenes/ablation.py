@@ -1,4 +1,4 @@
-"""mbu ablation: figure 8 and Tables 7, 8 and 9 of the BiSegUNet paper, trained side by side over several seeds."""
+"""mbu ablation: figure 8 and Tables 7, 8 and 9 of the BiSegUNet paper, and shortcuts, trained side by side over several seeds."""
 
 from __future__ import annotations
 
@@ -44,6 +44,7 @@ STUDIES: dict[str, dict[str, dict[str, Any]]] = {
         "capacity blocks": {},
     },
     "table9": {f"{count} blocks": {"capacity_blocks": count} for count in range(5)},
+    "shortcuts": {"capacity blocks": {}, "shortcuts": {"shortcuts": True}},
 }
 
 
@@ -165,7 +166,7 @@ def _run(
     module = LitScenes(model, settings.dataset, lr=settings.lr)
     callbacks = [steps]
     if settings.quantize:
-        callbacks.append(MBUQuantize("bisegunet", input_size=settings.size, min_channels=4))
+        callbacks.append(MBUQuantize(settings.preset, input_size=settings.size, min_channels=4))
     trainer = L.Trainer(
         max_epochs=settings.epochs, callbacks=callbacks, logger=False, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False, limit_val_batches=0, **options,
@@ -181,7 +182,7 @@ def table(study: str, results: list[Result], settings: AblationSettings) -> Tabl
     height, width = settings.size
     shown = Table(
         title=f"{study}: {settings.dataset} at {height}x{width}, width {settings.width}, {settings.epochs} epochs, "
-        f"{settings.seeds} seeds, {'one-bit' if settings.quantize else 'float'}",
+        f"{settings.seeds} seeds, {f'one-bit, preset {settings.preset}' if settings.quantize else 'float'}",
         title_justify="left",
     )
     for heading in ("variant", "mIoU", "MFLOPs"):

@@ -152,7 +152,7 @@ def bench_blocks(shapes: Path, kernels: list[str], repeats: int, sums: bool) -> 
 
 TAIL_CHANNELS = (1, 3, 17, 31, 32, 33, 63, 65, 96, 100, 127, 129)
 TAIL_WIDTHS = (1, 2, 3, 4, 7, 12, 13, 31, 33, 65, 100, 127)
-TAIL_PIXELS = 4096
+TAIL_PIXELS = 16384
 CLIFF = 1.3
 
 

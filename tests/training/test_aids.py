@@ -112,7 +112,7 @@ def test_resume_with_every_aid_equals_an_uninterrupted_run(small, trainer, tmp_p
 
 def test_distillation_without_a_teacher_and_from_a_file(small, trainer, tmp_path):
     with pytest.raises(ValueError, match="has no teacher"):
-        MBUQuantize(distill=1.0)
+        MBUQuantize("plain", distill=1.0)
     module = small()
     run = trainer(max_steps=1)
     run.fit(module)

@@ -48,7 +48,13 @@ def test_preset_and_explicit_settings():
     quantizer = MBUQuantize("bisegunet", order="cost")
     assert quantizer.phases.float_share == pytest.approx(50 / 180)
     assert (quantizer.order, quantizer.regularizer, quantizer.masked) == ("cost", 1e-4, "none")
-    with pytest.raises(ValueError, match="choose one of default, mbunet, bisegunet"):
+    found = [
+        (q.phases.float_share, q.planes)
+        for q in map(MBUQuantize, ("default", "plain", "mbunet", "bisegunet"))
+    ]
+    assert found == [(0.25, 2), (0, 1), (0, 1), (50 / 180, 1)]
+    assert MBUQuantize(planes=3).planes == 3 and MBUQuantize("plain", planes=2).planes == 2
+    with pytest.raises(ValueError, match="choose one of default, plain, mbunet, bisegunet"):
         MBUQuantize("best")
 
 
@@ -119,7 +125,7 @@ def test_regularizer_adds_its_gradient_before_clipping(tiny, trainer, shared):
                 assert torch.allclose(layer.weight.grad - seen[f"model.{name}.weight"], pull, atol=1e-6)
             seen["checked"] = True
 
-    trainer(Before(), MBUQuantize(regularizer=0.3), After(), max_steps=1).fit(tiny)
+    trainer(Before(), MBUQuantize("plain", regularizer=0.3), After(), max_steps=1).fit(tiny)
     assert seen["checked"]
 
 

@@ -217,7 +217,7 @@ def test_several_optimizers_each_see_the_regularizer_once(tiny, trainer):
             return [torch.optim.SGD(weights, lr=1e-3), torch.optim.SGD(others, lr=1e-2)], []
 
     module = Two()
-    trainer(MBUQuantize(regularizer=0.1), max_steps=4, epochs=-1, limit_val_batches=0).fit(module)
+    trainer(MBUQuantize("plain", regularizer=0.1), max_steps=4, epochs=-1, limit_val_batches=0).fit(module)
     assert all_quantized(module.model)
 
 
@@ -277,7 +277,7 @@ def test_compiled_training_is_one_graph_over_all_phases(trainer, how, tiny):
 def test_a_float_trained_network_is_the_start(tiny, trainer):
     trained = SmallUNet()
     tiny.model.load_state_dict(trained.state_dict())
-    trainer(MBUQuantize(), max_steps=0, epochs=-1).fit(tiny)
+    trainer(MBUQuantize("plain"), max_steps=0, epochs=-1).fit(tiny)
     for name, value in trained.state_dict().items():
         assert torch.equal(tiny.model.state_dict()[name], value)
     assert isinstance(tiny.model, nn.Module) and all_quantized(tiny.model)
