@@ -33,10 +33,10 @@ class Preset:
 
 
 PRESETS: dict[str, Preset] = {
-    # What lost least on three data sets (docs/results/accuracy.md): a quarter of the run in float, then all layers at
-    # once; two thresholds per channel, at twice the one-bit operations.
-    "default": Preset(phases=Phases(0.25), planes=2),
-    # One-bit from the first step, one threshold per channel: half the operations.
+    # What lost least on three data sets (docs/results/accuracy.md): one-bit from the first step, with two thresholds per
+    # channel, at twice the one-bit operations.
+    "default": Preset(phases=Phases(), planes=2),
+    # One threshold.
     "plain": Preset(phases=Phases()),
     # Quantized from the first step, 8 of 12 blocks masked, nothing learned beside weights and batch norms.
     "mbunet": Preset(phases=Phases(), scale=False),

@@ -52,7 +52,7 @@ def test_preset_and_explicit_settings():
         (q.phases.float_share, q.planes)
         for q in map(MBUQuantize, ("default", "plain", "mbunet", "bisegunet"))
     ]
-    assert found == [(0.25, 2), (0, 1), (0, 1), (50 / 180, 1)]
+    assert found == [(0, 2), (0, 1), (0, 1), (50 / 180, 1)]
     assert MBUQuantize(planes=3).planes == 3 and MBUQuantize("plain", planes=2).planes == 2
     with pytest.raises(ValueError, match="choose one of default, plain, mbunet, bisegunet"):
         MBUQuantize("best")
