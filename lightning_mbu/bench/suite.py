@@ -22,6 +22,7 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 
+from ..config import PRESETS
 from ..timing import conditions, instruction_sets
 from . import memory
 from .child import Job, JobFailed, run_job
@@ -34,8 +35,8 @@ _CANDIDATES = (memory.PACKED, memory.FLOAT)
 
 
 def standard_jobs(base: Job) -> list[Job]:
-    """What `make bench` measures: MBUNet at three sizes, with a second thread and with shortcuts, two other U-Nets,
-    two of these held to the instruction sets of older processors, its layers and its memory.
+    """What `make bench` measures: MBUNet at three sizes, with a second thread, with shortcuts and as `MBUQuantize` trains it
+    by default, two other U-Nets, two of these held to the instruction sets of older processors, its layers and its memory.
 
     Args:
         base: settings that all jobs share.
@@ -50,6 +51,7 @@ def standard_jobs(base: Job) -> list[Job]:
         replace(first, size="64x64", rivals=False),
         replace(first, threads=2, kind="threads"),
         replace(base, model="mbunet-shortcuts"),
+        replace(base, model="mbunet-shortcuts", planes=PRESETS["default"].planes, rivals=False),
         replace(base, model="unet-classic"),
         replace(base, model="unet-resnet34", size="512x512"),
         *(replace(base, model=model, isa=isa) for isa in older for model in ("mbunet", "unet-classic")),
