@@ -26,7 +26,7 @@ from ..comparison import Comparison
 from . import results
 from .training import Experiment
 
-RECOMMENDED = "bfloat16 shortcuts + thermometer of 2 + float start 25 %"
+RECOMMENDED = "bfloat16 shortcuts + thermometer of 2"  # with the default preset
 ROWS = (
     "float", "float + shortcuts", "float + width 8", "float + shortcuts + width 8", "float + width 4",
     "float + shortcuts + width 4", "bfloat16 shortcuts", RECOMMENDED, "plain + thermometer of 2",
