@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ..atomic import write_atomically
-from ..bench.child import Job
+from ..bench.child import Job, JobFailed, run_job
 from ..bench.rivals import require
 from ..bench.suite import run_jobs
 from ..comparison import Comparison
@@ -108,7 +108,7 @@ def measure(
     for job in jobs.values():
         if job not in distinct:
             distinct.append(job)
-    timed = run_jobs(distinct, console)
+    timed = run_jobs(distinct, console, _run)
     found = {entry["title"] + str(entry["job"]["rivals"]): entry for entry in timed["compare"]}
     by_name = {line["row"]: line for line in lines}
     points = []
@@ -131,6 +131,14 @@ def measure(
                 )
             )  # fmt: skip
     return points
+
+
+def _run(job: Job, *told: Any) -> dict[str, Any]:
+    """As `run_job`; candidates that disagree cost their own row alone."""
+    try:
+        return run_job(job, *told)
+    except ValueError as refused:
+        raise JobFailed(str(refused)) from refused
 
 
 def _runtimes(comparison: Comparison, is_float: bool) -> list[str]:

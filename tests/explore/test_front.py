@@ -44,6 +44,15 @@ def test_a_job_for_each_shape_of_network() -> None:
         )
 
 
+def test_candidates_that_disagree_cost_their_own_row(monkeypatch) -> None:
+    def refused(job, report, turns):
+        raise ValueError("differs from the eager network")
+
+    monkeypatch.setattr(front, "run_job", refused)
+    with pytest.raises(JobFailed, match="differs"):
+        front._run(job_of(ROWS["float"], 1, "64x64", "native", 1), print, None)
+
+
 def test_front_is_what_nothing_beats_in_both() -> None:
     points = [
         point("fast", 1, 0.3), point("as fast, better", 1, 0.4), point("slower, worse", 2, 0.35),
@@ -59,7 +68,7 @@ def test_every_network_is_timed_once_and_joined_with_its_score(monkeypatch, tmp_
     }  # fmt: skip
     timed = []
 
-    def run_jobs(jobs, console):
+    def run_jobs(jobs, console, run):
         entries = []
         for job in jobs:
             timed.append(job.title)
