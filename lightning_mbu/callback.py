@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -50,8 +51,8 @@ class MBUQuantize(companions.PlanKeeper):
         exclude: names of layers or modules to leave float.
         init_from: weights of the network trained in float, read once when `fit` begins: what `float_start.init_from`
             takes, except a dict. A checkpoint that training resumes from replaces them.
-        restarts: a learning-rate cosine in each phase, where the LightningModule configures no scheduler.
-        recipe: the ingredients that `recipe.Recipe` lists, such as `planes=1` or `distill=1.0`.
+        restarts: a learning-rate cosine in each phase, where the module configures no scheduler.
+        recipe: what `recipe.Recipe` lists, such as `planes=1` or `distill=1.0`.
     """
 
     parameter_groups = staticmethod(parameter_groups)
@@ -124,7 +125,8 @@ class MBUQuantize(companions.PlanKeeper):
             init_from(network, self.init_from)
             self._begun = True
         if self.plan is None:
-            known = self._load_plan() if self._plan_path else plan_of(network)
+            stored = self._plan_path and Path(self._plan_path).read_text(encoding="utf-8")
+            known = Plan.from_json(stored) if stored is not None else plan_of(network)
             self.plan = known or self._make_plan(network, pl_module)
         prepare(network, self.plan, **self._options())
         self._layers = dict(quantized_layers(network))
@@ -162,11 +164,6 @@ class MBUQuantize(companions.PlanKeeper):
             exclude=self.exclude, thresholds=self.recipe.thresholds, planes=self.planes,
             shortcuts=self.recipe.shortcuts, shift=self.recipe.shift, linear=self.recipe.linear,
         )  # fmt: skip
-
-    def _load_plan(self) -> Plan:
-        assert self._plan_path is not None
-        with open(self._plan_path, encoding="utf-8") as file:
-            return Plan.from_json(file.read())
 
     # ---- progress, phases and gates --------------------------------------------------------------------------
 

@@ -6,8 +6,30 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
+from typing import Protocol, TypeVar
 
 from .drawing import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, ticks
+
+
+class Timed(Protocol):
+    """What has a time in ms and a score."""
+
+    @property
+    def ms(self) -> float: ...
+    @property
+    def score(self) -> float: ...
+
+
+T = TypeVar("T", bound=Timed)
+
+
+def front_of(points: Sequence[T]) -> list[T]:
+    """Points that no other beats in time and score, fastest first."""
+    found: list[T] = []
+    for point in sorted(points, key=lambda p: (p.ms, -p.score)):
+        if not found or point.score > found[-1].score:
+            found.append(point)
+    return found
 
 
 @dataclass(frozen=True)
@@ -47,12 +69,7 @@ class Pareto:
 
     @property
     def front(self) -> list[ParetoPoint]:
-        """Points that no other beats in time and score, fastest first."""
-        found: list[ParetoPoint] = []
-        for point in sorted(self.points, key=lambda p: (p.ms, -p.score)):
-            if not found or point.score > found[-1].score:
-                found.append(point)
-        return found
+        return front_of(self.points)
 
 
 def _time_ticks(low: float, high: float) -> list[float]:

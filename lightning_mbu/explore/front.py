@@ -23,13 +23,14 @@ from ..bench.child import Job, JobFailed, run_job
 from ..bench.rivals import require
 from ..bench.suite import run_jobs
 from ..comparison import Comparison
+from ..report_pareto import front_of
 from . import results
 from .training import Experiment
 
-RECOMMENDED = "bfloat16 shortcuts + thermometer of 2"  # with the default preset
 ROWS = (
     "float", "float + shortcuts", "float + width 8", "float + shortcuts + width 8", "float + width 4",
-    "float + shortcuts + width 4", "bfloat16 shortcuts", RECOMMENDED, "plain + thermometer of 2",
+    "float + shortcuts + width 4", "bfloat16 shortcuts",
+    "bfloat16 shortcuts + thermometer of 2", "plain + thermometer of 2",
 )  # fmt: skip
 # Bytes of a weight, by the first word of a candidate's name.
 _WIDTHS = {"float": 4, "bfloat16": 2, "int8": 1}
@@ -109,11 +110,10 @@ def measure(
         if job not in distinct:
             distinct.append(job)
     timed = run_jobs(distinct, console, _run)
-    found = {entry["title"] + str(entry["job"]["rivals"]): entry for entry in timed["compare"]}
     by_name = {line["row"]: line for line in lines}
     points = []
     for (name, isa), job in jobs.items():
-        entry = found[job.title + str(job.rivals)]
+        entry = timed["compare"][distinct.index(job)]
         if "result" not in entry:
             console.print(f"{name}, {isa}: not timed: {entry['failed']}", highlight=False)
             continue
@@ -150,13 +150,8 @@ def _runtimes(comparison: Comparison, is_float: bool) -> list[str]:
 
 def on_front(points: Sequence[Point]) -> list[Point]:
     """Those that no other point of the same instruction set beats in time and score, fastest first."""
-    front: list[Point] = []
-    best: dict[str, float] = {}
-    for point in sorted(points, key=lambda p: (p.ms, -p.score)):
-        if point.score > best.get(point.isa, float("-inf")):
-            best[point.isa] = point.score
-            front.append(point)
-    return front
+    isas = dict.fromkeys(point.isa for point in points)
+    return [point for isa in isas for point in front_of([p for p in points if p.isa == isa])]
 
 
 def table(title: str, points: Sequence[Point], score: str) -> Table:
