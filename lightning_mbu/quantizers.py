@@ -116,7 +116,10 @@ class _GatedSign(torch.autograd.Function):
         return grad_x, grad_threshold, None, None, None, None
 
 
-class _RoundedStream(torch.autograd.Function):
+INT8_STEPS = 16  # of an int8 stream, in 1
+
+
+class _Bfloat16Stream(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor) -> Tensor:
         return x.bfloat16().float()
@@ -126,9 +129,29 @@ class _RoundedStream(torch.autograd.Function):
         return gradients[0]
 
 
-def round_stream(x: Tensor) -> Tensor:
-    """`x` rounded to the nearest bfloat16, ties to even, as a packed network stores it; gradient: identity (STE)."""
-    return _RoundedStream.apply(x)  # type: ignore[return-value]
+class _Int8Stream(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        inside = x.clamp(-128 / INT8_STEPS, 127 / INT8_STEPS)
+        ctx.save_for_backward(inside == x)
+        return (inside * INT8_STEPS).round().to(torch.int8).float() * (1 / INT8_STEPS)
+
+    @staticmethod
+    def backward(ctx, *gradients: Tensor):
+        return gradients[0] * ctx.saved_tensors[0]
+
+
+_STREAMS = {"bfloat16": _Bfloat16Stream, "int8": _Int8Stream}
+STREAM_DTYPES = ("float32", *_STREAMS)
+
+
+def round_stream(x: Tensor, dtype: str = "bfloat16") -> Tensor:
+    """`x` as a packed network stores it in `dtype`, one of `STREAM_DTYPES`.
+
+    `"bfloat16"`: rounded to nearest, ties to even; gradient: identity (STE). `"int8"`: to the nearest sixteenth, ties
+    to even, within [-8, 127/16]; gradient: identity inside that range, 0 outside.
+    """
+    return _STREAMS[dtype].apply(x) if dtype in _STREAMS else x  # type: ignore[return-value]
 
 
 def binarize_activation(

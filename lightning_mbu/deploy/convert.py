@@ -43,7 +43,7 @@ def convert(
             network in its place, and packs the convolutions only.
         stream_dtype: `"bfloat16"` stores the float streams between residual layers in half the memory. Bits then differ
             from the trained network's where rounding crosses a threshold; `verify` counts them. A network that was
-            trained with rounded streams (`MBUNet(stream_dtype="bfloat16")`) stores them so in any case, and is exact.
+            trained with rounded streams (`MBUNet(stream_dtype="int8")`) stores them so in any case, and is exact.
 
     Returns:
         The packed model, on the CPU, in evaluation mode.
@@ -54,7 +54,10 @@ def convert(
             NaN, infinite or not float32, a batch norm whose factor is infinite, or an input that the model does not accept.
     """
     if stream_dtype not in ("float32", "bfloat16"):
-        raise ValueError(f"stream_dtype={stream_dtype!r}; it must be 'float32' or 'bfloat16'.")
+        raise ValueError(
+            f"stream_dtype={stream_dtype!r}; it must be 'float32' or 'bfloat16'; int8 has to be "
+            "trained: MBUNet(stream_dtype='int8')."
+        )
     model = inside_compiled(model)
     layers = _checked_layers(model)
     if not isinstance(example_input, Tensor) or example_input.dtype != torch.float32:

@@ -25,6 +25,7 @@ _PARTS: dict[str, dict[str, Any]] = {
     "plain": {},
     "shortcuts": {"shortcuts": True},
     "bfloat16 shortcuts": {"shortcuts": True, "stream_dtype": "bfloat16"},
+    "int8 shortcuts": {"shortcuts": True, "stream_dtype": "int8"},
     "added shortcuts": {"options": {"shortcuts": True}},
     "RPReLU": {"options": {"shift": True}},
     "thermometer of 2": {"options": {"planes": 2}},
@@ -70,7 +71,7 @@ _PARTS: dict[str, dict[str, Any]] = {
 _SEPARATOR = " + "
 
 # What `mbu study ingredients` runs if it is not told: baselines, and one ingredient at a time on top of shortcuts.
-_BASELINES = ("float", "float + shortcuts", "plain", "shortcuts", "bfloat16 shortcuts")
+_BASELINES = ("float", "float + shortcuts", "plain", "shortcuts", "bfloat16 shortcuts", "int8 shortcuts")
 _PLAIN_TOO = ("added shortcuts", "thermometer of 2", "batch norms measured anew", "ApproxSign")
 _NEEDS = {"distilled": "float start 25 %"}  # a teacher
 

@@ -21,21 +21,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ..quantizers import round_stream
+from ..quantizers import STREAM_DTYPES, round_stream
 from .shortcut import match_channels
 
 _STRIDE = 16
-_STREAM_DTYPES = ("float32", "bfloat16")
-
-
-def _stored(stream: Tensor, rounds: bool) -> Tensor:
-    return round_stream(stream) if rounds else stream
 
 
 class DoubleConv(nn.Module):
     """activation -> conv 3x3 -> batch norm, twice; with `shortcuts`, each conv is bridged by its own input.
 
-    `rounds` rounds the stream behind the first addition, `rounds_output` behind the second.
+    The stream is stored as `stream_dtype` behind the first addition and as `output_dtype` behind the second.
     """
 
     def __init__(
@@ -43,11 +38,11 @@ class DoubleConv(nn.Module):
         in_channels: int,
         out_channels: int,
         shortcuts: bool,
-        rounds: bool = False,
-        rounds_output: bool = False,
+        stream_dtype: str = "float32",
+        output_dtype: str = "float32",
     ):
         super().__init__()
-        self.shortcuts, self.rounds, self.rounds_output = shortcuts, rounds, rounds_output
+        self.shortcuts, self.stream_dtype, self.output_dtype = shortcuts, stream_dtype, output_dtype
         self.activation1 = nn.ReLU()
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False)
         self.norm1 = nn.BatchNorm2d(out_channels)
@@ -59,17 +54,17 @@ class DoubleConv(nn.Module):
         """`[N, in_channels, H, W]` -> `[N, out_channels, H, W]`, before the next activation."""
         y = self.norm1(self.conv1(self.activation1(x)))
         if self.shortcuts:
-            y = _stored(y + match_channels(x, y.shape[1]), self.rounds)
+            y = round_stream(y + match_channels(x, y.shape[1]), self.stream_dtype)
         z = self.norm2(self.conv2(self.activation2(y)))
-        return _stored(z + y, self.rounds_output) if self.shortcuts else z
+        return round_stream(z + y, self.output_dtype) if self.shortcuts else z
 
 
 class Stem(nn.Module):
     """The two input convolutions; the first reads the image and stays float."""
 
-    def __init__(self, in_channels: int, out_channels: int, shortcuts: bool, rounds: bool = False):
+    def __init__(self, in_channels: int, out_channels: int, shortcuts: bool, stream_dtype: str = "float32"):
         super().__init__()
-        self.shortcuts, self.rounds = shortcuts, rounds
+        self.shortcuts, self.stream_dtype = shortcuts, stream_dtype
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False)
         self.norm1 = nn.BatchNorm2d(out_channels)
         self.activation2 = nn.ReLU()
@@ -78,9 +73,9 @@ class Stem(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`[N, in_channels, H, W]` -> `[N, out_channels, H, W]`, before the next activation."""
-        y = _stored(self.norm1(self.conv1(x)), self.rounds)
+        y = round_stream(self.norm1(self.conv1(x)), self.stream_dtype)
         z = self.norm2(self.conv2(self.activation2(y)))
-        return _stored(z + y, self.rounds) if self.shortcuts else z
+        return round_stream(z + y, self.stream_dtype) if self.shortcuts else z
 
 
 class Up(nn.Module):
@@ -91,21 +86,22 @@ class Up(nn.Module):
         in_channels: int,
         out_channels: int,
         shortcuts: bool,
-        rounds: bool = False,
-        rounds_output: bool = False,
+        stream_dtype: str = "float32",
+        output_dtype: str = "float32",
     ):
         super().__init__()
-        self.shortcuts, self.rounds = shortcuts, rounds
+        self.shortcuts, self.stream_dtype = shortcuts, stream_dtype
         self.activation = nn.ReLU()
         self.transpose = nn.ConvTranspose2d(in_channels, in_channels, 2, stride=2, bias=False)
         self.norm = nn.BatchNorm2d(in_channels)
-        self.block = DoubleConv(2 * in_channels, out_channels, shortcuts, rounds, rounds_output)
+        self.block = DoubleConv(2 * in_channels, out_channels, shortcuts, stream_dtype, output_dtype)
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
         """`x [N, C, H, W]`, `skip [N, C, 2H, 2W]` -> `[N, out_channels, 2H, 2W]`."""
         y = self.norm(self.transpose(self.activation(x)))
         if self.shortcuts:
-            y = _stored(y + nn.functional.interpolate(x, scale_factor=2.0, mode="nearest"), self.rounds)
+            y = y + nn.functional.interpolate(x, scale_factor=2.0, mode="nearest")
+            y = round_stream(y, self.stream_dtype)
         return self.block(torch.cat([skip, y], dim=1))
 
 
@@ -118,9 +114,9 @@ class MBUNet(nn.Module):
         width: channels of the first level (64 in the paper: 14.8 M parameters, 127.5 G multiply-adds at 512x512).
         shortcuts: real-valued Bi-Real shortcuts around every convolution (arXiv:1808.00278); they keep the
             accuracy of a one-bit network, and keep a float stream between its layers.
-        stream_dtype: `"bfloat16"` rounds that stream where it starts and behind every addition, so that the packed
-            network stores it in half the memory and stays bit-exact. The last one is read by the float head alone and
-            is not rounded.
+        stream_dtype: `"bfloat16"` or `"int8"` (sixteenths, within [-8, 8)) rounds that stream where it starts and
+            behind every addition, so that the packed network stores it in half or a quarter of the memory and stays
+            bit-exact. The last one is read by the float head alone and is not rounded.
     """
 
     def __init__(
@@ -132,26 +128,26 @@ class MBUNet(nn.Module):
         stream_dtype: str = "float32",
     ):
         super().__init__()
-        if stream_dtype not in _STREAM_DTYPES or (stream_dtype != "float32" and not shortcuts):
+        if stream_dtype not in STREAM_DTYPES or (stream_dtype != "float32" and not shortcuts):
             raise ValueError(
-                f"stream_dtype={stream_dtype!r} with shortcuts={shortcuts}; it must be 'float32' or 'bfloat16', and "
-                "only shortcuts=True has a stream to store."
+                f"stream_dtype={stream_dtype!r} with shortcuts={shortcuts}; it must be one of "
+                f"{', '.join(STREAM_DTYPES)}, and only shortcuts=True has a stream to store."
             )
         if min(in_channels, classes, width) < 1:
             raise ValueError(
                 f"in_channels={in_channels}, classes={classes} and width={width} must all be at least 1."
             )
-        w, rounds = width, stream_dtype == "bfloat16"
-        self.stem = Stem(in_channels, w, shortcuts, rounds)
+        w, dtype = width, stream_dtype
+        self.stem = Stem(in_channels, w, shortcuts, dtype)
         self.pool = nn.MaxPool2d(2)
-        self.down1 = DoubleConv(w, 2 * w, shortcuts, rounds, rounds)
-        self.down2 = DoubleConv(2 * w, 4 * w, shortcuts, rounds, rounds)
-        self.down3 = DoubleConv(4 * w, 8 * w, shortcuts, rounds, rounds)
-        self.down4 = DoubleConv(8 * w, 8 * w, shortcuts, rounds, rounds)
-        self.up1 = Up(8 * w, 4 * w, shortcuts, rounds, rounds)
-        self.up2 = Up(4 * w, 2 * w, shortcuts, rounds, rounds)
-        self.up3 = Up(2 * w, w, shortcuts, rounds, rounds)
-        self.up4 = Up(w, w, shortcuts, rounds)
+        self.down1 = DoubleConv(w, 2 * w, shortcuts, dtype, dtype)
+        self.down2 = DoubleConv(2 * w, 4 * w, shortcuts, dtype, dtype)
+        self.down3 = DoubleConv(4 * w, 8 * w, shortcuts, dtype, dtype)
+        self.down4 = DoubleConv(8 * w, 8 * w, shortcuts, dtype, dtype)
+        self.up1 = Up(8 * w, 4 * w, shortcuts, dtype, dtype)
+        self.up2 = Up(4 * w, 2 * w, shortcuts, dtype, dtype)
+        self.up3 = Up(2 * w, w, shortcuts, dtype, dtype)
+        self.up4 = Up(w, w, shortcuts, dtype)
         self.activation = nn.ReLU()
         self.head = nn.Conv2d(w, classes, 1)
 

@@ -43,7 +43,7 @@ STUDIES: dict[str, dict[str, dict[str, Any]]] = {
         "no grouped branch": {"branches": ("binary", "dilated")},
         "capacity blocks": {},
     },
-    "table9": {f"{count} blocks": {"capacity_blocks": count} for count in range(5)},
+    "table9": {f"{count} blocks": {"capacity_blocks": count} for count in range(4)} | {"4 blocks": {}},
     "shortcuts": {"capacity blocks": {}, "shortcuts": {"shortcuts": True}},
 }
 

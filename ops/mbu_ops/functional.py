@@ -24,7 +24,7 @@ def pack(
     """Binarizes and packs: ``bit = (gate * x >= threshold) ^ flip``.
 
     Args:
-        x: float32, bfloat16 or float16 ``[N, C, H, W]``; channels_last and contiguous are the fast layouts.
+        x: float32, bfloat16, float16 or int8 (sixteenths) ``[N, C, H, W]``; channels_last and contiguous are the fast layouts.
         threshold: float32 ``[C]``; ``None`` is 0. Compared in float32; NaN is below every threshold.
         flip: int32 ``[ceil(C/32)]``; ``None`` is 0.
         gate: float32 ``[N, C, 1, 1]``, as attention over channels yields it; ``None`` is 1. The product is rounded as

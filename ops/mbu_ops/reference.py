@@ -54,11 +54,21 @@ def join(bits: Sequence[Tensor], size: Sequence[int] | None = None) -> Tensor:
     return torch.cat(list(bits), -1)
 
 
+def narrow(y: Tensor, dtype: torch.dtype) -> Tensor:
+    """float32 as a stream of ``dtype`` stores it; int8: sixteenths, to nearest, ties to even, as near as they reach."""
+    return (y * 16).round().clamp(-128, 127).to(dtype) if dtype == torch.int8 else y.to(dtype)
+
+
+def widen(x: Tensor) -> Tensor:
+    """A stream as float32."""
+    return x.float() / 16 if x.dtype == torch.int8 else x.float()
+
+
 def pack(
     x: Tensor, threshold: Tensor | None = None, flip: Tensor | None = None, gate: Tensor | None = None
 ) -> Tensor:
     """See :func:`mbu_ops.functional.pack`."""
-    values = x.to(torch.float32)
+    values = widen(x)
     values = (values if gate is None else values * gate).permute(0, 2, 3, 1)
     bits = values >= (0.0 if threshold is None else threshold)
     if flip is not None:
@@ -171,7 +181,7 @@ def stream(
     for factor, offset in affine.to(torch.float64)[..., None, None]:
         y = (y.to(torch.float64) * factor + offset).to(torch.float32)
     if residual:
-        r = torch.cat([F.max_pool2d(part.float(), pool) for part in residual], 1)
+        r = torch.cat([F.max_pool2d(widen(part), pool) for part in residual], 1)
         r = r.repeat_interleave(upsample, 2).repeat_interleave(upsample, 3)
         r = r.repeat(1, max(channels // r.shape[1], 1), 1, 1)
         groups = r.split(channels, 1)
@@ -179,7 +189,7 @@ def stream(
         for group in groups[1:]:
             total = total + group
         y = y + total / len(groups)
-    y = _channels_last((y.relu() if relu else y).to(dtype))
+    y = _channels_last(narrow(y.relu() if relu else y, dtype))
     rows = () if threshold is None else threshold
     planes = [pack(y, row) for row in rows]
     empty = y.new_empty((y.shape[0], *y.shape[2:], 0), dtype=torch.int32)

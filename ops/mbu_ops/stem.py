@@ -88,8 +88,8 @@ def stem_stream(
         affine: float32 ``[steps, 2, OC]``, factors and offsets.
         threshold: float32 ``[T, OC]``, one row per plane of bits; ``None``: no bits.
         relu: whether to clip at zero. The others are those of :func:`stem_threshold`.
-        dtype: ``torch.float32``, or ``torch.bfloat16``: y is rounded once, to nearest even, where it is stored; bits
-            are of what is stored.
+        dtype: that of :func:`mbu_ops.streams.conv2d_stream`: y is rounded once, where it is stored; bits are of what
+            is stored.
 
     Returns:
         ``dtype`` ``[N, OC, OH, OW]`` in channels_last memory, and int32 ``[N, OH, OW, T * ceil(OC/32)]``.

@@ -38,7 +38,7 @@ def conv2d_stream(
 
     Args:
         affine: float32 ``[steps, 2, OC]``, factors and offsets: a scale, then a batch norm, rounded one by one.
-        residual: float32 or bfloat16 ``[N, C_i, H, W]`` parts of the shortcut, joined along the channels; none: r = 0. With
+        residual: float32, bfloat16 or int8 ``[N, C_i, H, W]`` parts of the shortcut, joined along the channels; none: r = 0. With
             fewer channels than OC in all they are repeated, with more averaged over groups (c, c + OC, ...).
         threshold: float32 ``[T, OC]``, one row per plane of bits; ``None``: no bits.
         pool: the residual is the maximum over windows of ``pool`` x ``pool`` pixels.
@@ -46,8 +46,8 @@ def conv2d_stream(
         relu: whether to clip at zero.
         head: float32 ``[classes, OC]``, a 1x1 convolution of y, which is then not stored; without ``threshold``.
         head_bias: float32 ``[classes]``; ``None`` is 0.
-        dtype: ``torch.float32``, or ``torch.bfloat16``: y is rounded once, to nearest even, where it is stored; bits
-            are those of the rounded y.
+        dtype: ``torch.float32``, ``torch.bfloat16``, or ``torch.int8``: sixteenths, from -8 to 127/16. y is rounded
+            once, to nearest even, where it is stored; bits are those of the rounded y. Without NaN in int8.
 
     Returns:
         ``dtype [N, OC or classes, OH, OW]`` in channels_last memory, and int32 ``[N, OH, OW, T * ceil(OC/32)]``.

@@ -41,8 +41,10 @@ def test_pack_equals_the_reference(kernel: str, layout: str, data: st.DataObject
         data.draw(st.integers(1, 5)),
         data.draw(st.integers(1, 40)),
     )
-    dtype = data.draw(st.sampled_from([torch.float32, torch.bfloat16, torch.float16]), label="dtype")
-    x = LAYOUTS[layout](torch.randn(shape).to(dtype))
+    dtype = data.draw(
+        st.sampled_from([torch.float32, torch.bfloat16, torch.float16, torch.int8]), label="dtype"
+    )
+    x = LAYOUTS[layout](R.narrow(torch.randn(shape), dtype))
     threshold = torch.randn(channels) if data.draw(st.booleans(), label="threshold") else None
     flip = None
     if data.draw(st.booleans(), label="flip"):

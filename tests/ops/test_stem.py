@@ -36,7 +36,7 @@ def test_any_stem_equals_the_reference(kernel: str, data: st.DataObject) -> None
         return
     planes, steps = data.draw(st.integers(1, 2), label="planes"), data.draw(st.integers(0, 2), label="steps")
     relu = data.draw(st.booleans(), label="relu")
-    dtype = data.draw(st.sampled_from([torch.float32, torch.bfloat16]), label="dtype")
+    dtype = data.draw(st.sampled_from([torch.float32, torch.bfloat16, torch.int8]), label="dtype")
     x, weight = (
         coarse(data.draw(st.integers(0, 2), label="batch"), channels, *size),
         coarse(out_channels, channels, *taps),
@@ -62,7 +62,7 @@ def test_any_stem_equals_the_reference(kernel: str, data: st.DataObject) -> None
     assert y.is_contiguous(memory_format=torch.channels_last) and y.dtype == dtype
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int8])
 def test_a_large_result_is_that_of_its_parts(kernel: str, dtype: torch.dtype) -> None:
     """Results above some megabytes are stored past the caches."""
     torch.manual_seed(0)

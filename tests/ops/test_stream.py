@@ -13,6 +13,8 @@ import mbu_ops.reference as R
 from mbu_ops import pack_bits, pack_weight
 from mbu_ops.backends import use_cpu_kernel
 
+DTYPES = (torch.float32, torch.bfloat16, torch.int8)
+
 
 def coarse(*shape: int) -> Tensor:
     """Values of few bits, so that every order of rounding gives the same result."""
@@ -41,10 +43,10 @@ def test_any_stream_equals_the_reference(kernel: str, data: st.DataObject) -> No
     ]
     if data.draw(st.booleans(), label="channels_last"):
         residual = [part.contiguous(memory_format=torch.channels_last) for part in residual]
-    if data.draw(st.booleans(), label="bfloat16 shortcut"):
-        mixed = data.draw(st.booleans(), label="beside float32")
-        residual = [part if mixed and i else part.bfloat16() for i, part in enumerate(residual)]
-    dtype = data.draw(st.sampled_from([torch.float32, torch.bfloat16]), label="dtype")
+    stored = data.draw(st.sampled_from(DTYPES), label="shortcut")
+    mixed = data.draw(st.booleans(), label="beside float32")
+    residual = [part if mixed and i else R.narrow(part, stored) for i, part in enumerate(residual)]
+    dtype = data.draw(st.sampled_from(DTYPES), label="dtype")
     affine = coarse(data.draw(st.integers(0, 2), label="steps"), 2, out_channels)
     planes = data.draw(st.integers(0, 2), label="planes")
     threshold = coarse(planes, out_channels) * 4 if planes else None
@@ -137,18 +139,41 @@ def test_stores_bfloat16_as_torch_does(kernel: str) -> None:
     assert torch.equal(packed, R.pack(expected, level[0]))
 
 
+def test_stores_int8_as_the_reference_does(kernel: str) -> None:
+    """Ties both ways, both ends and beyond, with thresholds at and around every step."""
+    values = torch.cat(
+        [torch.arange(-9 * 64, 9 * 64) / 64.0, torch.tensor([1e30, -1e30, torch.inf, -torch.inf])]
+    )
+    values = torch.cat([values, values.nextafter(torch.tensor(99.0)), values.nextafter(torch.tensor(-99.0))])
+    values = torch.cat([values, values.new_zeros(-len(values) % 96)])
+    shortcut = values.view(1, 1, -1, 96).permute(0, 3, 1, 2)
+    bits = pack_bits(torch.zeros(1, 1, shortcut.shape[3], 32, dtype=torch.bool))
+    weight = pack_weight(torch.zeros(96, 32, 1, 1))
+    levels = torch.arange(-144, 144).view(3, 96) / 16.0
+    levels = torch.cat([levels, levels.nextafter(torch.tensor(99.0)), torch.full((1, 96), torch.inf)])
+    with use_cpu_kernel(kernel):
+        found, packed = F.conv2d_stream(
+            bits, F.tile_weight(weight), torch.zeros(0, 2, 96), [shortcut], levels, 96, 1, dtype=torch.int8
+        )
+    assert torch.equal(found, R.narrow(shortcut, torch.int8))
+    assert torch.equal(packed, torch.cat([R.pack(found, level) for level in levels], -1))
+
+
 @pytest.mark.parametrize("terms", [1, 2, 4])
 @pytest.mark.parametrize(("pool", "upsample"), [(1, 1), (2, 1), (1, 2)])
-@pytest.mark.parametrize("narrow", [False, True])
-def test_every_kind_of_shortcut(kernel: str, terms: int, pool: int, upsample: int, narrow: bool) -> None:
+@pytest.mark.parametrize("stored", DTYPES)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_every_kind_of_shortcut(
+    kernel: str, terms: int, pool: int, upsample: int, stored: torch.dtype, dtype: torch.dtype
+) -> None:
     """Wide enough for the paths that keep what pixels share in registers, with one tile of channels that is not full."""
     torch.manual_seed(0)
     bits, weight = pack_bits(torch.rand(1, 12, 40, 96) < 0.5), torch.randint(-1, 2, (48, 96, 3, 3))
     size = (12 // upsample * pool, 40 // upsample * pool)
-    residual = coarse(1, 48 * terms, *size).contiguous(memory_format=torch.channels_last).bfloat16()
+    residual = R.narrow(coarse(1, 48 * terms, *size), stored).contiguous(memory_format=torch.channels_last)
     affine, threshold = coarse(2, 2, 48), coarse(2, 48)
-    options = {"pool": pool, "upsample": upsample, "dtype": torch.bfloat16 if narrow else torch.float32}
-    for parts in ([residual], list(residual.split(48, 1)), [residual.float()]):
+    options = {"pool": pool, "upsample": upsample, "dtype": dtype}
+    for parts in ([residual], list(residual.split(48, 1))):
         with use_cpu_kernel(kernel):
             tiled = F.tile_weight(pack_weight(weight))
             found = F.conv2d_stream(bits, tiled, affine, parts, threshold, 48, 3, padding=1, **options)
@@ -157,12 +182,12 @@ def test_every_kind_of_shortcut(kernel: str, terms: int, pool: int, upsample: in
         assert torch.equal(found[0], expected[0]) and torch.equal(found[1], expected[1])
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_a_large_result_is_that_of_its_parts(kernel: str, dtype: torch.dtype) -> None:
     """Results above some megabytes are stored past the caches, and their shortcuts called for ahead."""
     torch.manual_seed(0)
     bits, weight = pack_bits(torch.rand(1, 500, 260, 96) < 0.5), torch.randint(-1, 2, (64, 96, 3, 3))
-    residual = torch.randn(1, 128, 500, 260).contiguous(memory_format=torch.channels_last).to(dtype)
+    residual = R.narrow(torch.randn(1, 128, 500, 260), dtype).contiguous(memory_format=torch.channels_last)
     affine, threshold = torch.randn(2, 2, 64), torch.randn(1, 64)
 
     def rows(begin: int, end: int) -> tuple[Tensor, Tensor]:
@@ -180,7 +205,7 @@ def test_a_large_result_is_that_of_its_parts(kernel: str, dtype: torch.dtype) ->
             assert torch.equal(whole[1][:, begin : begin + 50], part[1][:, skip : skip + 50])
 
 
-def test_reads_bfloat16_where_it_lies(kernel: str) -> None:
+def test_reads_a_narrow_stream_where_it_lies(kernel: str) -> None:
     """A shortcut of two tensors, averaged in pairs and enlarged, whose channels fill whole tiles."""
     bits, planes = (
         pack_bits(torch.rand(2, 5, 30, 64) < 0.5),
@@ -189,12 +214,12 @@ def test_reads_bfloat16_where_it_lies(kernel: str) -> None:
     affine = coarse(1, 2, 64)
     with use_cpu_kernel(kernel):
         tiled = F.tile_weight(planes)
-        for dtype in (torch.float32, torch.bfloat16):
+        for dtype in DTYPES:
             for factor, channels in ((1, [64, 64]), (2, [64, 64]), (2, [32, 32]), (1, [96, 32]), (2, [32])):
                 residual = [
-                    torch.randn(2, part, 10 // factor, 60 // factor)
-                    .to(dtype)
-                    .contiguous(memory_format=torch.channels_last)
+                    R.narrow(torch.randn(2, part, 10 // factor, 60 // factor), dtype).contiguous(
+                        memory_format=torch.channels_last
+                    )
                     for part in channels
                 ]
                 options = {"upsample": factor, "dtype": dtype}
@@ -211,7 +236,7 @@ def test_reads_bfloat16_where_it_lies(kernel: str) -> None:
         ({"residual": [torch.zeros(1, 24, 4, 4)]}, "24 channels in all and the layer 32"),
         ({"residual": [torch.zeros(1, 32, 4, 5)]}, "images of 4x5 pixels, the layer 1 of 4x4"),
         ({"residual": [torch.zeros(1, 32, 4, 4).half()]}, "residual is Half"),
-        ({"dtype": torch.float16}, "dtype is Half; a float stream is stored as float32 or bfloat16"),
+        ({"dtype": torch.float16}, "dtype is Half; a float stream is stored as float32, bfloat16 or int8"),
         ({"pool": 2, "upsample": 2}, "pool=2 and upsample=2"),
         ({"pool": 0}, "pool=0"),
         ({"threshold": torch.zeros(32)}, "threshold has 1 dimensions"),

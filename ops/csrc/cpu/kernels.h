@@ -46,12 +46,12 @@ struct StreamEpilogue {
   const float* affine;  // [steps, 2, channels]
   int64_t steps;
   bool relu;
-  float* output;     // [target + oc]
-  Bfloat16* narrow;  // or this one
+  void* output;      // [target + oc]
+  FloatType type;    // of the output: any but f16, as `shortcut_type`
   bool past_caches;  // the output is too large to be found there later; pixels start lines
   int64_t terms;     // 0: no shortcut
   const void* const* shortcut;
-  FloatType shortcut_type;  // f32 or bf16
+  FloatType shortcut_type;
   const int64_t* source;    // [pixels] elements
   int64_t pool, pool_h, pool_w;
   float share;

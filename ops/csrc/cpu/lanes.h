@@ -9,7 +9,7 @@
 #include <arm_neon.h>
 #endif
 
-#include "mbu/bfloat16.h"
+#include "mbu/float_type.h"
 #include "mbu/types.h"
 
 namespace mbu {
@@ -55,6 +55,24 @@ inline void store(Bfloat16* p, Lanes v) {
   std::memcpy(p, &halves, sizeof halves);
 }
 
+typedef int32_t LaneIntegers __attribute__((vector_size(sizeof(Lanes))));
+typedef Fixed8 LaneBytes __attribute__((vector_size(sizeof(Lanes) / 4)));
+
+inline Lanes load(const Fixed8* p) {
+  LaneBytes bytes;
+  std::memcpy(&bytes, p, sizeof bytes);
+  return __builtin_convertvector(__builtin_convertvector(bytes, LaneIntegers), Lanes) * kFixed8Step;
+}
+
+inline void store(Fixed8* p, Lanes v) {
+  constexpr float kWhole = 0x1.8p23f;  // from there on floats have no fraction: a sum is rounded to a whole number
+  const Lanes steps = v * kFixed8Steps;
+  const Lanes least = steps > -128 ? steps : Lanes{} - 128;  // NaN too
+  const Lanes whole = (least < 127 ? least : Lanes{} + 127) + kWhole - kWhole;
+  const LaneBytes bytes = __builtin_convertvector(__builtin_convertvector(whole, LaneIntegers), LaneBytes);
+  std::memcpy(p, &bytes, sizeof bytes);
+}
+
 // To where a line starts, or goes on after such a store: past the caches, which would read the line first.
 // Another thread sees it after `end_past`.
 inline void store_past(float* p, Lanes v) {
@@ -75,6 +93,10 @@ inline void store_past(Bfloat16* p, Lanes v) {
 #endif
 }
 
+inline void store_past(Fixed8* p, Lanes v) {  // less than a line of a tile: never asked for
+  store(p, v);
+}
+
 inline void end_past() {
 #if defined(__AVX512F__)
   _mm_sfence();
@@ -93,8 +115,9 @@ inline void store_some(float* p, Lanes v, int64_t count) {
 #endif
 }
 
-inline void store_some(Bfloat16* p, Lanes v, int64_t count) {
-  for (int64_t i = 0; i < count; ++i) p[i] = narrow(v[i]);
+template <class Value>
+inline void store_some(Value* p, Lanes v, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) narrow(v[i], p[i]);
 }
 
 inline Lanes larger(Lanes a, Lanes b) {

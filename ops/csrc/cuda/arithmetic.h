@@ -53,8 +53,19 @@ MBU_DEVICE uint16_t float_to_bfloat(float value) {
   return static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
 }
 
+// int8 in sixteenths, to nearest, ties to even, as near as it reaches.
+MBU_DEVICE int8_t float_to_fixed(float value) {
+  const float steps = value * 16.0f;
+  return static_cast<int8_t>(steps >= 127.0f ? 127 : steps > -128.0f ? round_to_int(steps) : -128);
+}
+
+MBU_DEVICE float fixed_to_float(int8_t value) {
+  return static_cast<float>(value) * 0.0625f;
+}
+
 MBU_DEVICE float load_float(const void* data, int64_t index, FloatKind kind) {
   if (kind == FloatKind::f32) return static_cast<const float*>(data)[index];
+  if (kind == FloatKind::fixed8) return fixed_to_float(static_cast<const int8_t*>(data)[index]);
   const uint16_t value = static_cast<const uint16_t*>(data)[index];
   return kind == FloatKind::bf16 ? bfloat_to_float(value) : half_to_float(value);
 }
@@ -62,6 +73,7 @@ MBU_DEVICE float load_float(const void* data, int64_t index, FloatKind kind) {
 // The nearest value that memory of that kind can hold.
 MBU_DEVICE float round_to(float value, FloatKind kind) {
   if (kind == FloatKind::f32) return value;
+  if (kind == FloatKind::fixed8) return fixed_to_float(float_to_fixed(value));
   return kind == FloatKind::bf16 ? bfloat_to_float(float_to_bfloat(value))
                                  : half_to_float(float_to_half(value));
 }
@@ -69,6 +81,8 @@ MBU_DEVICE float round_to(float value, FloatKind kind) {
 MBU_DEVICE void store_float(void* data, int64_t index, FloatKind kind, float value) {
   if (kind == FloatKind::f32)
     static_cast<float*>(data)[index] = value;
+  else if (kind == FloatKind::fixed8)
+    static_cast<int8_t*>(data)[index] = float_to_fixed(value);
   else
     static_cast<uint16_t*>(data)[index] =
         kind == FloatKind::bf16 ? float_to_bfloat(value) : float_to_half(value);

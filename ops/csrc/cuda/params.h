@@ -11,7 +11,7 @@ struct Divide {
   uint32_t divisor, multiplier, shift;
 };
 
-enum class FloatKind : int32_t { f32, bf16, f16 };
+enum class FloatKind : int32_t { f32, bf16, f16, fixed8 };  // int8 in sixteenths
 
 // Packed activations that a convolution reads; the image is `upsample` times as high and wide as the memory
 // (nearest), and a second source follows the first along the channels.

@@ -54,6 +54,9 @@ MBU_DEVICE float add(float a, float b) {
 MBU_DEVICE float divide(float a, float b) {
   return __fdiv_rn(a, b);
 }
+MBU_DEVICE int32_t round_to_int(float value) {  // to nearest, ties to even
+  return __float2int_rn(value);
+}
 MBU_DEVICE uint32_t float_bits(float value) {
   return __float_as_uint(value);
 }

@@ -144,14 +144,16 @@ Tensor empty_int(std::initializer_list<int64_t> sizes) {
 }
 
 Tensor empty_nhwc(std::initializer_list<int64_t> sizes, ScalarType type) {
-  const int64_t element = type == ScalarType::Float ? 4 : 2;
+  const int64_t element = type == ScalarType::Float ? 4 : type == ScalarType::Char ? 1 : 2;
   const int64_t bytes = checked_mul(product("result", sizes), element, "result");
   if (!wants_block(bytes))
     return torch::stable::empty(sizes, type, std::nullopt, std::nullopt, std::nullopt,
                                 MemoryFormat::ChannelsLast);
   const int64_t* s = sizes.begin();
   return in_block(sizes, {s[1] * s[2] * s[3], 1, s[3] * s[1], s[1]}, bytes,
-                  element == 4 ? aoti_torch_dtype_float32() : aoti_torch_dtype_bfloat16());
+                  element == 4   ? aoti_torch_dtype_float32()
+                  : element == 2 ? aoti_torch_dtype_bfloat16()
+                                 : aoti_torch_dtype_int8());
 }
 
 }  // namespace mbu

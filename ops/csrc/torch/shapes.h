@@ -189,14 +189,28 @@ void read_floats(const char* op, const Tensor& x, Params& p) {
   p.stride_w = x.stride(3);
 }
 
+// The types that a float stream is stored in, of a dtype.
+inline std::optional<FloatType> stream_type(ScalarType type) {
+  if (type == ScalarType::Float) return FloatType::f32;
+  if (type == ScalarType::BFloat16) return FloatType::bf16;
+  if (type == ScalarType::Char) return FloatType::fixed8;
+  return std::nullopt;
+}
+
+inline FloatType stored_as(const char* op, ScalarType type) {
+  const auto known = stream_type(type);
+  MBU_CHECK(known, op, ": dtype is ", torch::headeronly::toString(type),
+            "; a float stream is stored as float32, bfloat16 or int8, in sixteenths");
+  return *known;
+}
+
 // One part of a residual, which must have the output's size once pooled or upsampled.
 inline StreamSource read_residual(const char* op, const Conv2dParams& p, const Tensor& part, int64_t pool,
                                   int64_t upsample) {
   check_here(op, "residual", part);
-  const bool narrow = part.scalar_type() == ScalarType::BFloat16;
-  MBU_CHECK((narrow || part.scalar_type() == ScalarType::Float) && part.dim() == 4, op, ": residual is ",
-            torch::headeronly::toString(part.scalar_type()), " with ", part.dim(),
-            " dimensions; it must be float32 or bfloat16 [N, C, H, W]");
+  const auto type = stream_type(part.scalar_type());
+  MBU_CHECK(type && part.dim() == 4, op, ": residual is ", torch::headeronly::toString(part.scalar_type()),
+            " with ", part.dim(), " dimensions; it must be float32, bfloat16 or int8 [N, C, H, W]");
   MBU_CHECK(pool >= 1 && upsample >= 1 && (pool == 1 || upsample == 1), op, ": pool=", pool,
             " and upsample=", upsample, " must be at least 1, and one of them 1");
   const int64_t height = part.size(2) / pool * upsample, width = part.size(3) / pool * upsample;
@@ -209,7 +223,7 @@ inline StreamSource read_residual(const char* op, const Conv2dParams& p, const T
           part.stride(1),
           part.stride(2),
           part.stride(3),
-          narrow ? FloatType::bf16 : FloatType::f32};
+          *type};
 }
 
 }  // namespace

@@ -98,14 +98,10 @@ FloatAndBits stem_stream_here(const Tensor& x, const Tensor& weight, const Tenso
     p.stream.threshold = thresholds.const_data_ptr<float>();
   }
   const ScalarType type = dtype.value_or(ScalarType::Float);
-  MBU_CHECK(type == ScalarType::Float || type == ScalarType::BFloat16, op, ": dtype is ",
-            torch::headeronly::toString(type), "; a stream is stored as float32 or bfloat16");
+  p.stream.type = stored_as(op, type);
   Tensor out = empty_nhwc({p.batch, channels, p.output.h, p.output.w}, type);
   Tensor out_bits = bits_of(op, p);
-  if (type == ScalarType::Float)
-    p.stream.output = out.mutable_data_ptr<float>();
-  else
-    p.stream.narrow = static_cast<Bfloat16*>(out.mutable_data_ptr());
+  p.stream.output = out.mutable_data_ptr();
   p.stream.bits = static_cast<Word*>(out_bits.mutable_data_ptr());
   stem(p);
   return {out, out_bits};

@@ -25,9 +25,16 @@ inline int64_t alignment(const PackedImage& image) {
 }
 
 inline cuda::FloatKind kind_of(FloatType type) {
-  return type == FloatType::f32   ? cuda::FloatKind::f32
-         : type == FloatType::f16 ? cuda::FloatKind::f16
-                                  : cuda::FloatKind::bf16;
+  switch (type) {
+    case FloatType::bf16:
+      return cuda::FloatKind::bf16;
+    case FloatType::f16:
+      return cuda::FloatKind::f16;
+    case FloatType::fixed8:
+      return cuda::FloatKind::fixed8;
+    default:
+      return cuda::FloatKind::f32;
+  }
 }
 
 // The float result: the stream's, or dot products as they are.
@@ -40,8 +47,8 @@ inline void fill_stream(const Conv2dParams& p, cuda::Conv2dParams& c) {
   if (!p.stream) return;
   const Stream& from = *p.stream;
   require_kernel(from.residuals <= cuda::kMaxResidual, "more tensors in the residual than kernels take");
-  s.kind = from.narrow ? cuda::FloatKind::bf16 : cuda::FloatKind::f32;
-  s.output = from.narrow ? static_cast<void*>(from.narrow) : from.output;
+  s.kind = kind_of(from.type);
+  s.output = from.output;
   s.steps = static_cast<int32_t>(from.steps);
   s.affine = from.affine;
   s.threshold = from.threshold;

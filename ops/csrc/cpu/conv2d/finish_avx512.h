@@ -4,6 +4,8 @@
 #pragma once
 #include <immintrin.h>
 
+#include <type_traits>
+
 #include "cpu/kernels.h"
 #include "cpu/unroll.h"
 
@@ -31,12 +33,19 @@ MBU_INLINE Floats load_floats(const Bfloat16* from, __mmask32 valid) {
   return {_mm512_castsi512_ps(_mm512_slli_epi32(low, 16)), _mm512_castsi512_ps(_mm512_slli_epi32(high, 16))};
 }
 
+// In sixteenths: the factor comes later, where it costs nothing.
+MBU_INLINE Floats load_floats(const Fixed8* from, __mmask32 valid) {
+  const __m256i bytes = _mm256_maskz_loadu_epi8(valid, from);
+  const auto floats = [](__m128i half) { return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(half)); };
+  return {floats(_mm256_castsi256_si128(bytes)), floats(_mm256_extracti128_si256(bytes, 1))};
+}
+
 MBU_INLINE void store_floats(float* to, Floats y, __mmask32 valid) {
   _mm512_mask_storeu_ps(to, static_cast<__mmask16>(valid), y.low);
   _mm512_mask_storeu_ps(to + 16, static_cast<__mmask16>(valid >> 16), y.high);
 }
 
-// As `narrow` in mbu/bfloat16.h.
+// As `narrow` in mbu/float_type.h.
 MBU_INLINE __m256i round_floats(__m512 y) {
   const __m512i bits = _mm512_castps_si512(y), one = _mm512_set1_epi32(1);
   const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), one);
@@ -61,6 +70,16 @@ MBU_INLINE void store_floats(Bfloat16* to, Floats y, __mmask32 valid) {
   _mm512_mask_storeu_epi16(to, valid, narrowed(y));
 }
 
+// As `narrow`: what is too small for an integer, and NaN, becomes the least one and stays it.
+MBU_INLINE __m128i fixed(__m512 y) {
+  const __m512 steps = _mm512_min_ps(_mm512_set1_ps(127), _mm512_mul_ps(y, _mm512_set1_ps(kFixed8Steps)));
+  return _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(steps));
+}
+
+MBU_INLINE void store_floats(Fixed8* to, Floats y, __mmask32 valid) {
+  _mm256_mask_storeu_epi8(to, valid, _mm256_set_m128i(fixed(y.high), fixed(y.low)));
+}
+
 // All 32 channels, from the start of a line on: past the caches, which would read the line first.
 MBU_INLINE void store_past(float* to, Floats y) {
   _mm512_stream_ps(to, y.low);
@@ -71,11 +90,22 @@ MBU_INLINE void store_past(Bfloat16* to, Floats y) {
   _mm512_stream_si512(reinterpret_cast<__m512i*>(to), narrowed(y));
 }
 
+MBU_INLINE void store_past(Fixed8* to, Floats y) {  // half a line: never asked for
+  store_floats(to, y, ~__mmask32{0});
+}
+
 MBU_INLINE Floats dot_products(const Conv2dTile& t, int64_t pixel, int64_t channel, __m512i low,
                                __m512i high) {
   const int32_t* nnz = t.table + t.border[pixel] + channel;
   return {_mm512_cvtepi32_ps(_mm512_sub_epi32(load(nnz), _mm512_slli_epi32(low, 1))),
           _mm512_cvtepi32_ps(_mm512_sub_epi32(load(nnz + 16), _mm512_slli_epi32(high, 1)))};
+}
+
+// Calls `with` with a value of the type.
+template <class With>
+MBU_INLINE void of_type(FloatType type, const With& with) {
+  if (type == FloatType::bf16) return with(Bfloat16{});
+  type == FloatType::fixed8 ? with(Fixed8{}) : with(float{});
 }
 
 // Lane by lane; a NaN stays where it is the first.
@@ -95,6 +125,10 @@ MBU_INLINE Floats fused(Floats y, Floats factor, Floats offset) {
   return {_mm512_fmadd_ps(y.low, factor.low, offset.low), _mm512_fmadd_ps(y.high, factor.high, offset.high)};
 }
 
+MBU_INLINE Floats fused(Floats y, float factor, Floats offset) {
+  return fused(y, Floats{_mm512_set1_ps(factor), _mm512_set1_ps(factor)}, offset);
+}
+
 MBU_INLINE Floats without_negative(Floats y) {  // keeps NaN, the second operand
   const __m512 zero = _mm512_setzero_ps();
   return {_mm512_max_ps(zero, y.low), _mm512_max_ps(zero, y.high)};
@@ -111,16 +145,18 @@ MBU_INLINE Floats pooled(const StreamEpilogue& s, const Value* from, __mmask32 v
   return most;
 }
 
-// kTerms 0: as many as there are.
+// y and its shortcut. kTerms 0: as many as there are.
 template <int kTerms, int kPool, class Value>
-MBU_INLINE Floats shortcut_of(const StreamEpilogue& s, int64_t offset, int64_t tile, __mmask32 valid) {
+MBU_INLINE Floats with_shortcut(Floats y, const StreamEpilogue& s, int64_t offset, int64_t tile,
+                                __mmask32 valid) {
   const int64_t terms = kTerms ? kTerms : s.terms;
   const void* const* term = s.shortcut + tile * terms;
   Floats sum = pooled<kPool>(s, static_cast<const Value*>(term[0]) + offset, valid);
-  if (terms == 1) return sum;
   for (int64_t i = 1; i < terms; ++i)
     sum = sum + pooled<kPool>(s, static_cast<const Value*>(term[i]) + offset, valid);
-  return sum * s.share;
+  // The sum of integers, its share and its unit are exact: rounded once, as if one followed the other.
+  if constexpr (std::is_same_v<Value, Fixed8>) return fused(sum, s.share * kFixed8Step, y);
+  return y + (terms == 1 ? sum : sum * s.share);
 }
 
 // Bits of the next layer, of one pixel; `to` is the tile's word of its first plane.
@@ -144,14 +180,14 @@ MBU_INLINE void finish_stream(const Conv2dTile& t, int64_t pixel, int64_t tile, 
   for (int64_t step = 0; step < s.steps; ++step, parameters += 2 * t.channels)
     y = fused(y, load_floats(parameters, valid), load_floats(parameters + t.channels, valid));
   if (s.terms)
-    y = y + (s.shortcut_type == FloatType::bf16 ? shortcut_of<0, 0, Bfloat16>(s, s.source[pixel], tile, valid)
-                                                : shortcut_of<0, 0, float>(s, s.source[pixel], tile, valid));
+    of_type(s.shortcut_type, [&](auto value) MBU_LAMBDA {
+      y = with_shortcut<0, 0, decltype(value)>(y, s, s.source[pixel], tile, valid);
+    });
   if (s.relu) y = without_negative(y);
   const int64_t out = t.target[pixel] + channel;
-  if (s.narrow)
-    store_floats(s.narrow + out, y, valid);
-  else
-    store_floats(s.output + out, y, valid);
+  of_type(s.type, [&](auto value) MBU_LAMBDA {
+    store_floats(static_cast<decltype(value)*>(s.output) + out, y, valid);
+  });
   if (s.planes) store_bits(s, y, s.threshold + channel, valid, s.bits + s.bits_target[pixel] + tile);
 }
 
@@ -162,7 +198,7 @@ enum class Shortcut { none, one, two, four, pool2x2 };
 // twice_of(p, low, high) gives twice the counts of pixel p of every row.
 template <int kRows, Shortcut kShortcut, class Value, class Output, class CountsOf>
 MBU_INLINE void finish_alike_as(const Conv2dTile& t, const int64_t* first, int count, int64_t tile,
-                                Output* output, const CountsOf& twice_of) {
+                                const CountsOf& twice_of) {
   [[maybe_unused]] constexpr int kTerms = kShortcut == Shortcut::two    ? 2
                                           : kShortcut == Shortcut::four ? 4
                                                                         : 1;
@@ -191,7 +227,7 @@ MBU_INLINE void finish_alike_as(const Conv2dTile& t, const int64_t* first, int c
   }
   const float* threshold = bits_too ? s.threshold + channel : nullptr;
   Word* bits = bits_too ? s.bits + tile : nullptr;
-  output += channel;
+  Output* output = static_cast<Output*>(s.output) + channel;
   for (int p = 0; p < count; ++p) {
     __m512i low[kRows], high[kRows];
     twice_of(p, low, high);
@@ -200,7 +236,7 @@ MBU_INLINE void finish_alike_as(const Conv2dTile& t, const int64_t* first, int c
                _mm512_cvtepi32_ps(_mm512_sub_epi32(nnz[r][1], high[r]))};
       y = fused(fused(y, factor0, offset0), factor1, offset1);
       if constexpr (kShortcut != Shortcut::none)
-        y = y + shortcut_of<kTerms, kPool, Value>(s, source[r][p], tile, valid);
+        y = with_shortcut<kTerms, kPool, Value>(y, s, source[r][p], tile, valid);
       if (relu) y = without_negative(y);
       past_caches ? store_past(output + target[r][p], y) : store_floats(output + target[r][p], y, valid);
       if (bits_too) store_bits(s, y, threshold, valid, bits + bits_target[r][p]);
@@ -215,27 +251,31 @@ inline bool finish_alike(const Conv2dTile& t, const int64_t* first, int count, i
   const StreamEpilogue* s = t.stream;
   if (!s || s->steps < 1 || s->steps > 2) return false;
   if (s->terms == 3 || s->terms > 4 || s->pool > 2 || (s->pool == 2 && s->terms > 1)) return false;
-  const auto from = [&](auto value, auto* output) MBU_LAMBDA {
+  const auto from = [&](auto value, auto output) MBU_LAMBDA {
     using Value = decltype(value);
+    using Output = decltype(output);
     if (s->pool == 2)
-      finish_alike_as<kRows, Shortcut::pool2x2, Value>(t, first, count, tile, output, twice_of);
+      finish_alike_as<kRows, Shortcut::pool2x2, Value, Output>(t, first, count, tile, twice_of);
     else if (s->terms == 2)
-      finish_alike_as<kRows, Shortcut::two, Value>(t, first, count, tile, output, twice_of);
+      finish_alike_as<kRows, Shortcut::two, Value, Output>(t, first, count, tile, twice_of);
     else if (s->terms == 4)
-      finish_alike_as<kRows, Shortcut::four, Value>(t, first, count, tile, output, twice_of);
+      finish_alike_as<kRows, Shortcut::four, Value, Output>(t, first, count, tile, twice_of);
     else
-      finish_alike_as<kRows, Shortcut::one, Value>(t, first, count, tile, output, twice_of);
+      finish_alike_as<kRows, Shortcut::one, Value, Output>(t, first, count, tile, twice_of);
   };
-  const auto into = [&](auto* output) MBU_LAMBDA {
-    if (!s->terms)
-      finish_alike_as<kRows, Shortcut::none, float>(t, first, count, tile, output, twice_of);
-    else if (s->shortcut_type == FloatType::bf16)
-      from(Bfloat16{}, output);
-    else
-      from(float{}, output);
-  };
-  s->narrow ? into(s->narrow) : into(s->output);
-  return true;
+  bool known = true;
+  of_type(s->type, [&](auto output) MBU_LAMBDA {
+    if (!s->terms) return finish_alike_as<kRows, Shortcut::none, float, decltype(output)>(t, first, count, tile, twice_of);
+    of_type(s->shortcut_type, [&](auto value) MBU_LAMBDA {
+      // A stream is stored as int8 throughout, but for its last result.
+      constexpr bool kFixed = std::is_same_v<decltype(value), Fixed8>, kInto = std::is_same_v<decltype(output), Fixed8>;
+      if constexpr (kFixed == kInto || (kFixed && std::is_same_v<decltype(output), float>))
+        from(value, output);
+      else
+        known = false;
+    });
+  });
+  return known;
 }
 
 // The float result of a pixel's counts. kWhole: the tile has all of its 32 channels.

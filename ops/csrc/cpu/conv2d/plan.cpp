@@ -26,8 +26,7 @@ int64_t stream_bytes(const Conv2dParams& p) {
   int64_t bytes = p.stream->head ? p.out_channels * static_cast<int64_t>(sizeof(float)) : 0;
   for (int64_t i = 0; i < p.stream->residuals; ++i) {
     const StreamSource& source = p.stream->residual[i];
-    const int64_t size = source.type == FloatType::bf16 ? sizeof(Bfloat16) : sizeof(float);
-    bytes += source.channels * size * p.stream->pool * p.stream->pool;
+    bytes += source.channels * size_of(source.type) * p.stream->pool * p.stream->pool;
   }
   return bytes;
 }

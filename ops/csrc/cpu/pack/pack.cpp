@@ -18,10 +18,6 @@ struct Constants {
   Scratch threshold, flip;  // of each image
 };
 
-int64_t element_size(FloatType type) {
-  return type == FloatType::f32 ? 4 : 2;
-}
-
 // A plane of H x W pixels as rows: one long row where the rows follow one another in memory, then cut into
 // pieces that are small enough to share among threads.
 struct Rows {
@@ -95,7 +91,7 @@ void pack(const PackParams& p) {
     const int64_t n = item / rows.pieces / rows.rows, first = piece * kPixelsPerCall;
     const int64_t offset = n * p.stride_n + row * p.stride_h + first * p.stride_w;
     PackRow job{};
-    job.input = static_cast<const char*>(p.input) + offset * element_size(p.type);
+    job.input = at(p.input, offset, p.type);
     job.type = p.type;
     job.channels = p.channels;
     job.pixels = std::min(kPixelsPerCall, rows.pixels - first);

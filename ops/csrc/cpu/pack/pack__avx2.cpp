@@ -56,6 +56,19 @@ struct F16 {
   }
 };
 
+struct S8 {
+  using Element = Fixed8;
+  static MBU_INLINE __m256 load(const Fixed8* p) {
+    const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p));
+    return _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes)), _mm256_set1_ps(kFixed8Step));
+  }
+  static MBU_INLINE __m256 load(const Fixed8* p, int64_t count) {
+    Fixed8 first[kLanes] = {};
+    for (int64_t i = 0; i < count; ++i) first[i] = p[i];
+    return load(first);
+  }
+};
+
 MBU_INLINE __m256 reaches(__m256 x, __m256 threshold) {
   return _mm256_cmp_ps(x, threshold, _CMP_GE_OQ);  // ordered: NaN compares false
 }
@@ -183,6 +196,7 @@ void pack_type(const PackRow& r) {
 void pack__avx2(const PackRow& r) {
   if (r.type == FloatType::f32) return pack_type<F32>(r);
   if (r.type == FloatType::bf16) return pack_type<BF16>(r);
+  if (r.type == FloatType::fixed8) return pack_type<S8>(r);
   pack_type<F16>(r);
 }
 

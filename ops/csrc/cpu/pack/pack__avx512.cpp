@@ -48,6 +48,17 @@ struct F16 {
   }
 };
 
+struct S8 {
+  using Element = Fixed8;
+  static MBU_INLINE __m512 widen(__m128i bytes) {
+    return _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes)), _mm512_set1_ps(kFixed8Step));
+  }
+  static MBU_INLINE __m512 load(const Fixed8* p) {
+    return widen(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  }
+  static MBU_INLINE __m512 load(const Fixed8* p, __mmask16 m) { return widen(_mm_maskz_loadu_epi8(m, p)); }
+};
+
 MBU_INLINE __mmask16 reaches(__m512 x, __m512 threshold) {
   return _mm512_cmp_ps_mask(x, threshold, _CMP_GE_OQ);  // ordered: NaN compares false
 }
@@ -184,6 +195,7 @@ void pack_type(const PackRow& r) {
 void pack__avx512(const PackRow& r) {
   if (r.type == FloatType::f32) return pack_type<F32>(r);
   if (r.type == FloatType::bf16) return pack_type<BF16>(r);
+  if (r.type == FloatType::fixed8) return pack_type<S8>(r);
   pack_type<F16>(r);
 }
 

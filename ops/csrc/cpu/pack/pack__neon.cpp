@@ -34,6 +34,16 @@ struct F16 {
   }
 };
 
+struct S8 {
+  using Element = Fixed8;
+  static MBU_INLINE float32x4_t load(const Fixed8* p) {
+    int32_t four;
+    std::memcpy(&four, p, sizeof four);
+    const int16x8_t wide = vmovl_s8(vcreate_s8(static_cast<uint32_t>(four)));
+    return vmulq_n_f32(vcvtq_f32_s32(vmovl_s16(vget_low_s16(wide))), kFixed8Step);
+  }
+};
+
 // 16 channels: byte c is 1 << (c % 8) where x[c] reaches its threshold. NaN compares false.
 template <class T>
 MBU_INLINE uint8x16_t reaches(const typename T::Element* x, const float* threshold) {
@@ -114,6 +124,7 @@ void pack_type(const PackRow& r) {
 void pack__neon(const PackRow& r) {
   if (r.type == FloatType::f32) return pack_type<F32>(r);
   if (r.type == FloatType::bf16) return pack_type<BF16>(r);
+  if (r.type == FloatType::fixed8) return pack_type<S8>(r);
   pack_type<F16>(r);
 }
 

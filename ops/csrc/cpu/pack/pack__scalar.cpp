@@ -11,11 +11,12 @@ float to_float(float x) {
   return x;
 }
 
-struct BFloat16 {
-  uint16_t bits;
-};
-float to_float(BFloat16 x) {
-  return std::bit_cast<float>(uint32_t{x.bits} << 16);
+float to_float(Bfloat16 x) {
+  return widen(x);
+}
+
+float to_float(Fixed8 x) {
+  return widen(x);
 }
 
 struct Float16 {
@@ -50,7 +51,8 @@ void pack(const PackRow& r) {
 
 void pack__scalar(const PackRow& r) {
   if (r.type == FloatType::f32) return pack<float>(r);
-  if (r.type == FloatType::bf16) return pack<BFloat16>(r);
+  if (r.type == FloatType::bf16) return pack<Bfloat16>(r);
+  if (r.type == FloatType::fixed8) return pack<Fixed8>(r);
   pack<Float16>(r);
 }
 

@@ -56,8 +56,8 @@ void make_plan(const StemParams& p, Plan& plan) {
   plan.threshold = plan.threshold_memory.get<float>(s.planes * plan.padded);
   // No value above the last channel reaches infinity: its sum is 0.
   copy_padded(s.threshold, s.planes, p.out_channels, plan.padded, INFINITY, plan.threshold);
-  if (s.narrow)
-    std::transform(plan.threshold, plan.threshold + s.planes * plan.padded, plan.threshold, least_to_narrow);
+  for (int64_t i = 0; s.output && i < s.planes * plan.padded; ++i)
+    plan.threshold[i] = least_to_store(plan.threshold[i], s.type);
   plan.past_caches = leaves_caches(s, p.batch * p.output.h * p.output.w, p.out_channels);
   plan.flip = plan.flip_memory.get<Word>(s.planes * plan.words);
   for (int64_t i = 0; i < s.planes * plan.words; ++i)
@@ -114,8 +114,8 @@ void run_band(const StemParams& p, const CpuKernel& kernel, const Plan& plan, in
       t.weight = p.weight + tile * t.products * kTileChannels;
       t.affine = plan.affine + first;
       t.tile_channels = std::min(kTileChannels, p.out_channels - first);
-      if (s.output) t.output = s.output + pixel * p.out_channels + first;
-      if (s.narrow) t.narrow = s.narrow + pixel * p.out_channels + first;
+      if (s.output) t.output = at(s.output, pixel * p.out_channels + first, s.type);
+      t.type = s.type;
       t.past_caches = plan.past_caches;
       t.bits = s.bits + pixel * s.planes * plan.words + tile;
       t.threshold = plan.threshold + first;

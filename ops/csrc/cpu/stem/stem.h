@@ -24,8 +24,8 @@ struct StemTile {
   const float* affine;  // [steps, 2, padded] from the tile's first channel on
   int64_t steps, padded;
   bool relu;
-  float* output;     // [pixels, channels] from the tile's first channel on, or null
-  Bfloat16* narrow;  // or this one
+  void* output;      // [pixels, channels] from the tile's first channel on, or null
+  FloatType type;    // of the output: any but f16
   bool past_caches;  // the output is too large to be found there later; pixels start lines
   int64_t channels, tile_channels;
   Word* bits;  // [pixels, planes, words] from the tile's word on, or null

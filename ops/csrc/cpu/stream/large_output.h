@@ -12,10 +12,8 @@ constexpr int64_t kLargeOutput = 12 << 20;
 
 inline bool leaves_caches(const Stream& s, int64_t pixels, int64_t channels) {
   constexpr int64_t kLine = 64;
-  const int64_t size = s.narrow ? sizeof(Bfloat16) : sizeof(float);
-  const void* output = s.narrow ? static_cast<const void*>(s.narrow) : s.output;
-  return pixels * channels * size >= kLargeOutput && channels % kTileChannels == 0 &&
-         reinterpret_cast<uintptr_t>(output) % kLine == 0;
+  return pixels * channels * size_of(s.type) >= kLargeOutput && channels % kTileChannels == 0 &&
+         kTileChannels * size_of(s.type) % kLine == 0 && reinterpret_cast<uintptr_t>(s.output) % kLine == 0;
 }
 
 }  // namespace mbu

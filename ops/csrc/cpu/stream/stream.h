@@ -2,8 +2,7 @@
 // leaves the dot products of some rows in cache, these functions finish them:
 //
 //   y = dot, then for every step  y = fma(y, affine[step, 0, c], affine[step, 1, c])
-//   y = y + residual;  y = max(y, 0) with relu;  y rounded once where bfloat16 is stored;  bits = (y >=
-//   threshold)
+//   y = y + residual;  y = max(y, 0) with relu;  y rounded once where it is stored;  bits = (y >= threshold)
 //
 // The steps are those of the trained network (scale, batch norm), rounded as there, in float32.
 #pragma once
@@ -19,7 +18,7 @@ struct CpuKernel;
 // Consecutive channels of one residual tensor that meet consecutive channels of the layer, in one row.
 struct ResidualRun {
   const void* data;  // first channel of the source pixel of output column 0
-  FloatType type;    // f32 or bf16
+  FloatType type;    // any but f16
   int64_t stride_c, stride_h, stride_w;
   int64_t channel, channels;  // of the row
   bool first;                 // starts the sum of its channels; others add to it
@@ -53,8 +52,8 @@ struct StreamRow {
   const float* affine;  // [steps, 2, affine_stride], from the tile's first channel on
   int64_t steps, affine_stride;
   bool relu;
-  float* output;     // [pixels, output_stride]
-  Bfloat16* narrow;  // or this one
+  void* output;  // [pixels, output_stride]
+  FloatType type;
   int64_t output_stride;
 };
 

@@ -61,10 +61,8 @@ void pack_rows(const Conv2dParams& p, const CpuKernel& kernel, const StreamBand&
     for (int64_t r = row; r < row + rows; ++r) {
       const int64_t pixel = (band.n * p.output.h + band.row + r * band.row_step) * p.output.w + band.column;
       const int64_t element = pixel * p.out_channels + first;
-      const void* values = s.narrow ? static_cast<const void*>(s.narrow + element) : s.output + element;
-      const FloatType type = s.narrow ? FloatType::bf16 : FloatType::f32;
-      const PackRow pack{values,    type,    channels, band.columns, 1, band.column_step * p.out_channels,
-                         threshold, no_flip, packed};
+      const PackRow pack{at(s.output, element, s.type), s.type, channels, band.columns, 1,
+                         band.column_step * p.out_channels, threshold, no_flip, packed};
       kernel.pack(pack);
       Word* to = s.bits + (pixel * s.planes + plane) * words + tile_begin;
       for (int64_t i = 0; i < band.columns; ++i, to += band.column_step * s.planes * words)
@@ -148,7 +146,6 @@ void list_fetches(const Conv2dParams& p, const Chunk& chunk, int64_t row, int64_
   ahead.clear();
   for (int64_t i = 0; i < s.residuals; ++i) {
     const StreamSource& source = s.residual[i];
-    const int64_t size = source.type == FloatType::bf16 ? sizeof(Bfloat16) : sizeof(float);
     const int64_t columns = source_pixel((band.columns - 1) * band.column_step, s) + s.pool;
     int64_t last = -1;
     for (int64_t r = row; r < row + rows; ++r) {
@@ -159,7 +156,7 @@ void list_fetches(const Conv2dParams& p, const Chunk& chunk, int64_t row, int64_
       last = from;
       for (int64_t y = from; y < from + s.pool; ++y)
         ahead.add(source.at(band.n * source.stride_n + y * source.stride_h),
-                  columns * source.stride_w * size);
+                  columns * source.stride_w * size_of(source.type));
     }
   }
 }
@@ -181,7 +178,7 @@ void list_thresholds(const Conv2dParams& p, int64_t first, int64_t channels, Mem
   for (int64_t plane = 0; plane < s.planes; ++plane) {
     const int64_t begin = plane * p.out_channels + first;
     for (int64_t c = begin; c < begin + channels; ++c)
-      threshold[c] = s.narrow ? least_to_narrow(s.threshold[c]) : s.threshold[c];
+      threshold[c] = least_to_store(s.threshold[c], s.type);
   }
 }
 
@@ -194,8 +191,8 @@ void finish_in_kernel(const Conv2dParams& p, const CpuKernel& kernel, const Chun
   epilogue.affine = s.affine;
   epilogue.steps = s.steps;
   epilogue.relu = s.relu;
-  epilogue.output = chunk.finished ? chunk.finished : s.output ? s.output + begin : nullptr;
-  epilogue.narrow = s.narrow ? s.narrow + begin : nullptr;
+  epilogue.output = chunk.finished ? chunk.finished : at(s.output, begin, s.type);
+  epilogue.type = s.type;
   epilogue.past_caches =
       !chunk.finished && leaves_caches(s, p.input.batch * p.output.h * p.output.w, p.out_channels);
   epilogue.share = 1;
@@ -253,8 +250,8 @@ void finish_rows(const Conv2dParams& p, const CpuKernel& kernel, const Chunk& ch
     row.steps = s.steps;
     row.affine_stride = p.out_channels;
     row.relu = s.relu;
-    row.output = chunk.finished ? chunk.finished + output : s.output ? s.output + output : nullptr;
-    row.narrow = s.narrow ? s.narrow + output : nullptr;
+    row.output = chunk.finished ? chunk.finished + output : at(s.output, output, s.type);
+    row.type = s.type;
     row.output_stride = chunk.finished ? p.out_channels : step * p.out_channels;
     if (direct) {
       list_runs(s, chunk.band, chunk.band.row + r * chunk.band.row_step, chunk.first, chunk.channels,
@@ -262,10 +259,7 @@ void finish_rows(const Conv2dParams& p, const CpuKernel& kernel, const Chunk& ch
       const ResidualRun& run = memory.runs[0];
       row.residual_type = run.type;
       row.residual_stride = step * run.stride_w;
-      row.residual = s.residual[0].type == FloatType::bf16
-                         ? static_cast<const void*>(static_cast<const Bfloat16*>(run.data) +
-                                                    chunk.band.column * run.stride_w)
-                         : static_cast<const float*>(run.data) + chunk.band.column * run.stride_w;
+      row.residual = at(run.data, chunk.band.column * run.stride_w, run.type);
     } else if (s.residuals) {
       auto* fitted = memory.fitted.get<float>(chunk.band.columns * chunk.channels);
       fit_row(p, kernel, chunk.band, r, chunk.first, chunk.channels, fitted, memory);

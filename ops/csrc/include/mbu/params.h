@@ -3,7 +3,7 @@
 #pragma once
 #include <cstdint>
 
-#include "mbu/bfloat16.h"
+#include "mbu/float_type.h"
 #include "mbu/types.h"
 
 namespace mbu {
@@ -14,19 +14,14 @@ struct PackedImage {
   int64_t stride_n, stride_h, stride_w;  // the words of a pixel are contiguous
 };
 
-enum class FloatType { f32, bf16, f16 };
-
-// One part of a residual: float32 or bfloat16 [N, channels, H, W] with any strides.
+// One part of a residual: [N, channels, H, W] of any type but f16, with any strides.
 struct StreamSource {
   const void* data;
   int64_t channels, stride_n, stride_c, stride_h, stride_w;
   FloatType type = FloatType::f32;
 
   // `elements` from `data` on.
-  const void* at(int64_t elements) const {
-    const int64_t size = type == FloatType::bf16 ? sizeof(Bfloat16) : sizeof(float);
-    return static_cast<const char*>(data) + elements * size;
-  }
+  const void* at(int64_t elements) const { return mbu::at(data, elements, type); }
 };
 
 // What turns dot products into the float residual stream; see cpu/stream/stream.h for the formula.
@@ -37,8 +32,8 @@ struct Stream {
   int64_t residuals, residual_channels;
   int64_t pool, upsample;  // max over pool x pool pixels, each pixel repeated upsample x upsample times
   bool relu;
-  float* output;     // [N, OH, OW, OC]; null with a head
-  Bfloat16* narrow;  // the same, instead of `output`: rounded once, to nearest even
+  void* output;    // [N, OH, OW, OC]; null with a head
+  FloatType type;  // of the output, which is rounded once, to nearest even
   // A 1x1 convolution behind the stream, which is then not stored: logits = head * y + head_bias.
   const float* head;       // [classes, OC] or null
   const float* head_bias;  // [classes] or null: 0
