@@ -22,7 +22,7 @@ DESCRIPTION = (
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Options of `mbu bench`; the suite itself is imported only when it runs."""
     add = parser.add_argument
-    add("models", nargs="*", metavar="model", help="mbunet, mbunet-shortcuts, unet-resnet34, unet-classic, "
+    add("models", nargs="*", metavar="model", help="mbunet, mbunet-shortcuts, mbunet-int8-stream, unet-resnet34, unet-classic, "
         "module:function or Architecture/encoder")  # fmt: skip
     add("--size", type=image_size, nargs="+", default=[(256, 256)], metavar="SIZE",
         help="of the image, pixels: 256, or height x width as 512x1024; 256 without")  # fmt: skip

@@ -18,11 +18,15 @@ from ..prepare import prepare
 MODELS = {
     "mbunet": "lightning_mbu.models:MBUNet",
     "mbunet-shortcuts": "lightning_mbu.bench.models:mbunet_shortcuts",
+    "mbunet-int8-stream": "lightning_mbu.bench.models:mbunet_shortcuts",
     "unet-resnet34": "smp:Unet/resnet34",
     "unet-classic": "lightning_mbu.bench.models:ClassicUNet",
 }
 # Where the one-bit network differs from the float one in more than its layers.
-_ONE_BIT = {"mbunet-shortcuts": "lightning_mbu.bench.models:mbunet_bfloat16_stream"}
+_ONE_BIT = {
+    "mbunet-shortcuts": "lightning_mbu.bench.models:mbunet_bfloat16_stream",
+    "mbunet-int8-stream": "lightning_mbu.bench.models:mbunet_int8_stream",
+}
 # Pixels: enough for statistics at the deepest level of a U-Net, and a multiple of every network's stride.
 _SETTLING_SIZE = 128
 
@@ -35,6 +39,11 @@ def mbunet_shortcuts(**arguments: Any) -> MBUNet:
 def mbunet_bfloat16_stream(**arguments: Any) -> MBUNet:
     """The same with a residual stream in bfloat16, which takes half the memory traffic."""
     return MBUNet(shortcuts=True, stream_dtype="bfloat16", **arguments)
+
+
+def mbunet_int8_stream(**arguments: Any) -> MBUNet:
+    """The same with a residual stream in int8: a quarter."""
+    return MBUNet(shortcuts=True, stream_dtype="int8", **arguments)
 
 
 def _double_conv(in_channels: int, out_channels: int) -> nn.Sequential:

@@ -52,6 +52,7 @@ def standard_jobs(base: Job) -> list[Job]:
         replace(first, threads=2, kind="threads"),
         replace(base, model="mbunet-shortcuts"),
         replace(base, model="mbunet-shortcuts", planes=PRESETS["default"].planes, rivals=False),
+        replace(base, model="mbunet-int8-stream", planes=PRESETS["default"].planes, rivals=False),
         replace(base, model="unet-classic"),
         replace(base, model="unet-resnet34", size="512x512"),
         *(replace(base, model=model, isa=isa) for isa in older for model in ("mbunet", "unet-classic")),

@@ -90,7 +90,18 @@ def build(compiler: str, processor: str, folder: Path, optimize: str) -> Path:
         assert done.returncode == 0, done.stderr
 
     def compile_one(path: Path, flags: list[str]) -> None:
-        run("-std=c++20", "-pthread", *flags, *checks, *include, "-c", str(path), "-o", f"{path.stem}.o")
+        run(
+            "-std=c++20",
+            "-ffp-contract=off",
+            "-pthread",
+            *flags,
+            *checks,
+            *include,
+            "-c",
+            str(path),
+            "-o",
+            f"{path.stem}.o",
+        )
 
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(compile_one, jobs.keys(), jobs.values()))

@@ -20,6 +20,7 @@ from .memory import PLACES, put
 INT32 = torch.iinfo(torch.int32)
 # Tails of every width, and both sides of the channels from which kernels change their way.
 CHANNELS = st.sampled_from([1, 2, 3, 8, 16, 31, 32, 33, 40, 64, 65, 96, 129, 255, 256, 288])
+STORED = [torch.float32, torch.bfloat16, torch.int8]  # types of a stream
 OUTPUTS = st.sampled_from([1, 2, 5, 16, 31, 32, 33, 48, 64, 70, 97, 128])
 
 
@@ -196,8 +197,7 @@ def stream(case: Case, kind: str, bits: Any, tiled: Any, dots: Tensor, layer: An
     residual = []
     for i, part in enumerate(case.pick("shortcut", whole)):
         values = coarse(n, part, height // upsample * pool, width // upsample * pool)
-        if case.pick(f"narrow {i}", [False, True]):
-            values = values.bfloat16()
+        values = R.narrow(values, case.pick(f"shortcut type {i}", STORED))
         residual.append(strided(case, f"shortcut {i}", values))
     # Logits are compared where their sums are exact in every order: few bits in all.
     few_bits = kind == "conv2d" and dots.numel() > 0 and float(dots.abs().max()) < 2**10
@@ -206,7 +206,7 @@ def stream(case: Case, kind: str, bits: Any, tiled: Any, dots: Tensor, layer: An
     planes = 0 if head else case.pick("planes", [0, 1, 2])
     threshold = case.put(coarse(planes, out_channels) * 4) if planes else None
     options: dict[str, Any] = {"pool": pool, "upsample": upsample, "relu": case.pick("relu", [False, True])}
-    options["dtype"] = torch.float32 if head else case.pick("dtype", [torch.float32, torch.bfloat16])
+    options["dtype"] = torch.float32 if head else case.pick("dtype", STORED)
     y, packed = R.stream(dots, affine, residual, threshold, **options)
     if head:
         projection = case.put(torch.randint(-1, 2, (case.pick("classes", [1, 2, 17]), out_channels)) / 2)

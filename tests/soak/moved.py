@@ -27,6 +27,7 @@ NETWORKS: dict[str, dict[str, Any]] = {  # arguments of MBUNet
     "chain": {"width": 24},
     "shortcuts": {"width": 16, "shortcuts": True},
     "bfloat16": {"width": 16, "shortcuts": True, "stream_dtype": "bfloat16"},
+    "int8": {"width": 16, "shortcuts": True, "stream_dtype": "int8"},
 }
 CLOSE = 1e-5  # of logits: their sums over channels are added in each kernel's own order
 SIZES = ((2, 3, 64, 96), (1, 3, 48, 80))
@@ -57,7 +58,7 @@ def results(packed: PackedModel, images: Tensor) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def write(folder: Path) -> None:
-    """Three networks with random weights and statistics, packed, and their results at two sizes."""
+    """Networks with random weights and statistics, packed, and their results at two sizes."""
     torch.manual_seed(0)
     for name, arguments in NETWORKS.items():
         model = MBUNet(**arguments)

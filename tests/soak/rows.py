@@ -58,11 +58,12 @@ def packing(case: Case) -> None:
     x = torch.randn(shape)
     odd = torch.rand(shape) < 0.2
     x[odd] = SPECIAL[torch.randint(len(SPECIAL), (int(odd.sum()),))]
-    x = strided(case, "x", x.to(case.pick("dtype", [torch.float32, torch.bfloat16, torch.float16])))
+    dtype = case.pick("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.int8])
+    x = strided(case, "x", R.narrow(x.nan_to_num(0.0) if dtype == torch.int8 else x, dtype))
     threshold = None
     if case.pick("threshold", [True, False]):
         # Values of the image itself: many lie exactly at the threshold.
-        threshold = torch.randn(channels) if x.numel() == 0 else x[0, :, 0, 0].float()
+        threshold = torch.randn(channels) if x.numel() == 0 else R.widen(x[0, :, 0, 0])
         threshold = case.put(threshold)
     flip = torch.randint(INT32.min, INT32.max, ((channels + 31) // 32,), dtype=torch.int32)
     flip = case.put(flip) if case.pick("flip", [True, False]) else None

@@ -217,13 +217,8 @@ inline StreamSource read_residual(const char* op, const Conv2dParams& p, const T
   MBU_CHECK(part.size(0) == p.input.batch && height == p.output.h && width == p.output.w, op,
             ": residual gives ", part.size(0), " images of ", height, "x", width, " pixels, the layer ",
             p.input.batch, " of ", p.output.h, "x", p.output.w);
-  return {part.const_data_ptr(),
-          part.size(1),
-          part.stride(0),
-          part.stride(1),
-          part.stride(2),
-          part.stride(3),
-          *type};
+  return {part.const_data_ptr(), part.size(1),   part.stride(0), part.stride(1),
+          part.stride(2),        part.stride(3), *type};
 }
 
 }  // namespace

@@ -134,15 +134,28 @@ int64_t run(const Case& c, uint64_t seed) {
   std::vector<Word> flip(static_cast<size_t>(c.planes * oc_words));
   for (Word& word : flip) word = coin(0.5) ? static_cast<Word>(random()) : 0;
   std::vector<float> sums(c.planes ? 0 : static_cast<size_t>(pixels * c.out_channels), 1e9f);
-  std::vector<float> streamed(sums.size(), 1e9f);
-  std::vector<Bfloat16> narrowed(sums.size(), kBfloat16Nan);
+  std::vector<float> streamed(sums.size(), 1e9f);  // of any type, which is at most as large
   std::vector<Word> stream_bits(c.planes ? 0 : static_cast<size_t>(pixels * oc_words), 0xdeadbeef);
   // The stream's shortcut: the mean of `terms` values, exact in every order.
   const int64_t terms = c.planes ? 0 : int64_t{1} << random() % 4 >> 1,
                 shortcut_channels = terms * c.out_channels;
-  const bool is_narrow = coin(0.5);
-  std::vector<Bfloat16> shortcut(static_cast<size_t>(pixels * shortcut_channels));
-  for (Bfloat16& value : shortcut) value = narrow(static_cast<float>(random() % 17) * 4 - 32);
+  constexpr FloatType kTypes[] = {FloatType::f32, FloatType::bf16, FloatType::fixed8};
+  const FloatType type = kTypes[random() % 3], shortcut_type = kTypes[random() % 3];
+  const auto value_at = [](const std::vector<float>& values, int64_t i, FloatType of) {
+    const void* value = at(values.data(), i, of);
+    return of == FloatType::f32    ? *static_cast<const float*>(value)
+           : of == FloatType::bf16 ? widen(*static_cast<const Bfloat16*>(value))
+                                   : widen(*static_cast<const Fixed8*>(value));
+  };
+  const auto put = [](float value, std::vector<float>& values, int64_t i, FloatType of) {
+    void* to = at(values.data(), i, of);
+    if (of == FloatType::f32) narrow(value, *static_cast<float*>(to));
+    if (of == FloatType::bf16) narrow(value, *static_cast<Bfloat16*>(to));
+    if (of == FloatType::fixed8) narrow(value, *static_cast<Fixed8*>(to));
+  };
+  std::vector<float> shortcut(static_cast<size_t>(pixels * shortcut_channels));
+  for (int64_t i = 0; i < pixels * shortcut_channels; ++i)
+    put(static_cast<float>(random() % 17) / 2 - 4, shortcut, i, shortcut_type);
   const std::vector<float> level(static_cast<size_t>(c.out_channels), 3.0f);
   std::vector<Word> bits(static_cast<size_t>(pixels * c.planes * oc_words), 0xdeadbeef);
   p.planes = c.planes;
@@ -169,15 +182,15 @@ int64_t run(const Case& c, uint64_t seed) {
       Stream stream{};
       stream.affine = affine.data();
       stream.steps = stream.pool = stream.upsample = 1;
-      (is_narrow ? stream.output = nullptr : stream.output = streamed.data());
-      if (is_narrow) stream.narrow = narrowed.data();
+      stream.output = streamed.data();
+      stream.type = type;
       const StreamSource source{shortcut.data(),
                                 shortcut_channels,
                                 p.output.h * p.output.w * shortcut_channels,
                                 1,
                                 p.output.w * shortcut_channels,
                                 shortcut_channels,
-                                FloatType::bf16};
+                                shortcut_type};
       stream.residual = &source;
       stream.residuals = terms > 0;
       stream.residual_channels = shortcut_channels;
@@ -226,16 +239,17 @@ int64_t run(const Case& c, uint64_t seed) {
         }
       }
       if (!c.planes) {
-        const auto at = static_cast<size_t>(i * c.out_channels + oc);
+        const int64_t place = i * c.out_channels + oc;
         float y = static_cast<float>(2 * dot + 1), added = 0;
         for (int64_t term = 0; term < terms; ++term)
-          added += widen(shortcut[static_cast<size_t>(i * shortcut_channels + term * c.out_channels + oc)]);
+          added += value_at(shortcut, i * shortcut_channels + term * c.out_channels + oc, shortcut_type);
         if (terms) y += added / static_cast<float>(terms);
-        if (is_narrow) y = widen(narrow(y));
+        std::vector<float> stored(1);
+        put(y, stored, 0, type);
+        y = value_at(stored, 0, type);
         const Word word = stream_bits[static_cast<size_t>(i * oc_words + oc / 32)];
-        wrong += sums[at] != static_cast<float>(dot) ||
-                 (is_narrow ? widen(narrowed[at]) : streamed[at]) != y ||
-                 (word >> (oc % 32) & 1) != (y >= 3.0f);
+        wrong += sums[static_cast<size_t>(place)] != static_cast<float>(dot) ||
+                 value_at(streamed, place, type) != y || (word >> (oc % 32) & 1) != (y >= 3.0f);
       }
       for (int64_t t = 0; t < c.planes; ++t) {
         const bool flipped = flip[static_cast<size_t>(t * oc_words + oc / 32)] >> (oc % 32) & 1;

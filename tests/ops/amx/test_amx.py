@@ -42,7 +42,7 @@ pytestmark = pytest.mark.skipif(REASON is not None, reason=str(REASON))
 @pytest.fixture(scope="module")
 def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("amx") / "check_amx"
-    command = ["g++", "-std=c++20", "-O2", "-pthread", *(f"-m{name}" for name in AVX512)]
+    command = ["g++", "-std=c++20", "-O2", "-ffp-contract=off", "-pthread", *(f"-m{name}" for name in AVX512)]
     if sanitizers := os.environ.get("MBU_SANITIZE"):
         command += [f"-fsanitize={sanitizers}", "-fno-sanitize-recover=all", "-g"]
     command += [f"-I{CSRC}", f"-I{CSRC / 'include'}", "-include", str(HERE / "amx_emulation.h")]

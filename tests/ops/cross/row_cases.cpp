@@ -22,6 +22,7 @@ float decode(uint32_t bits, int exponent_bits, int fraction_bits) {
 
 float decode(uint32_t bits, FloatType type) {
   if (type == FloatType::f32) return decode(bits, 8, 23);
+  if (type == FloatType::fixed8) return static_cast<float>(static_cast<int8_t>(bits)) / 16;
   return type == FloatType::bf16 ? decode(bits, 8, 7) : decode(bits, 5, 10);
 }
 
@@ -40,7 +41,7 @@ struct Order {
 
 void check_pack(Random& r, FloatType type, int64_t n, int64_t c, int64_t h, int64_t w, const Order& s) {
   const int64_t size = (n - 1) * s.n + (c - 1) * s.c + (h - 1) * s.h + (w - 1) * s.w + 1, words = words_of(c);
-  const int64_t bytes = type == FloatType::f32 ? 4 : 2;
+  const int64_t bytes = size_of(type);
   std::vector<uint32_t> numbers(static_cast<size_t>(size));
   Guarded<char> input(size * bytes);
   for (int64_t i = 0; i < size; ++i) {
@@ -129,7 +130,7 @@ void check_packing(Random& r) {
         {2 * c * h * w, 2 * h * w, 2 * w, 2},            // neither
     };
     threads = 1 + static_cast<int>(r.below(3));
-    for (FloatType type : {FloatType::f32, FloatType::bf16, FloatType::f16}) {
+    for (FloatType type : {FloatType::f32, FloatType::bf16, FloatType::f16, FloatType::fixed8}) {
       for (const Order& order : orders) {
         std::snprintf(current, sizeof(current), "pack type %d, order %d, %dx%dx%d", static_cast<int>(type),
                       static_cast<int>(&order - orders), static_cast<int>(h), static_cast<int>(w),

@@ -12,35 +12,42 @@ float any_float(Random& r) {
   return static_cast<float>(r.below(1 << 20) - (1 << 19)) / static_cast<float>(1 << 17);
 }
 
-// A residual tensor, channels or pixels contiguous, in either type.
+constexpr FloatType kTypes[] = {FloatType::f32, FloatType::bf16, FloatType::fixed8};
+
+// A residual tensor, channels or pixels contiguous, in any type.
 struct Part {
   StreamSource source;
   Guarded<float> data;
   Guarded<Bfloat16> halves;
+  Guarded<Fixed8> bytes;
 
-  Part(Random& r, int64_t n, int64_t c, int64_t h, int64_t w) : data(n * c * h * w), halves(n * c * h * w) {
-    const bool half = r.below(2);
+  Part(Random& r, int64_t n, int64_t c, int64_t h, int64_t w)
+      : data(n * c * h * w), halves(n * c * h * w), bytes(n * c * h * w) {
+    const FloatType type = kTypes[r.below(3)];
     for (int64_t i = 0; i < n * c * h * w; ++i) {
       data[i] = any_float(r);
-      halves[i] = narrow(data[i]);
-      if (half) data[i] = widen(halves[i]);
+      narrow(data[i], halves[i]);
+      narrow(data[i], bytes[i]);
+      if (type == FloatType::bf16) data[i] = widen(halves[i]);
+      if (type == FloatType::fixed8) data[i] = widen(bytes[i]);
     }
     if (r.below(2))
       source = {data.data(), c, c * h * w, 1, w * c, c};
     else
       source = {data.data(), c, c * h * w, h * w, w, 1};
-    if (half) {
-      source.data = halves.data();
-      source.type = FloatType::bf16;
-    }
+    source.type = type;
+    if (type == FloatType::bf16) source.data = halves.data();
+    if (type == FloatType::fixed8) source.data = bytes.data();
   }
   float at(int64_t n, int64_t c, int64_t y, int64_t x) {
     return data[n * source.stride_n + c * source.stride_c + y * source.stride_h + x * source.stride_w];
   }
 };
 
-// Rounded to 8 significant bits by its value, not by its bits.
-float rounded(float value) {
+// Rounded to 8 significant bits, or to sixteenths, by its value and not by its bits.
+float rounded(float value, FloatType type) {
+  if (type == FloatType::f32) return value;
+  if (type == FloatType::fixed8) return std::clamp(std::nearbyint(value * 16), -128.0f, 127.0f) / 16;
   int exponent;
   const float mantissa = std::frexp(value, &exponent);
   return std::ldexp(std::nearbyint(std::ldexp(mantissa, 8)), exponent - 8);
@@ -53,7 +60,7 @@ void check_stream(Random& r, Conv2dParams p, const Weights& weights, const std::
   Stream s{};
   s.steps = r.below(3);
   s.relu = r.below(2);
-  const bool half = r.below(2);
+  s.type = kTypes[r.below(3)];
   s.planes = r.below(3);
   s.pool = 1 + r.below(2);
   s.upsample = s.pool == 1 ? 1 + r.below(2) : 1;
@@ -101,12 +108,8 @@ void check_stream(Random& r, Conv2dParams p, const Weights& weights, const std::
       y += residual / static_cast<float>(terms);
     }
     expected[i] = s.relu && y < 0 ? 0.0f : y;
-    if (half) expected[i] = rounded(expected[i]);
+    expected[i] = rounded(expected[i], s.type);
   }
-  Guarded<float> output(static_cast<int64_t>(expected.size()));
-  Guarded<Bfloat16> halves(static_cast<int64_t>(expected.size()));
-  std::vector<Bfloat16> expected_halves;
-  for (float value : expected) expected_halves.push_back(narrow(value));
   const int64_t words = words_of(oc), pixels = n * oh * ow;
   Guarded<Word> bits(pixels * s.planes * words);
   std::vector<float> threshold;
@@ -120,16 +123,21 @@ void check_stream(Random& r, Conv2dParams p, const Weights& weights, const std::
       expected_bits[static_cast<size_t>((i / oc * s.planes + t) * words + i % oc / 32)] |= Word{reached}
                                                                                            << (i % oc % 32);
     }
-  s.output = half ? nullptr : output.data();
-  s.narrow = half ? halves.data() : nullptr;
   s.bits = bits.data();
   s.threshold = threshold.data();
   p.stream = &s;
-  if (half)
-    check(halves, expected_halves, [&] { weights.convolve(p); });
-  else
-    check(output, expected, [&] { weights.convolve(p); });
-  check(bits, expected_bits, [&] { weights.convolve(p); });
+  const auto check_stored = [&](auto type) {
+    using Stored = decltype(type);
+    Guarded<Stored> output(static_cast<int64_t>(expected.size()));
+    std::vector<Stored> stored(expected.size());
+    for (size_t i = 0; i < expected.size(); ++i) narrow(expected[i], stored[i]);
+    s.output = output.data();
+    check(output, stored, [&] { weights.convolve(p); });
+    check(bits, expected_bits, [&] { weights.convolve(p); });
+  };
+  s.type == FloatType::f32    ? check_stored(float{})
+  : s.type == FloatType::bf16 ? check_stored(Bfloat16{})
+                              : check_stored(Fixed8{});
 }
 
 }  // namespace cross

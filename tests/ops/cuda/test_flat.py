@@ -32,14 +32,15 @@ def random_bits(random, *shape: int, gap: int = 0) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("name", ["pack_channels__sm75", "pack_pixels__sm75"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.int8])
 @pytest.mark.parametrize("channels", [1, 31, 32, 70])
 def test_pack(library, random, name, dtype, channels):
-    x = torch.randn(2, channels, 3, 13, generator=random).to(dtype)
-    x[0, 0, 0, :4] = torch.tensor([0.0, -0.0, float("nan"), float("-inf")])
+    x = torch.randn(2, channels, 3, 13, generator=random)
+    x[0, 0, 0, :4] = torch.tensor([0.0, -0.0, 0.0 if dtype == torch.int8 else float("nan"), float("-inf")])
+    x = reference.narrow(x, dtype)
     views = [x, x.contiguous(memory_format=torch.channels_last), x[:, :, ::2, 1:], x.transpose(2, 3)]
     threshold = torch.randn(channels, generator=random)
-    threshold[0] = x[1, 0, 1, 2]  # met exactly
+    threshold[0] = reference.widen(x)[1, 0, 1, 2]  # met exactly
     flip = torch.randint(LIMITS.min, LIMITS.max, (words_of(channels),), generator=random).to(torch.int32)
     for view, (t, f) in zip(
         views, [(None, None), (threshold, None), (threshold, flip), (None, flip)], strict=True

@@ -27,8 +27,8 @@ namespace {
 constexpr int64_t kGroup = 4;
 // Fewer do not pay for the larger epilogue.
 constexpr int64_t kLeastWords = 3;
-// Beyond, 32 bits could not hold what a product adds up to.
-constexpr int64_t kMostWords = 1 << 16;
+// Beyond, a float could not hold 24 times a count, and soon 32 bits not what a product adds up to.
+constexpr int64_t kMostWords = 1 << 11;
 
 struct RowsBand {
   Scratch memory;

@@ -57,8 +57,8 @@ inline void narrow(float value, Fixed8& to) {
   to = static_cast<Fixed8>(steps >= 127 ? 127.0f : steps > -128 ? std::nearbyint(steps) : -128.0f);
 }
 
-// The least float32 that is at least `threshold` once it is rounded to `type`, so that y can be compared before
-// it is; NaN, which nothing reaches, where there is none.
+// The least float32 that is at least `threshold` once it is rounded to `type`, so that y can be compared
+// before it is; NaN, which nothing reaches, where there is none.
 inline float least_to_store(float threshold, FloatType type) {
   if (threshold != threshold || type == FloatType::f32) return threshold;
   if (type == FloatType::fixed8) {

@@ -13,7 +13,7 @@ from mbu_ops.fakes import conv_size, transposed_size
 from mbu_ops.packing import pack_bits, pack_weight, words_of
 
 _LIMITS = torch.iinfo(torch.int32)
-_KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+_KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.int8: 3}
 _I64, _PTR = ctypes.c_int64, ctypes.c_void_p
 
 
@@ -182,12 +182,9 @@ class Problem:
 
     def expected_stream(self, s: Stream) -> tuple[Tensor, Tensor]:
         """The same from ``mbu_ops.reference``; bits are those of the values as they are stored."""
-        residual = [part.float() for part in s.residual]
-        y, _ = reference.stream(self.dots, s.affine, residual, None, s.pool, s.upsample, s.relu)
-        y = y.to(s.dtype)
-        rows = () if s.threshold is None else s.threshold
-        bits = [reference.pack(y, row) for row in rows]
-        return y, torch.cat(bits, -1) if bits else self._noise(self.conv.batch, *self.conv.output(), 0)
+        return reference.stream(
+            self.dots, s.affine, s.residual, s.threshold, s.pool, s.upsample, s.relu, s.dtype
+        )
 
 
 def _call(function, kernel: str, case: ctypes.Structure) -> None:

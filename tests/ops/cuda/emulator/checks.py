@@ -23,7 +23,7 @@ def random_stream(problem: Problem, seed: int) -> Stream:
     stream = Stream(torch.randn(seed % 3, 2, oc, generator=random), relu=seed % 2 == 0)
     if seed % 4:
         stream.threshold = torch.randn(conv.planes, oc, generator=random)
-    stream.dtype = (torch.float32, torch.bfloat16, torch.float16)[seed % 3]
+    stream.dtype = (torch.float32, torch.bfloat16, torch.float16, torch.int8)[seed % 4]
     if seed % 5 == 1:  # two parts, one of them transposed in memory, with more channels than the layer
         parts = torch.randn(conv.batch, height, width, 2 * oc, generator=random).permute(0, 3, 1, 2)
         stream.residual = [parts[:, : oc // 2 + 1], parts[:, oc // 2 + 1 :].contiguous()]
@@ -37,7 +37,8 @@ def random_stream(problem: Problem, seed: int) -> Stream:
         stream.residual = [torch.randn(size, generator=random).to(torch.float16)]
     elif seed % 5 == 4:  # fewer channels, repeated
         channels = next(n for n in range(1, oc + 1) if oc % n == 0 and n * 2 >= min(oc, 4))
-        stream.residual = [torch.randn(conv.batch, channels, height, width, generator=random)]
+        values = torch.randn(conv.batch, channels, height, width, generator=random)
+        stream.residual = [reference.narrow(values, torch.int8)]
     return stream
 
 

@@ -90,7 +90,8 @@ std::string run(const char* name, const ConvCase& c) {
   p.planes = static_cast<int32_t>(c.planes);
   emu::Guarded* bits = result(c.bits, pixels * c.planes * out_words * 4);
   p.bits = bits ? bits->as<mbu::Word>() : nullptr;
-  emu::Guarded* stream = result(c.stream, pixels * c.out_channels * (c.stream_kind ? 2 : 4));
+  constexpr int64_t kSizes[] = {4, 2, 2, 1};  // of a FloatKind
+  emu::Guarded* stream = result(c.stream, pixels * c.out_channels * kSizes[c.stream_kind]);
   const void* threshold = input(c.threshold, c.planes * c.out_channels * 4);
   if (stream) {
     StreamParams& s = p.stream;

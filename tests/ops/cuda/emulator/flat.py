@@ -11,7 +11,7 @@ from torch import Tensor
 from mbu_ops.fakes import conv_size, pool_size
 from mbu_ops.packing import words_of
 
-_KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+_KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.int8: 3}
 _I64, _PTR = ctypes.c_int64, ctypes.c_void_p
 
 

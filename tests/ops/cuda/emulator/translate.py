@@ -10,10 +10,16 @@ import re
 
 _TYPES = {
     "pred": "bool", "f32": "float",
-    **{f"{kind}{bits}": f"{'int' if kind == 's' else 'uint'}{bits}_t" for kind in "bus" for bits in (16, 32, 64)},
+    **{f"{kind}{bits}": f"{'int' if kind == 's' else 'uint'}{bits}_t" for kind in "bus" for bits in (8, 16, 32, 64)},
 }  # fmt: skip
 _SIGNS = {"add": "+", "sub": "-", "and": "&", "or": "|", "xor": "^"}
-_COMPARE = {"eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">=", "ltu": "<", "lo": "<"}
+_COMPARE = {"eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">=", "lo": "<"}
+_UNORDERED = {
+    "ltu": ">=",
+    "leu": ">",
+    "gtu": "<=",
+    "geu": "<",
+}  # of floats, true where one is NaN: the opposite fails
 _SPECIAL = {
     "%tid.x": "emu::place().thread",
     **{f"%ctaid.{axis}": f"emu::place().block[{i}]" for i, axis in enumerate("xyz")},
@@ -123,7 +129,7 @@ class _Function:
                 value = f"{widened[0]} * {widened[1]} + {wide}({sources[2]})"
             case "fma", ["rn"]:
                 value = f"std::fma({', '.join(sources)})"
-            case "mul", ["rn"]:
+            case "mul", [] | ["rn"]:
                 value = f"{sources[0]} * {sources[1]}"
             case "div", [] | ["rn"]:
                 value = f"{typed[0]} / {typed[1]}"
@@ -133,6 +139,8 @@ class _Function:
                 value = f"std::{kind}({typed[0]}, {typed[1]})"
             case "setp", ["nan"]:
                 value = f"std::isnan({sources[0]}) || std::isnan({sources[1]})"
+            case "setp", [compare] if compare in _UNORDERED:
+                value = f"!({typed[0]} {_UNORDERED[compare]} {typed[1]})"
             case "setp", [compare]:
                 value = f"{typed[0]} {_COMPARE[compare]} {typed[1]}"
             case "selp", []:
@@ -141,6 +149,8 @@ class _Function:
                 value = f"emu::half_to_float({sources[0]})"
             case "cvt", ["rn", "f16"]:
                 value = f"emu::float_to_half({sources[0]})"
+            case "cvt", ["rni", to]:
+                value = f"{_TYPES[to]}(std::nearbyint({typed[0]}))"
             case "cvt", [*_, to]:
                 value = f"{_TYPES[to]}({typed[0]})"
             case _:

@@ -52,6 +52,9 @@ inline float add(float a, float b) {
 inline float divide(float a, float b) {
   return a / b;
 }
+inline int32_t round_to_int(float value) {
+  return static_cast<int32_t>(std::nearbyint(value));
+}
 inline uint32_t float_bits(float value) {
   uint32_t bits;
   std::memcpy(&bits, &value, 4);
