@@ -52,7 +52,7 @@ struct StreamEpilogue {
   int64_t terms;     // 0: no shortcut
   const void* const* shortcut;
   FloatType shortcut_type;
-  const int64_t* source;    // [pixels] elements
+  const int64_t* source;  // [pixels] elements
   int64_t pool, pool_h, pool_w;
   float share;
   // Of the next layer: bits[bits_target[pixel] + plane * words + tile] has bit (y >= threshold[plane, oc]), y

@@ -65,7 +65,8 @@ inline Lanes load(const Fixed8* p) {
 }
 
 inline void store(Fixed8* p, Lanes v) {
-  constexpr float kWhole = 0x1.8p23f;  // from there on floats have no fraction: a sum is rounded to a whole number
+  constexpr float kWhole =
+      0x1.8p23f;  // from there on floats have no fraction: a sum is rounded to a whole number
   const Lanes steps = v * kFixed8Steps;
   const Lanes least = steps > -128 ? steps : Lanes{} - 128;  // NaN too
   const Lanes whole = (least < 127 ? least : Lanes{} + 127) + kWhole - kWhole;

@@ -106,9 +106,8 @@ MBU_INLINE void finish_pixels(const Conv2dTile& t, const PixelTile& pixels, int6
   const auto high = [&](int p) MBU_LAMBDA { return load(counts + p * kTileChannels + 16); };
   if (t.stream || t.sums) {
     const bool whole = t.channels - tile * kTileChannels >= kTileChannels;
-    const auto dots_of = [&](int p, const Floats* nnz, Floats* y) MBU_LAMBDA {
-      *y = fused(to_floats(low(p), high(p)), -2, *nnz);
-    };
+    const auto dots_of = [&](int p, const Floats* nnz, Floats* y)
+                             MBU_LAMBDA { *y = fused(to_floats(low(p), high(p)), -2, *nnz); };
     if (pixels.border >= 0 && finish_alike<1>(t, &pixels.pixel, kPixels, tile, dots_of)) return;
     int64_t pixel = pixels.pixel;
     for (int p = 0; p < kPixels; ++p) {

@@ -61,8 +61,8 @@ void pack_rows(const Conv2dParams& p, const CpuKernel& kernel, const StreamBand&
     for (int64_t r = row; r < row + rows; ++r) {
       const int64_t pixel = (band.n * p.output.h + band.row + r * band.row_step) * p.output.w + band.column;
       const int64_t element = pixel * p.out_channels + first;
-      const PackRow pack{at(s.output, element, s.type), s.type, channels, band.columns, 1,
-                         band.column_step * p.out_channels, threshold, no_flip, packed};
+      const PackRow pack{at(s.output, element, s.type),     s.type,    channels, band.columns, 1,
+                         band.column_step * p.out_channels, threshold, no_flip,  packed};
       kernel.pack(pack);
       Word* to = s.bits + (pixel * s.planes + plane) * words + tile_begin;
       for (int64_t i = 0; i < band.columns; ++i, to += band.column_step * s.planes * words)
@@ -177,8 +177,7 @@ void list_thresholds(const Conv2dParams& p, int64_t first, int64_t channels, Mem
   float* threshold = memory.threshold.get<float>(s.planes * p.out_channels);
   for (int64_t plane = 0; plane < s.planes; ++plane) {
     const int64_t begin = plane * p.out_channels + first;
-    for (int64_t c = begin; c < begin + channels; ++c)
-      threshold[c] = least_to_store(s.threshold[c], s.type);
+    for (int64_t c = begin; c < begin + channels; ++c) threshold[c] = least_to_store(s.threshold[c], s.type);
   }
 }
 
