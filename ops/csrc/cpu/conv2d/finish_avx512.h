@@ -77,7 +77,7 @@ MBU_INLINE void finish_stream(const Conv2dTile& t, int64_t pixel, int64_t tile, 
 enum class Shortcut { none, one, two, four, pool2x2 };
 
 // Runs of `count` pixels in kRows rows, each of one border class: what they share stays in registers.
-// dots_of(p, nnz, y) gives the dot products of pixel p of every row, the first being their largest value.
+// dots_of(p, nnz, y) gives the dot products of pixel p of every row, from the largest that they could be.
 //
 // What int8 stores is computed in its sixteenths: the same numbers, 16 being a power of two.
 template <int kRows, Shortcut kShortcut, class Value, class Output, class DotsOf>
