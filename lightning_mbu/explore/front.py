@@ -30,10 +30,12 @@ from .training import Experiment
 ROWS = (
     "float", "float + shortcuts", "float + width 8", "float + shortcuts + width 8", "float + width 4",
     "float + shortcuts + width 4", "bfloat16 shortcuts",
-    "bfloat16 shortcuts + thermometer of 2", "plain + thermometer of 2",
+    "bfloat16 shortcuts + thermometer of 2", "int8 shortcuts + thermometer of 2", "plain + thermometer of 2",
 )  # fmt: skip
 # Bytes of a weight, by the first word of a candidate's name.
 _WIDTHS = {"float": 4, "bfloat16": 2, "int8": 1}
+# Networks of `mbu bench` with shortcuts, by the type that their stream is stored in.
+_STREAMS = {"bfloat16": "mbunet-shortcuts", "int8": "mbunet-int8-stream"}
 # Options of `MBUQuantize` that change what is timed beyond what `mbu bench` can be told.
 _OTHER_SHAPES = {"shortcuts", "shift", "mask_blocks", "linear"}
 # Okabe and Ito's palette.
@@ -80,9 +82,17 @@ def job_of(experiment: Experiment, classes: int, size: str, isa: str, threads: i
             "row of `mbu study ingredients`."
         )
     is_float = experiment.layers == "float"
+    model = "mbunet"
+    if experiment.shortcuts:
+        model = "mbunet-shortcuts" if is_float else _STREAMS.get(experiment.stream_dtype, "")
+    if not model:
+        raise ValueError(
+            f"a one-bit network with a stream in {experiment.stream_dtype} cannot be timed here; take a row with "
+            f"{' or '.join(f'{dtype} shortcuts' for dtype in _STREAMS)}."
+        )
     return Job(
         "compare",
-        "mbunet-shortcuts" if experiment.shortcuts else "mbunet",
+        model,
         {"width": experiment.width, "classes": classes},
         size=size,
         isa=isa,

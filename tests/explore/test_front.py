@@ -37,6 +37,14 @@ def test_a_job_for_each_shape_of_network() -> None:
     assert [(job.model, job.arguments["width"], job.planes, job.rivals) for job in jobs.values()] == [
         ("mbunet", 16, 1, True), ("mbunet", 8, 1, True), ("mbunet", 16, 2, False), ("mbunet-shortcuts", 16, 1, False)
     ]  # fmt: skip
+    streams = ingredients(Experiment(), ("int8 shortcuts", "float + shortcuts", "shortcuts"))
+    assert [job_of(row, 1, "64x64", "native", 1).model for row in list(streams.values())[:2]] == [
+        "mbunet-int8-stream", "mbunet-shortcuts",
+    ]  # fmt: skip
+    with pytest.raises(
+        ValueError, match="a stream in float32 cannot be timed here; take a row with bfloat16"
+    ):
+        job_of(streams["shortcuts"], 1, "64x64", "native", 1)
     assert jobs["float"].title == "mbunet, width 16, classes 11, 96x128, 1 thread, avx2"
     with pytest.raises(ValueError, match="mask_blocks, shift cannot be timed"):
         job_of(
