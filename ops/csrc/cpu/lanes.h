@@ -59,19 +59,39 @@ typedef int32_t LaneIntegers __attribute__((vector_size(sizeof(Lanes))));
 typedef Fixed8 LaneBytes __attribute__((vector_size(sizeof(Lanes) / 4)));
 
 inline Lanes load(const Fixed8* p) {
+#if defined(__AVX512F__)
+  const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+  return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes)) * kFixed8Step;
+#elif defined(__AVX2__)
+  const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p));
+  return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes)) * kFixed8Step;
+#else
   LaneBytes bytes;
   std::memcpy(&bytes, p, sizeof bytes);
   return __builtin_convertvector(__builtin_convertvector(bytes, LaneIntegers), Lanes) * kFixed8Step;
+#endif
 }
 
+// Rounds as `narrow` does.
 inline void store(Fixed8* p, Lanes v) {
+  const Lanes steps = v * kFixed8Steps;
+#if defined(__AVX512F__)
+  const __m512 inside = _mm512_min_ps(_mm512_max_ps(steps, _mm512_set1_ps(-128)),
+                                      _mm512_set1_ps(127));  // NaN: the second operand
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(inside)));
+#elif defined(__AVX2__)
+  const __m256 inside = _mm256_min_ps(_mm256_max_ps(steps, _mm256_set1_ps(-128)), _mm256_set1_ps(127));
+  const __m256i whole = _mm256_cvtps_epi32(inside);
+  const __m128i halves = _mm_packs_epi32(_mm256_castsi256_si128(whole), _mm256_extracti128_si256(whole, 1));
+  _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm_packs_epi16(halves, halves));
+#else
   constexpr float kWhole =
       0x1.8p23f;  // from there on floats have no fraction: a sum is rounded to a whole number
-  const Lanes steps = v * kFixed8Steps;
   const Lanes least = steps > -128 ? steps : Lanes{} - 128;  // NaN too
   const Lanes whole = (least < 127 ? least : Lanes{} + 127) + kWhole - kWhole;
   const LaneBytes bytes = __builtin_convertvector(__builtin_convertvector(whole, LaneIntegers), LaneBytes);
   std::memcpy(p, &bytes, sizeof bytes);
+#endif
 }
 
 // To where a line starts, or goes on after such a store: past the caches, which would read the line first.
