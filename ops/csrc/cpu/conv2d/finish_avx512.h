@@ -10,6 +10,12 @@
 namespace mbu {
 namespace {
 
+// Of a tile, where `left` channels remain. Not `valid_bits`: a copy of it with these instructions could be
+// linked elsewhere.
+MBU_INLINE __mmask32 valid_channels(int64_t left) {
+  return left >= kTileChannels ? ~__mmask32{0} : (__mmask32{1} << left) - 1;
+}
+
 MBU_INLINE Floats dot_products(const Conv2dTile& t, int64_t pixel, int64_t channel, __m512i low,
                                __m512i high) {
   const int32_t* nnz = t.table + t.border[pixel] + channel;
@@ -92,7 +98,7 @@ MBU_INLINE void finish_alike_as(const Conv2dTile& t, const int64_t* first, int c
   constexpr int kKept = 2;             // planes whose thresholds stay in registers
   const StreamEpilogue s = *t.stream;  // a copy, which no store can change
   const int64_t channel = tile * kTileChannels, planes = s.planes;
-  const __mmask32 valid = valid_bits(tile, t.channels);
+  const __mmask32 valid = valid_channels(t.channels - channel);
   Floats nnz[kRows];
   const int64_t *target[kRows], *source[kRows], *bits_target[kRows];
   each<kRows>([&](int r) MBU_LAMBDA {
@@ -184,7 +190,7 @@ inline bool finish_alike(const Conv2dTile& t, const int64_t* first, int count, i
 template <bool kWhole>
 MBU_INLINE void finish_floats(const Conv2dTile& t, int64_t pixel, int64_t tile, __m512i low, __m512i high) {
   const int64_t channel = tile * kTileChannels;
-  const __mmask32 valid = kWhole ? ~__mmask32{0} : (__mmask32{1} << (t.channels - channel)) - 1;
+  const __mmask32 valid = kWhole ? ~__mmask32{0} : valid_channels(t.channels - channel);
   if (t.stream)
     finish_stream(t, pixel, tile, valid, low, high);
   else
