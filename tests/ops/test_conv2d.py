@@ -30,8 +30,11 @@ def random_planes(out_channels: int, channels: int, kernel: tuple[int, int], den
 
 
 def random_flip(planes: int, out_channels: int) -> Tensor:
-    """All 32 bits random: the bits above the last channel must be ignored."""
-    return torch.randint(INT32.min, INT32.max, (planes, (out_channels + 31) // 32), dtype=torch.int32)
+    """Half of the words 0, which kernels treat apart, else all 32 bits random: those above the last channel are ignored."""
+    shape = (planes, (out_channels + 31) // 32)
+    return torch.randint(INT32.min, INT32.max, shape, dtype=torch.int32) * torch.randint(
+        0, 2, shape, dtype=torch.int32
+    )
 
 
 def check(
@@ -92,10 +95,15 @@ def test_any_layer_equals_the_reference(kernel: str, data: st.DataObject) -> Non
         (5, 64, 1, 50, 3, {"padding": 1}),
         (70, 5, 50, 1, 5, {"padding": 2}),
         (64, 40, 90, 2, 3, {"padding": 1}),
+        (200, 40, 700, 7, 3, {"padding": 1}),
         (32, 33, 60, 3, 5, {"padding": 2}),
         (32, 32, 3, 2, 5, {"padding": 4}),
         (64, 32, 2, 2, 3, {"padding": 6, "dilation": 6}),
         (64, 64, 3, 900, 3, {"padding": 1}),
+        # Both ends of 12 and of 16 pixels miss the same taps, and those between do not.
+        (33, 40, 5, 4, 1, {"padding": 4}),
+        (33, 40, 5, 8, 1, {"padding": 4}),
+        (33, 40, 5, 2, 3, {"padding": 6, "dilation": 1}),
     ],
 )
 def test_shapes_of_real_networks(

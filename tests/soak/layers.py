@@ -113,7 +113,9 @@ def thresholds(planes: int, out_channels: int, span: int) -> tuple[Tensor, Tenso
     odd = torch.rand(planes, out_channels)
     for share, value in ((0.1, INT32.min), (0.2, INT32.max), (0.25, span), (0.3, -span)):
         threshold[(odd < share) & (odd >= share - 0.1)] = value
-    flip = torch.randint(INT32.min, INT32.max, (planes, (out_channels + 31) // 32), dtype=torch.int32)
+    shape = (planes, (out_channels + 31) // 32)
+    flip = torch.randint(INT32.min, INT32.max, shape, dtype=torch.int32)
+    flip *= torch.randint(0, 2, shape, dtype=torch.int32)  # a word of 0 is a case of its own to kernels
     return threshold, flip
 
 

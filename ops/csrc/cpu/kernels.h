@@ -33,8 +33,7 @@ struct Conv2dPicture {
   int64_t words;                     // of a pixel, those that the tiles meet
   int64_t step_h, step_w;            // picture pixels from one output pixel to the next
   int64_t taps;                      // may be 0: outputs that see no input
-  const Conv2dTap* tap;              // [taps]
-  int64_t kernel_w;                  // of the weight
+  const Conv2dTap* tap;              // [taps], row by row
 };
 
 // What turns the counts of a tile into a float stream where the kernel does so itself: see

@@ -68,8 +68,13 @@ std::vector<Case> fixed_cases() {
   Case narrow = conv(256, 32, 9, 7, 3, 1, 1, 1);  // 63 pixels: 4 tiles x 36 steps x 2
   narrow.products = 4 * 36 * 2;
   cases.push_back(narrow);
-  Case few = conv(32, 32, 8, 16, 3, 1, 1, 1);  // neighbouring taps share a step: 2 for 3 taps
-  few.products = 8 * 6 * 2;                    // 8 tiles x 6 steps x 2
+  Case side = conv(64, 32, 48, 5, 3, 1, 1, 1);  // on its side: 5 rows of 3 tiles x 9 steps x 2
+  side.products = 15 * 9 * 2;
+  cases.push_back(side);
+  cases.push_back(conv(256, 40, 203, 5, 3, 1, 1, 1));  // by Winograd's algorithm, a band of fewer rows
+  cases.push_back(conv(33, 40, 5, 8, 1, 1, 4, 1));     // both ends of a tile miss the tap
+  Case few = conv(32, 32, 8, 16, 3, 1, 1, 1);          // neighbouring taps share a step: 2 for 3 taps
+  few.products = 8 * 6 * 2;                            // 8 tiles x 6 steps x 2
   cases.push_back(few);
   cases.push_back(conv(290, 40, 7, 30, 3, 1, 1, 1));  // odd rows, a part of a tile, half a step
   cases.push_back(conv(480, 64, 2, 16, 3, 1, 1, 1));

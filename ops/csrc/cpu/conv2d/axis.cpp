@@ -60,11 +60,10 @@ void classify(const AxisParams& p, AxisPhase& phase) {
       return true;
     };
     if (!matches(current)) {
-      for (current = 0; current < phase.classes && !matches(current);) ++current;
-      if (current == phase.classes) {
+      // Not a class on the other side of the image, even if it is alike: see AxisPhase::border.
+      current = matches(0) ? 0 : phase.classes++;
+      if (current)
         for (size_t t = 0; t < taps; ++t) phase.missing.push_back(outside(t));
-        ++phase.classes;
-      }
     }
     phase.border[static_cast<size_t>(o)] = current;
   }

@@ -20,7 +20,8 @@ struct AxisPhase {
   std::vector<AxisTap> taps;  // may be empty: those outputs see no input
   int64_t step, outputs, out_base, out_step;
   int64_t first, last;  // smallest and largest tap offset
-  // Outputs that miss the same taps (because those fall outside the input) form a border class.
+  // Neighbouring outputs that miss the same taps (because those fall outside the input) form a border class:
+  // what both ends of a stretch belong to, all between do.
   int32_t classes;
   std::vector<int32_t> border;   // [outputs] class of each output
   std::vector<uint8_t> missing;  // [classes, taps]

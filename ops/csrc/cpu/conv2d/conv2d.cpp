@@ -29,28 +29,51 @@ struct BandMemory {
   const int64_t *source, *target, *bits_target;
   uint64_t call = 0;
   const Conv2dPass* pass = nullptr;
+  int64_t rows = 0;
 
   // `bits_pixel`: words of an output pixel that a float stream leaves as bits beside it.
-  void list_pixels(const Conv2dPlan& plan, const Conv2dPass& of, int64_t step_h, int64_t step_w,
-                   int64_t out_row, int64_t out_pixel, int64_t bits_pixel) {
-    if (call == plan.call && (pass == &of || plan.interleaved)) return;
+  void list_pixels(const Conv2dPlan& plan, const Conv2dPass& of, int64_t of_rows, int64_t step_h,
+                   int64_t step_w, int64_t out_row, int64_t out_pixel, int64_t bits_pixel) {
+    if (call == plan.call && (pass == &of || plan.interleaved) && (!of.turned || rows == of_rows)) return;
     call = plan.call;
     pass = &of;
-    const int64_t pixels = of.band_rows * of.x->outputs;
+    rows = of.turned ? of_rows : of.band_rows;
+    const int64_t pixels = rows * of.x->outputs;
     auto* list = offsets.get<int64_t>((bits_pixel ? 3 : 2) * pixels);
     source = list;
     target = list + pixels;
     bits_target = target + pixels;
-    for (int64_t row = 0; row < of.band_rows; ++row) {
-      for (int64_t column = 0; column < of.x->outputs; ++column, ++list) {
+    for (int64_t row = 0; row < rows; ++row) {
+      for (int64_t column = 0; column < of.x->outputs; ++column) {
         const int64_t output = row * of.y->out_step * out_row + column * of.x->out_step;
-        list[0] = row * step_h + column * step_w;
-        list[pixels] = output * out_pixel;
-        if (bits_pixel) list[2 * pixels] = output * bits_pixel;
+        int64_t* pixel = list + (of.turned ? column * rows + row : row * of.x->outputs + column);
+        pixel[0] = row * step_h + column * step_w;
+        pixel[pixels] = output * out_pixel;
+        if (bits_pixel) pixel[2 * pixels] = output * bits_pixel;
       }
     }
   }
 };
+
+// The border classes of a band's pixels, `stride` elements of the table apart.
+void list_borders(const Conv2dPass& pass, int64_t row0, int64_t row1, int32_t stride, int32_t* to) {
+  struct Part {
+    const int32_t* border;
+    int64_t count;
+    int32_t stride;
+  };
+  Part outer{pass.y->border.data() + row0, row1 - row0, pass.x->classes * stride};
+  Part inner{pass.x->border.data(), pass.x->outputs, stride};
+  if (pass.turned) std::swap(outer, inner);
+  for (int64_t i = 0; i < outer.count; ++i, to += inner.count) {
+    if (i > 0 && outer.border[i] == outer.border[i - 1]) {
+      std::copy_n(to - inner.count, inner.count, to);
+      continue;
+    }
+    for (int64_t j = 0; j < inner.count; ++j)
+      to[j] = outer.border[i] * outer.stride + inner.border[j] * inner.stride;
+  }
+}
 
 // Where threads share a band, others write other words of the same pixels, and a line that two cores write in
 // turn is slow: the bits of these tiles stay with this thread until all are there.
@@ -103,21 +126,17 @@ void run_pass(const Conv2dParams& p, const CpuKernel& kernel, const Conv2dPlan& 
   const int64_t planes = p.bits ? p.planes : 1, padded = p.weight.padded_channels();
   const int64_t out_pixel = p.bits ? planes * plan.tiles : p.out_channels;
   const int64_t bits_pixel = p.stream ? p.stream->planes * plan.tiles : 0;
-  memory.list_pixels(plan, pass, step_h, step_w, p.output.w, out_pixel, bits_pixel);
+  memory.list_pixels(plan, pass, row1 - row0, step_h, step_w, p.output.w, out_pixel, bits_pixel);
   auto* border = memory.border.get<int32_t>(pass.band_rows * x.outputs);
-  for (int64_t row = row0, i = 0; row < row1; ++row) {
-    const int32_t border_row = y.border[static_cast<size_t>(row)] * x.classes;
-    for (int32_t border_column : x.border)
-      border[i++] = static_cast<int32_t>((border_row + border_column) * planes * padded);
-  }
+  list_borders(pass, row0, row1, static_cast<int32_t>(planes * padded), border);
   const int64_t out_first = (n * p.output.h + y.out_base + row0 * y.out_step) * p.output.w + x.out_base;
 
   Conv2dTile tile{};
   tile.pixels = (row1 - row0) * x.outputs;
   tile.input = origin;
   tile.source = memory.source;
-  tile.row_pixels = x.outputs;
-  tile.pixel_step = step_w;
+  tile.row_pixels = pass.turned ? row1 - row0 : x.outputs;
+  tile.pixel_step = pass.turned ? step_h : step_w;
   tile.target = memory.target;
   tile.border = border;
   if (plan.interleaved) tile.same_input = {plan.call, item / plan.splits};
@@ -131,8 +150,12 @@ void run_pass(const Conv2dParams& p, const CpuKernel& kernel, const Conv2dPlan& 
                   y.step,
                   x.step,
                   static_cast<int64_t>(pass.taps),
-                  plan.taps.data() + pass.first_tap,
-                  p.kernel.w};
+                  plan.taps.data() + pass.first_tap};
+  if (pass.turned) {
+    std::swap(tile.picture.rows, tile.picture.columns);
+    std::swap(tile.picture.row_stride, tile.picture.pixel_stride);
+    std::swap(tile.picture.step_h, tile.picture.step_w);
+  }
   tile.weight = p.weight.tiles();
   tile.weight_stride = p.weight.tile_stride();
   tile.first_word = p.weight.first_word();

@@ -50,10 +50,13 @@ bool mostly_present(const Conv2dTile& t) {
 // Whether the layer is of the kind this kernel computes and has fewer products so than directly.
 bool suits(const Conv2dTile& t) {
   const Conv2dPicture& in = t.picture;
-  if (in.step_h != 1 || in.step_w != 1 || in.kernel_w != kTaps || in.taps != kTaps * kTaps) return false;
+  if (in.step_h != 1 || in.step_w != 1 || in.taps != kTaps * kTaps) return false;
   if (in.words < kLeastWords || in.words > kMostWords || (t.present && !mostly_present(t))) return false;
+  // Of a 3x3 kernel, whose picture may lie on its side.
+  const int64_t row = in.tap[kTaps].kernel, column = in.tap[1].kernel;
+  if (row + column != kTaps + 1) return false;
   for (int64_t i = 0; i < in.taps; ++i)
-    if (in.tap[i].kernel != i || in.tap[i].row != i / kTaps) return false;
+    if (in.tap[i].kernel != i / kTaps * row + i % kTaps * column || in.tap[i].row != i / kTaps) return false;
   const int64_t rows = t.pixels / t.row_pixels, by_row = (t.row_pixels + kTilePixels - 1) / kTilePixels;
   const int64_t direct = std::min((t.pixels + kTilePixels - 1) / kTilePixels, rows * by_row);
   return kProducts * ((rows + kRows - 1) / kRows) * by_row < kTaps * direct;
@@ -86,10 +89,11 @@ void plan(const Conv2dTile& t, RowsBand& band) {
     const int64_t plane = word / 2 * step_bytes;
     const bool whole = word + 1 < in.words;
     for (int64_t i = 0; i < kTaps; ++i) {
-      const int64_t cell = whole ? kStepChannels : kStepChannels / 2, first = i * in.words + word;
+      const int64_t cell = whole ? kStepChannels : kStepChannels / 2,
+                    first = in.tap[i].kernel * in.words + word;
       ByteStep step{plane + in.tap[i].column * cell, cell, first, whole ? first + 1 : -1};
       if (!whole && i + 1 < kTaps && in.tap[i + 1].column == in.tap[i].column + 1)
-        step.second = ++i * in.words + word;
+        step.second = in.tap[++i].kernel * in.words + word;
       band.steps.push_back(step);
     }
   }
@@ -164,7 +168,7 @@ void prepare(const Conv2dTile& t, RowsBand& band) {
 // The six combinations of kernel rows, of every step: [product][step].
 void expand_weights(const Conv2dTile& t, const RowsBand& band, int64_t tile) {
   const Word* weight = t.weight + tile * t.weight_stride;
-  const int64_t row_words = kTaps * t.picture.words * 2 * kTileChannels;
+  const int64_t row_words = t.picture.tap[kTaps].kernel * t.picture.words * 2 * kTileChannels;
   const int64_t product_bytes = static_cast<int64_t>(band.steps.size()) * kStepBytes;
   int8_t* to = band.weights;
   for (const ByteStep& step : band.steps) {

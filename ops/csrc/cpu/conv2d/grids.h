@@ -107,8 +107,7 @@ inline void plan_steps(const Conv2dTile& t, const ByteShape& shape, Grids& g) {
   const int64_t whole = in.words / shape.words * shape.words,
                 step_bytes = g.pixels * shape.planes * shape.cell;
   for (int64_t i = 0, end; i < in.taps; i = end) {
-    const int64_t row = in.tap[i].kernel / in.kernel_w;
-    for (end = i; end < in.taps && in.tap[end].kernel / in.kernel_w == row;) ++end;
+    for (end = i; end < in.taps && in.tap[end].row == in.tap[i].row;) ++end;
     for (int64_t word = 0; word < whole; word += shape.words)
       for (int64_t tap = i; tap < end; ++tap) {
         const int64_t first = in.tap[tap].kernel * in.words + word;
@@ -125,10 +124,11 @@ inline void plan_steps(const Conv2dTile& t, const ByteShape& shape, Grids& g) {
   }
 }
 
-// The border class of `count` pixels if they share it, else -1.
-inline int32_t shared_border(const Conv2dTile& t, int64_t pixel, int64_t count) {
+// The border class of `count` pixels if they share it, else -1; those of one row do if their ends do.
+inline int32_t shared_border(const Conv2dTile& t, int64_t pixel, int64_t count, bool in_row) {
   const int32_t *border = t.border + pixel, first = *border;
-  return std::all_of(border, border + count, [&](int32_t other) { return other == first; }) ? first : -1;
+  const auto same = [&](int32_t other) { return other == first; };
+  return (in_row ? same(border[count - 1]) : std::all_of(border, border + count, same)) ? first : -1;
 }
 
 // Row by row, or through the gaps between rows: whichever has fewer tiles.
@@ -141,6 +141,7 @@ inline void plan_tiles(const Conv2dTile& t, int64_t size, Grids& g) {
   int64_t row = 0, column = 0, pixel = 0;
   for (PixelTile& tile : g.tiles) {
     tile = {row * pitch + column, pixel, 0, -1};
+    const bool in_row = column + size <= columns;
     for (int64_t p = 0; p < size;) {  // runs of pixels and of gaps
       const bool exists = row < rows && column < columns;
       const int64_t end = exists ? columns : joined && row < rows ? pitch : column + size;
@@ -154,8 +155,7 @@ inline void plan_tiles(const Conv2dTile& t, int64_t size, Grids& g) {
       if (joined && column == pitch) ++row, column = 0;
     }
     if (!joined && column >= columns) ++row, column = 0;
-    if (tile.exists != (1u << size) - 1) continue;
-    tile.border = shared_border(t, tile.pixel, size);
+    if (tile.exists == (1u << size) - 1) tile.border = shared_border(t, tile.pixel, size, in_row);
   }
 }
 

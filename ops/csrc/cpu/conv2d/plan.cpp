@@ -14,6 +14,8 @@ namespace {
 constexpr int64_t kBandPixels = 768;
 // Rows that a kernel which expands its input may compute together.
 constexpr int64_t kRowsTogether = 4;
+// Such a kernel takes images of fewer columns and at least as many rows on their side.
+constexpr int64_t kNarrow = 8, kHigh = 32;
 std::atomic<uint64_t> calls{0};
 
 bool reads_outside(const AxisPhase& phase, int64_t input) {
@@ -42,7 +44,7 @@ int64_t band_pixels(const Conv2dParams& p, const CpuKernel& kernel, const AxisPh
 }
 
 // The words of each tap as runs, joined where they touch; of a `tile` that is not -1, those present in it.
-void list_runs(const Conv2dParams& p, const Conv2dPass& pass, int64_t stride_h, int64_t stride_w,
+void list_runs(const Conv2dParams& p, const Conv2dPass& pass, int64_t row_stride, int64_t column_stride,
                int64_t tile, Conv2dPlan& plan) {
   const int64_t words = p.weight.header().tile_words;
   const size_t first = plan.runs.size();
@@ -58,7 +60,7 @@ void list_runs(const Conv2dParams& p, const Conv2dPass& pass, int64_t stride_h, 
   };
   for (size_t i = pass.first_tap; i < plan.taps.size(); ++i) {
     const Conv2dTap& tap = plan.taps[i];
-    const int64_t source = tap.row * stride_h + tap.column * stride_w, word = tap.kernel * words;
+    const int64_t source = tap.row * row_stride + tap.column * column_stride, word = tap.kernel * words;
     if (tile < 0) add(source, word * 2 * kTileChannels, words);
     for (int64_t k = 0; tile >= 0 && k < words; ++k)
       if (p.weight.is_present(tile, word + k)) add(source + k, (word + k) * 2 * kTileChannels, 1);
@@ -75,22 +77,28 @@ void plan_pass(const Conv2dParams& p, const CpuKernel& kernel, Conv2dPass& pass,
   const bool taps = !y.taps.empty() && !x.taps.empty();
   pass.ring = taps && (p.parts || reads_outside(y, in.height) || reads_outside(x, in.width));
   pass.ring_stride = (x.input_end(x.outputs - 1) - x.input_begin(0)) * in.words;
-  const int64_t stride_h = pass.ring ? pass.ring_stride : in.stride_h;
-  const int64_t stride_w = pass.ring ? in.words : in.stride_w;
+  pass.turned =
+      kernel.expanded_bytes && !p.stream && x.outputs < kNarrow && y.outputs >= kHigh && x.taps.size() > 1;
+  const AxisPhase &rows = pass.turned ? x : y, &columns = pass.turned ? y : x;
+  int64_t row_stride = pass.ring ? pass.ring_stride : in.stride_h;
+  int64_t column_stride = pass.ring ? in.words : in.stride_w;
+  int64_t kernel_row = p.kernel.w, kernel_column = 1;
+  if (pass.turned) std::swap(row_stride, column_stride), std::swap(kernel_row, kernel_column);
   pass.first_tap = plan.taps.size();
-  for (const AxisTap& ty : y.taps)
-    for (const AxisTap& tx : x.taps)
-      plan.taps.push_back({ty.offset - y.first, tx.offset - x.first, ty.kernel * p.kernel.w + tx.kernel});
+  for (const AxisTap& row : rows.taps)
+    for (const AxisTap& column : columns.taps)
+      plan.taps.push_back({row.offset - rows.first, column.offset - columns.first,
+                           row.kernel * kernel_row + column.kernel * kernel_column});
   pass.first_run = plan.runs.size();
   pass.first_tile = plan.tile_runs.size();
   if (p.weight.header().skips && !kernel.expanded_bytes) {
     for (int64_t tile = 0; tile < plan.tiles; ++tile) {
       plan.tile_runs.push_back(plan.runs.size() - pass.first_run);
-      list_runs(p, pass, stride_h, stride_w, tile, plan);
+      list_runs(p, pass, row_stride, column_stride, tile, plan);
     }
     plan.tile_runs.push_back(plan.runs.size() - pass.first_run);
   } else {
-    list_runs(p, pass, stride_h, stride_w, -1, plan);
+    list_runs(p, pass, row_stride, column_stride, -1, plan);
   }
   pass.runs = plan.runs.size() - pass.first_run;
   pass.taps = plan.taps.size() - pass.first_tap;

@@ -16,6 +16,8 @@ struct Conv2dPass {
   const AxisPhase *y, *x;
   int64_t table;  // where the pass starts in the epilogue table
   bool ring;
+  // The image on its side: pixels are listed column by column, and rows are columns to the kernel.
+  bool turned;
   int64_t ring_stride;       // words of a scratch row
   int64_t band_rows, bands;  // rows of a band, bands per image
   int64_t first_item;
