@@ -110,6 +110,18 @@ def settle(model: nn.Module, channels: int) -> nn.Module:
     return model.eval()
 
 
+def network_of(name: str, arguments: dict[str, Any] | None = None, one_bit: bool = False) -> nn.Module:
+    """A fresh network.
+
+    Args:
+        name: a key of `MODELS`, or what `find_model` takes.
+        arguments: of the model.
+        one_bit: the architecture that is to become one-bit, which may differ in how it stores its stream.
+    """
+    of_one_bit = _ONE_BIT.get(name) if one_bit else None
+    return find_model(of_one_bit or MODELS.get(name, name), arguments)
+
+
 def float_model(name: str, channels: int, arguments: dict[str, Any] | None = None) -> nn.Module:
     """The float network, the same for every call.
 
@@ -119,7 +131,7 @@ def float_model(name: str, channels: int, arguments: dict[str, Any] | None = Non
         arguments: of the model.
     """
     torch.manual_seed(0)
-    return settle(find_model(MODELS.get(name, name), arguments), channels)
+    return settle(network_of(name, arguments), channels)
 
 
 def twins(
@@ -130,7 +142,7 @@ def twins(
     example = torch.randn(1, channels, _SETTLING_SIZE, _SETTLING_SIZE)
     one_bit = copy.deepcopy(model)
     if name in _ONE_BIT:
-        one_bit = find_model(_ONE_BIT[name], arguments)
+        one_bit = network_of(name, arguments, one_bit=True)
         one_bit.load_state_dict(model.state_dict())
     one_bit = settle(prepare(one_bit, make_plan(one_bit, example, planes=planes)), channels)
     return model, one_bit, convert(one_bit, example)

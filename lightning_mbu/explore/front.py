@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from ..bench.suite import run_jobs
 from ..comparison import Comparison
 from ..report_pareto import front_of
 from . import results
+from .modelled import PROCESSORS, modelled_ms
 from .training import Experiment
 
 ROWS = (
@@ -49,8 +50,8 @@ class Point:
     Attributes:
         row: of the study.
         runtime: as `mbu bench` names it.
-        isa: what every candidate was held to, `"native"` for this processor.
-        ms: median for one image.
+        isa: what every candidate was held to, `"native"` for this processor; or a processor that is not here.
+        ms: median for one image; modelled for a processor that is not here.
         megabytes: of its weights.
         score, spread: mean and sample deviation over the seeds; `spread` is None for a single one.
     """
@@ -106,7 +107,7 @@ def measure(
     rows: dict[str, Experiment], lines: Sequence[dict[str, Any]], score: str, classes: int, size: str,
     isas: Iterable[str], threads: int, console: Console,
 ) -> list[Point]:  # fmt: skip
-    """Times each network once on every instruction set.
+    """Times each network once on every instruction set, and models the time on processors that are not here.
 
     Args:
         rows: name -> what was trained.
@@ -140,7 +141,19 @@ def measure(
                     line[score], line[f"{score} ±"],
                 )
             )  # fmt: skip
-    return points
+    return points + _modelled(points, {name: job for (name, _), job in jobs.items()})
+
+
+def _modelled(points: Sequence[Point], jobs: dict[str, Job]) -> list[Point]:
+    """Each network in each precision on every processor of `modelled.PROCESSORS`."""
+    distinct = {(point.row, point.precision): point for point in points}
+    found = []
+    for processor in PROCESSORS:
+        for (row, precision), point in distinct.items():
+            ms = modelled_ms(jobs[row], precision, processor)
+            if ms is not None:
+                found.append(replace(point, runtime=f"{precision} modelled", isa=processor.name, ms=ms))
+    return found
 
 
 def _run(job: Job, *told: Any) -> dict[str, Any]:

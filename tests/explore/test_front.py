@@ -13,6 +13,7 @@ from lightning_mbu.bench.child import JobFailed
 from lightning_mbu.comparison import Comparison
 from lightning_mbu.explore import front
 from lightning_mbu.explore.front import Point, job_of, measure, on_front
+from lightning_mbu.explore.modelled import Processor, modelled_ms
 from lightning_mbu.explore.results import by_row
 from lightning_mbu.explore.rows import ingredients
 from lightning_mbu.explore.training import Experiment
@@ -95,18 +96,29 @@ def test_every_network_is_timed_once_and_joined_with_its_score(monkeypatch, tmp_
         return {"compare": entries}
 
     monkeypatch.setattr(front, "run_jobs", run_jobs)
+    there = Processor("modelled there", 1.0, 1, {"float": 4, "int8": 16, "packed": 64})
+    monkeypatch.setattr(front, "PROCESSORS", (there,))
     said = io.StringIO()
     lines = by_row(RUNS)
     points = measure(ROWS, lines, "test/iou", 1, "96x128", ("native",), 1, Console(file=said, width=200))
     assert len(timed) == len(set(timed)) == 4
     assert "float + width 8, native: not timed: no memory" in said.getvalue()
     assert "bfloat16 compiled not run: no instructions" in said.getvalue()
-    found = {(p.row, p.runtime): (p.ms, p.megabytes, round(p.score, 3)) for p in points}
+    found = {(p.row, p.runtime): (p.ms, p.megabytes, round(p.score, 3)) for p in points if p.isa == "native"}
     assert found == {
         ("float", "float compiled"): (6.0, 4.0, 0.505), ("float", "int8 B"): (4.0, 1.0, 0.505),
         ("plain + thermometer of 2", "packed compiled"): (3.0, 0.1, 0.455),
         ("bfloat16 shortcuts", "packed compiled"): (1.5, 0.1, 0.485),
     }  # fmt: skip
+    elsewhere = {(p.row, p.runtime): (p.ms, p.megabytes) for p in points if p.isa == there.name}
+    assert elsewhere == {
+        (row, f"{precision} modelled"): (modelled_ms(job_of(ROWS[row], 1, "96x128", "native", 1), precision, there), mb)
+        for row, precision, mb in (
+            ("float", "float", 4.0), ("float", "int8", 1.0), ("plain + thermometer of 2", "packed", 0.1),
+            ("bfloat16 shortcuts", "packed", 0.1),
+        )
+    }  # fmt: skip
+    points = [p for p in points if p.isa == "native"]
     console = Console(file=(shown := io.StringIO()), width=200)
     console.print(front.table("t", points, "test/iou"))
     assert shown.getvalue().count(" * ") == 2
