@@ -14,13 +14,6 @@ MBU_INLINE __m512i load(const void* p) {
   return _mm512_loadu_si512(p);
 }
 
-// Calls `with` with a value of the type.
-template <class With>
-MBU_INLINE void of_type(FloatType type, const With& with) {
-  if (type == FloatType::bf16) return with(Bfloat16{});
-  type == FloatType::fixed8 ? with(Fixed8{}) : with(float{});
-}
-
 // 32 channels of a pixel, as two halves; channels that are not `valid` are 0.
 struct Floats {
   __m512 low, high;

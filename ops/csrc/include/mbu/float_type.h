@@ -19,6 +19,13 @@ inline int64_t size_of(FloatType type) {
   return type == FloatType::f32 ? 4 : type == FloatType::fixed8 ? 1 : 2;
 }
 
+// Calls `with` with a value of the type, any but f16.
+template <class With>
+__attribute__((always_inline)) inline void of_type(FloatType type, const With& with) {
+  if (type == FloatType::bf16) return with(Bfloat16{});
+  type == FloatType::fixed8 ? with(Fixed8{}) : with(float{});
+}
+
 // The address of an element of a type that is known at run time.
 inline const void* at(const void* data, int64_t element, FloatType type) {
   return static_cast<const char*>(data) + element * size_of(type);
