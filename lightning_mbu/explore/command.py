@@ -28,6 +28,7 @@ def add_study_options(parser: argparse.ArgumentParser) -> None:
     add("name", help="table1, ingredients, figure3, pareto, front or budget")
     _add_common(parser, "mbu-study")
     add("--quick", action="store_true", help="64 pixels, 8 epochs: the ordering in minutes, not the accuracy")
+    add("--lr", type=float, help="peak learning rate; 3e-3 with shortcuts and 5e-3 without if not given")
     add("--seeds", type=int, default=1, help="runs of each row")
     add(
         "--only",

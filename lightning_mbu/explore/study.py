@@ -38,6 +38,7 @@ class StudySettings:
         size: height of the images, pixels; by default 128, or 64 with `quick`.
         epochs: of every network; by default 12, or 8 with `quick`.
         width: channels of the first level.
+        lr: peak learning rate of every network whose row names none; by default that of `Experiment`.
         shortcuts: real-valued shortcuts in every network, the float one too.
         seeds: runs of each row.
         only: rows of `ingredients` and `front` to run, all if empty.
@@ -58,6 +59,7 @@ class StudySettings:
     size: int | None = None
     epochs: int | None = None
     width: int = 16
+    lr: float | None = None
     shortcuts: bool = False
     seeds: int = 1
     only: tuple[str, ...] = ()
@@ -77,6 +79,8 @@ class StudySettings:
         for name in ("seeds", "permutations", "depth", "threads", "trials"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1.")
+        if self.lr is not None and not 0 < self.lr < 1:
+            raise ValueError(f"lr={self.lr} must lie between 0 and 1, as 1e-3.")
         if self.name == "budget" and (self.max_dice_drop is None) == (self.max_latency_ms is None):
             raise ValueError(
                 "budget needs either --max-dice-drop or --max-latency-ms, and one of them alone."
@@ -90,7 +94,7 @@ class StudySettings:
     def base(self) -> Experiment:
         """What every row starts from."""
         epochs = self.epochs if self.epochs is not None else (8 if self.quick else 12)
-        return Experiment(width=self.width, shortcuts=self.shortcuts, epochs=epochs)
+        return Experiment(width=self.width, shortcuts=self.shortcuts, epochs=epochs, lr=self.lr)
 
 
 def run_study(settings: StudySettings, console: Console) -> dict[str, dict[str, Any]]:
@@ -109,6 +113,7 @@ def run_study(settings: StudySettings, console: Console) -> dict[str, dict[str, 
     # The name holds what makes results comparable: a study with other settings is another study.
     record = "ingredients" if settings.name == "front" else settings.name  # what one has trained serves both
     name = f"{record}-{data.name}-{settings.pixels}px-w{settings.width}-e{settings.base.epochs}"
+    name += f"-lr{settings.lr:g}" if settings.lr is not None else ""
     name += "-shortcuts" if settings.shortcuts else ""
     study = open_study(name, output, settings.storage, direction="maximize")
     rows = {

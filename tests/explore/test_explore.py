@@ -290,3 +290,10 @@ def test_settings_that_cannot_be():
         StudySettings("budget", "x")
     with pytest.raises(ValueError, match="seeds=0"):
         StudySettings("table1", "x", seeds=0)
+    with pytest.raises(ValueError, match=r"lr=5.0 must lie between"):
+        StudySettings("table1", "x", lr=5.0)
+
+
+def test_a_learning_rate_for_every_row():
+    assert StudySettings("table1", "x").base.peak == 5e-3
+    assert StudySettings("table1", "x", lr=1e-4, shortcuts=True).base.peak == 1e-4

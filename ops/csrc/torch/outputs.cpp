@@ -21,8 +21,9 @@ namespace {
 using torch::headeronly::MemoryFormat;
 using torch::headeronly::ScalarType;
 
-// Below this glibc keeps freed memory by itself (its largest threshold for mapping pages).
-constexpr size_t kSmallest = 32 << 20;
+// Smaller ones glibc keeps by itself. The end of its heap it hands back, to ask for it page by page next
+// time.
+constexpr size_t kSmallest = 4 << 20;
 constexpr size_t kPage = 2 << 20;  // a large page of x86 and Arm
 // Results after which memory that none of them used goes back to the system: several runs of a large network.
 constexpr uint64_t kKeptFor = 512;
