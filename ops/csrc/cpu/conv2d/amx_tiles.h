@@ -91,32 +91,38 @@ MBU_INLINE __m512i weight_row(Planes weights, int row) {
 
 // A step: four products. Tiles: 0 and 1 are the counters of the first 16 pixels, 2 and 3 of the second; 4 and
 // 5 inputs, 6 and 7 weights. In two halves, so that the first counters can be stored ahead of the last
-// products.
+// products. Of up to 16 channels (not kWide) the odd ones of these tiles are left out.
+template <bool kWide = true>
 MBU_INLINE void multiply_first(const int8_t* input, int64_t stride, const int8_t* weight) {
   _tile_loadd(4, input, stride);
   _tile_loadd(6, weight, kStepChannels);
   _tile_dpbssd(0, 4, 6);
+  if constexpr (!kWide) return;
   _tile_loadd(7, weight + kStepBytes / 2, kStepChannels);
   _tile_dpbssd(1, 4, 7);
 }
 
+template <bool kWide = true>
 MBU_INLINE void multiply_second(const int8_t* input, int64_t stride) {
   _tile_loadd(5, input, stride);
   _tile_dpbssd(2, 5, 6);
-  _tile_dpbssd(3, 5, 7);
+  if constexpr (kWide) _tile_dpbssd(3, 5, 7);
 }
 
 // A tile's counters: [pixel][channel].
 constexpr int64_t kTileCounts = kTilePixels * kTileChannels;
 
+template <bool kWide = true>
 MBU_INLINE void store_first(int32_t* counts) {
   _tile_stored(0, counts, kTileChannels * sizeof(int32_t));
-  _tile_stored(1, counts + kTileChannels / 2, kTileChannels * sizeof(int32_t));
+  if constexpr (kWide) _tile_stored(1, counts + kTileChannels / 2, kTileChannels * sizeof(int32_t));
 }
 
+template <bool kWide = true>
 MBU_INLINE void store_second(int32_t* counts) {
   _tile_stored(2, counts + kTileCounts, kTileChannels * sizeof(int32_t));
-  _tile_stored(3, counts + kTileCounts + kTileChannels / 2, kTileChannels * sizeof(int32_t));
+  if constexpr (kWide)
+    _tile_stored(3, counts + kTileCounts + kTileChannels / 2, kTileChannels * sizeof(int32_t));
 }
 
 // Blocks are of two tiles of pixels; `tiles` of these will be gone through for each tile of channels.

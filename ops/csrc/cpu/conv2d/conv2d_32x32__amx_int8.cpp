@@ -20,6 +20,8 @@ namespace {
 // (ops/bench/amx_rates.cpp, from 36 steps on).
 constexpr int kUnrolled = 4;
 constexpr int64_t kBlockCounts = 2 * kTileCounts;
+constexpr std::true_type kYes;
+constexpr std::false_type kNo;
 
 // A band made ready: what the tile loop reads.
 struct Band {
@@ -147,7 +149,7 @@ void finish_tiles(const Conv2dTile& t, const PixelTile* pixels, int64_t count, i
 // end), whose weights follow one another. `between` runs while the last steps multiply: the processor comes
 // to it long before they have. The first tile's counters are stored ahead of the second's last products, so
 // that the multiplier has work meanwhile.
-template <bool kPair, class Between>
+template <bool kPair, bool kWide, class Between>
 MBU_INLINE void run_block(const ByteStep* step, const ByteStep* end, const int8_t* bytes, int64_t first,
                           int64_t second, const int8_t* weight, int32_t* counts, const Between& between) {
   zero_counters<kPair>();
@@ -155,19 +157,19 @@ MBU_INLINE void run_block(const ByteStep* step, const ByteStep* end, const int8_
   const auto multiply = [&](int i) MBU_LAMBDA {
     const int8_t* input = bytes + step[i].input;
     const int64_t stride = step[i].stride;
-    multiply_first(input + first * stride, stride, weight + i * kStepBytes);
-    if constexpr (kPair) multiply_second(input + second * stride, stride);
+    multiply_first<kWide>(input + first * stride, stride, weight + i * kStepBytes);
+    if constexpr (kPair) multiply_second<kWide>(input + second * stride, stride);
   };
   for (; last - step >= kUnrolled; step += kUnrolled, weight += kUnrolled * kStepBytes)
     each<kUnrolled>(multiply);
   for (; step != last; ++step, weight += kStepBytes) multiply(0);
   const int64_t stride = last != end ? last->stride : 0;
-  if (last != end) multiply_first(bytes + last->input + first * stride, stride, weight);
+  if (last != end) multiply_first<kWide>(bytes + last->input + first * stride, stride, weight);
   between();
-  store_first(counts);
+  store_first<kWide>(counts);
   if constexpr (kPair) {
-    if (last != end) multiply_second(bytes + last->input + second * stride, stride);
-    store_second(counts);
+    if (last != end) multiply_second<kWide>(bytes + last->input + second * stride, stride);
+    store_second<kWide>(counts);
   }
 }
 
@@ -188,6 +190,8 @@ void conv2d_32x32__amx_int8(const Conv2dTile& t) {
     expand_weights(t.weight + tile * t.weight_stride, step, last, band.weights);
     // A tile load is invisible to the compiler: the bytes must be in memory before the first.
     __asm__ volatile("" ::: "memory");
+    const bool wide = t.channels - tile * kTileChannels > kTileChannels / 2;
+    if (!wide) std::fill_n(band.counts, 2 * kBlockCounts, 0);  // half of them are left as they are
     int64_t unfinished = 0;  // tiles before `pixels` whose counters wait in `others`
     const PixelTile* pixels = begin;
     while (pixels != end) {
@@ -196,10 +200,14 @@ void conv2d_32x32__amx_int8(const Conv2dTile& t) {
         fetch_some(t);
       };
       const int64_t count = std::min<int64_t>(end - pixels, 2), first = pixels[0].start;
-      if (count == 2)
-        run_block<true>(step, last, band.bytes, first, pixels[1].start, band.weights, counts, between);
+      const auto run = [&](auto pair, auto wide) {
+        const int64_t second = pair ? pixels[1].start : 0;
+        run_block<pair, wide>(step, last, band.bytes, first, second, band.weights, counts, between);
+      };
+      if (wide)
+        count == 2 ? run(kYes, kYes) : run(kNo, kYes);
       else
-        run_block<false>(step, last, band.bytes, first, 0, band.weights, counts, between);
+        count == 2 ? run(kYes, kNo) : run(kNo, kNo);
       pixels += count;
       unfinished = count;
       std::swap(counts, others);
