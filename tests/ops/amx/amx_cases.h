@@ -79,7 +79,7 @@ std::vector<Case> fixed_cases() {
   few.out_channels = 16;  // half of a tile of weights
   few.products = 8 * 6;
   cases.push_back(few);
-  cases.push_back(conv(64, 48, 9, 33, 3, 1, 1, 1));  // a half behind a whole one
+  cases.push_back(conv(64, 48, 9, 33, 3, 1, 1, 1));   // a half behind a whole one
   cases.push_back(conv(290, 40, 7, 30, 3, 1, 1, 1));  // odd rows, a part of a tile, half a step
   cases.push_back(conv(480, 64, 2, 16, 3, 1, 1, 1));
   Case other = conv(256, 32, 6, 20, 3, 1, 0, 1);
