@@ -200,9 +200,9 @@ void conv2d_32x32__amx_int8(const Conv2dTile& t) {
         fetch_some(t);
       };
       const int64_t count = std::min<int64_t>(end - pixels, 2), first = pixels[0].start;
-      const auto run = [&](auto pair, auto wide) {
-        const int64_t second = pair ? pixels[1].start : 0;
-        run_block<pair, wide>(step, last, band.bytes, first, second, band.weights, counts, between);
+      const auto run = [&](auto two, auto all) {
+        const int64_t second = two ? pixels[1].start : 0;
+        run_block<two, all>(step, last, band.bytes, first, second, band.weights, counts, between);
       };
       if (wide)
         count == 2 ? run(kYes, kYes) : run(kNo, kYes);
