@@ -49,3 +49,12 @@ def test_precisions_without_instructions() -> None:
     assert modelled_ms(job(16), "bfloat16", PROCESSORS[0]) is None
     times = [modelled_ms(job(64), precision, PROCESSORS[1]) for precision in ("float", "bfloat16", "packed")]
     assert times[0] == pytest.approx(4 * (times[1] or 0)) and (times[2] or 0) < (times[1] or 0)
+
+
+def test_what_the_docs_say() -> None:
+    """docs/results/accuracy.md: full-width `mbunet` at 256x256; 112 and 35 ms were measured on AVX-512."""
+    full = Job("compare", "mbunet")
+    avx512 = Processor("AVX-512 VNNI, VPOPCNTDQ", 3.0, 2, {"float": 16, "int8": 64, "packed": 171})
+    times = [[modelled_ms(full, kind, p) or 0 for kind in ("int8", "packed")] for p in (avx512, *PROCESSORS)]
+    assert [round(ms) for ms in times[0]] == [119, 46]
+    assert [round(int8 / packed, 1) for int8, packed in times[1:]] == [1.8, 1.2]
