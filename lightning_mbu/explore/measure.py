@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from ..deploy import convert, verify
-from ..prepare import quantized_layers
 from ..summary import summary
 from ..timing import time_interleaved
 from .data import DataSet
@@ -19,13 +18,12 @@ from .training import Experiment, Trained, loader, run
 def operations(trained: Trained, example_input: Tensor) -> dict[str, float]:
     """Multiply-adds for one image: `float GMAC`; `quantized GMAC`, in which each plane of a thermometer code counts;
     `quantized GMAC, masked twice`, as MBU-Net counts them, whose masked layers take two popcounts."""
-    planes = {name: layer.planes for name, layer in quantized_layers(trained.model)}
     counts = {"float GMAC": 0.0, "quantized GMAC": 0.0, "quantized GMAC, masked twice": 0.0}
     for layer in summary(trained.model, tuple(example_input.shape)).layers:
         if layer.kind == "float":
             counts["float GMAC"] += layer.macs / 1e9
             continue
-        one_bit = layer.macs * planes[layer.name] / 1e9
+        one_bit = layer.macs / 1e9
         counts["quantized GMAC"] += one_bit
         counts["quantized GMAC, masked twice"] += one_bit * (2 if layer.kind == "masked" else 1)
     return counts
