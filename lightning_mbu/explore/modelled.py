@@ -14,7 +14,7 @@ from ..bench.child import Job
 from ..bench.models import network_of
 from ..plan import make_plan
 
-# Of what the vector units could do: what packed layers reach on AVX-512 (docs/results/cpu-targets.md).
+# Of what the vector units could do; packed layers reach a little more on AVX-512 (docs/results/cpu-targets.md).
 SHARE = 0.7
 # A popcount kernel reads whole words of inputs, and its tiles have so many outputs (cpu/conv2d/neon_tile.h).
 _IN, _OUT = 32, 16
@@ -42,7 +42,7 @@ class Processor:
         return macs / (self.macs[precision] * self.units * self.ghz * SHARE) / 1e6
 
 
-# fmla: 4; sdot: 16; smmla: 32; bfmmla: 16. Popcounts: 1024 products in 34 instructions, in 26 with SHA3.
+# Clocks and two vector instructions a cycle are assumed. fmla: 4; sdot: 16; smmla: 32; bfmmla: 16. Popcounts: 1024 products in 34 instructions, in 26 with SHA3.
 PROCESSORS = (
     Processor("modelled Cortex-A76, dot products", 2.4, 2, {"float": 4, "int8": 16, "packed": 30}),
     Processor(

@@ -52,7 +52,7 @@ def test_precisions_without_instructions() -> None:
 
 
 def test_what_the_docs_say() -> None:
-    """docs/results/accuracy.md: full-width `mbunet` at 256x256; 112 and 35 ms were measured on AVX-512."""
+    """docs/results/accuracy.md: full-width `mbunet` at 256x256; 88 and 31 ms were measured on AVX-512."""
     full = Job("compare", "mbunet")
     avx512 = Processor("AVX-512 VNNI, VPOPCNTDQ", 3.0, 2, {"float": 16, "int8": 64, "packed": 171})
     times = [[modelled_ms(full, kind, p) or 0 for kind in ("int8", "packed")] for p in (avx512, *PROCESSORS)]
