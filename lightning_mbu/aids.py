@@ -9,10 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .absent_blocks import BlockMaskedWeight, density_at, pull_blocks_together, share_out
 from .averaging import LatentAverage, clip_latent_weights, reestimate_batch_norm
 from .distillation import Distillation
+from .health import pull_to_one
 from .layers import QuantizedConvolution
-from .prepare import quantized_layers
+from .prepare import plan_of, quantized_layers
 from .recipe import Recipe
 from .schedule import sharpness
 
@@ -62,10 +64,48 @@ class TrainingAids:
         for _, layer in quantized_layers(self.network):
             if layer.estimator == "annealed":
                 layer.sharpness.fill_(sharpness(progress))
+        if self.recipe.block_ramp or self.recipe.block_shares != "equal":
+            self._share_out(density_at(progress, self.recipe.block_density, self.recipe.block_ramp))
         if self.distillation is not None:
             scaler = getattr(trainer.precision_plugin, "scaler", None)
             scale = scaler.get_scale() if scaler is not None else 1.0
             self.distillation.factor = scale / trainer.accumulate_grad_batches
+
+    def _share_out(self, density: float) -> None:
+        plan = plan_of(self.network)
+        macs = {layer.name: layer.macs for layer in plan.layers} if plan else {}
+        quantizers, weights, costs = [], [], []
+        for name, layer in quantized_layers(self.network):
+            if isinstance(layer.weight_quantizer, BlockMaskedWeight):
+                quantizers.append(layer.weight_quantizer)
+                weights.append(layer.latent_weight())
+                costs.append(macs[name] * layer.planes)
+        share_out(quantizers, weights, costs, density, self.recipe.block_shares)
+
+    @torch.no_grad()
+    def before_step(self, optimizer: torch.optim.Optimizer, regularizer: float) -> None:
+        """Adds the gradients of what pulls latent weights to +-1, and blocks of them to 0.
+
+        Args:
+            optimizer: whose step comes next; weights of others are left alone.
+            regularizer: strength of the pull to +-1.
+        """
+        of_blocks = self.recipe.block_regularizer
+        if not regularizer and not of_blocks:
+            return
+        mine = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        # Once for a weight that several layers share.
+        for layer in {id(layer.weight): layer for _, layer in quantized_layers(self.network)}.values():
+            latent = layer.latent_weight()
+            pull = pull_to_one(latent, regularizer)
+            if of_blocks and isinstance(layer.weight_quantizer, BlockMaskedWeight):
+                pull += pull_blocks_together(layer.weight_quantizer, latent, of_blocks)
+            pull *= layer.gate
+            own = layer.weight.shape[layer.input_axis]
+            parts = pull.split([own, pull.shape[layer.input_axis] - own], layer.input_axis)
+            for weight, part in zip((layer.weight, layer.plane_weight), parts, strict=True):
+                if weight is not None and weight.grad is not None and id(weight) in mine:
+                    weight.grad.add_(part)
 
     def batch_end(self, trainer: Any, progress: float) -> None:
         if self.recipe.clip is not None:

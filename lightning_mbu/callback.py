@@ -16,7 +16,7 @@ from .averaging import parameter_groups
 from .checkpoints import store_with_weights
 from .config import preset as find_preset
 from .float_start import init_from
-from .health import binary_fraction, epoch_numbers, pull_to_one, weight_states
+from .health import binary_fraction, epoch_numbers, weight_states
 from .layers import QuantizedConvolution
 from .plan import Plan, make_plan
 from .prepare import plan_of, prepare, quantized_layers
@@ -242,13 +242,8 @@ class MBUQuantize(companions.PlanKeeper):
         self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
         # After AMP has unscaled the gradients and before they are clipped: as if it were part of the loss.
-        if not self.regularizer:
-            return
-        mine = {id(p) for group in optimizer.param_groups for p in group["params"]}
-        # Once for a weight that several layers share.
-        for layer in {id(layer.weight): layer for layer in self._layers.values()}.values():
-            if layer.weight.grad is not None and id(layer.weight) in mine:
-                layer.weight.grad.add_(pull_to_one(layer.weight.detach(), self.regularizer) * layer.gate)
+        if self._aids is not None:
+            self._aids.before_step(optimizer, self.regularizer)
 
     # ---- logging ---------------------------------------------------------------------------------------------
 

@@ -36,7 +36,7 @@ def prepare(
         model: the model that the plan was made for.
         plan: see `make_plan`.
         mask_rule, sparsity: how masked layers choose their zeros (`quantizers.MaskedWeight`).
-        mask_blocks, block_density: zeros in whole blocks instead (`weight_quantizers.BlockMaskedWeight`).
+        mask_blocks, block_density: zeros in whole blocks instead (`absent_blocks.BlockMaskedWeight`).
         scale: `"learned"` (True), `"analytic"` or `"none"` (False), see `layers.quantize_layer`.
         estimator: straight-through estimator of the activations (`quantizers.ESTIMATORS`).
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from .absent_blocks import SHARES
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -23,6 +25,10 @@ class Recipe:
         mask_blocks: output and input channels of the blocks in which masked layers choose their zeros; None chooses
             weight by weight.
         block_density: share of the blocks that are present, with `mask_blocks`.
+        block_shares: `"equal"` leaves that share of the blocks of every layer, `"ranked"` that share of all multiply-adds
+            (`absent_blocks.share_out`).
+        block_ramp: share of the run over which blocks leave one after another (arXiv:1710.01878).
+        block_regularizer: strength of the group lasso over blocks (arXiv:1608.03665).
         weights_after: share of the run by which weights become one-bit later than activations (two stages,
             arXiv:2003.13033).
         clip: largest latent weight; those beyond are set back after every step (BinaryConnect, arXiv:1511.00363).
@@ -44,6 +50,9 @@ class Recipe:
     linear: bool = False
     mask_blocks: tuple[int, int] | None = None
     block_density: float = 0.5
+    block_shares: str = "equal"
+    block_ramp: float = 0.0
+    block_regularizer: float = 0.0
     weights_after: float = 0.0
     clip: float | None = None
     distill: float = 0.0
@@ -54,12 +63,27 @@ class Recipe:
     reestimate: int = 0
 
     def __post_init__(self) -> None:
-        for name, lowest in (("planes", 1), ("reestimate", 0), ("distill", 0)):
+        for name, lowest in (("planes", 1), ("reestimate", 0), ("distill", 0), ("block_regularizer", 0)):
             if getattr(self, name) is not None and getattr(self, name) < lowest:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least {lowest}.")
         if self.distill_temperature <= 0 or (self.clip is not None and self.clip <= 0):
             raise ValueError(
                 f"distill_temperature={self.distill_temperature} and clip={self.clip} must be above 0."
+            )
+        if self.block_shares not in SHARES:
+            raise ValueError(
+                f"block_shares={self.block_shares!r} is unknown; choose one of {', '.join(SHARES)}."
+            )
+        if not 0 <= self.block_ramp < 1:
+            raise ValueError(f"block_ramp={self.block_ramp} must be a share of the run, in [0, 1).")
+        if self.mask_blocks is None and (self.block_shares, self.block_ramp, self.block_regularizer) != (
+            "equal",
+            0,
+            0,
+        ):
+            raise ValueError(
+                f"block_shares={self.block_shares!r}, block_ramp={self.block_ramp} and block_regularizer="
+                f"{self.block_regularizer} act on blocks; say how large they are, mask_blocks=(32, 32)."
             )
         if self.average_from is not None and not 0 <= self.average_from < 1:
             raise ValueError(f"average_from={self.average_from} must be a share of the run, in [0, 1).")

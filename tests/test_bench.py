@@ -22,8 +22,10 @@ from lightning_mbu.bench.threads import measure_threads
 from lightning_mbu.benchmark import Rival, compare
 from lightning_mbu.cli import main
 from lightning_mbu.comparison import Comparison
+from lightning_mbu.deploy import verify
 from lightning_mbu.folding import fold_transposed
 from lightning_mbu.models import MBUNet
+from lightning_mbu.prepare import quantized_layers
 from lightning_mbu.timing import Timing
 
 
@@ -140,6 +142,17 @@ def test_int8_by_pytorch_follows_the_float_network():
         expected, found = model(x), int8_fx(model, x, 1)()
     gap = (found - expected).abs().max() / expected.abs().max()
     assert 0 < gap < INT8_TOLERANCE
+
+
+def test_absent_blocks_of_a_network(monkeypatch):
+    monkeypatch.setattr("lightning_mbu.bench.models.find_model", lambda name, arguments: MBUNet(width=8))
+    _, one_bit, packed = twins("mbunet", 3, mask_blocks=(8, 8), block_density=0.25)
+    present = [
+        float((layer.quantized_weight() != 0).float().mean()) for _, layer in quantized_layers(one_bit)
+    ]
+    assert all(0.2 < share < 0.3 for share in present)
+    x = torch.randn(1, 3, 64, 64)
+    assert verify(one_bit, packed, x).ok
 
 
 def test_layers_of_a_network(monkeypatch):

@@ -29,6 +29,7 @@ class Job:
         arguments: of the model.
         channels: of the image.
         planes: thresholds per channel of the packed network.
+        mask_blocks, block_density: size of the blocks that are absent from it, share that is present; see `prepare`.
         isa, kernel: see `isa.variables`.
         repeats: rounds.
         budget_s: seconds that the timing of a comparison may take.
@@ -43,6 +44,8 @@ class Job:
     threads: int = 1
     channels: int = 3
     planes: int = 1
+    mask_blocks: tuple[int, int] | None = None
+    block_density: float = 1.0
     isa: str = "native"
     kernel: str | None = None
     repeats: int = 15
@@ -63,6 +66,7 @@ class Job:
         words += "".join(f", {name} {value}" for name, value in self.arguments.items())
         words += f", {self.size}, {self.threads} thread{'s' * (self.threads > 1)}"
         words += f", {self.planes} thresholds" if self.planes > 1 else ""
+        words += f", {self.block_density:.0%} of blocks" if self.mask_blocks else ""
         words += "" if self.isa == "native" else f", {self.isa}"
         return f"{words}, {self.candidate}" if self.candidate else words
 

@@ -135,14 +135,22 @@ def float_model(name: str, channels: int, arguments: dict[str, Any] | None = Non
 
 
 def twins(
-    name: str, channels: int, planes: int = 1, arguments: dict[str, Any] | None = None
+    name: str, channels: int, planes: int = 1, arguments: dict[str, Any] | None = None, **blocks: Any
 ) -> tuple[nn.Module, nn.Module, PackedModel]:
-    """The float network, its one-bit twin as training would leave it, and the packed twin; see `float_model`."""
+    """The float network, its one-bit twin as training would leave it, and the packed twin.
+
+    Args:
+        name, channels, arguments: see `float_model`.
+        planes: thresholds per channel.
+        blocks: `mask_blocks` and `block_density` of `prepare`; with them every layer is masked.
+    """
     model = float_model(name, channels, arguments)
     example = torch.randn(1, channels, _SETTLING_SIZE, _SETTLING_SIZE)
     one_bit = copy.deepcopy(model)
     if name in _ONE_BIT:
         one_bit = network_of(name, arguments, one_bit=True)
         one_bit.load_state_dict(model.state_dict())
-    one_bit = settle(prepare(one_bit, make_plan(one_bit, example, planes=planes)), channels)
+    masked: dict[str, Any] = {"masked": "all"} if blocks.get("mask_blocks") else {}
+    plan = make_plan(one_bit, example, planes=planes, **masked)
+    one_bit = settle(prepare(one_bit, plan, **blocks), channels)
     return model, one_bit, convert(one_bit, example)

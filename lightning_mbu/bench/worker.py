@@ -63,7 +63,8 @@ def _measure(job: Job, report: Any) -> dict[str, Any]:
     if job.kind == "memory":
         return measure_memory(job.model, job.arguments, job.candidate, job.shape, report)
     report("building and packing")
-    model, one_bit, packed = twins(job.model, job.channels, job.planes, job.arguments)
+    blocks = {"mask_blocks": job.mask_blocks, "block_density": job.block_density}
+    model, one_bit, packed = twins(job.model, job.channels, job.planes, job.arguments, **blocks)
     if job.kind == "layers":
         report(TIMING)
         example = torch.randn(job.shape)

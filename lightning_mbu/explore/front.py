@@ -37,8 +37,9 @@ ROWS = (
 _WIDTHS = {"float": 4, "bfloat16": 2, "int8": 1}
 # Networks of `mbu bench` with shortcuts, by the type that their stream is stored in.
 _STREAMS = {"bfloat16": "mbunet-shortcuts", "int8": "mbunet-int8-stream"}
-# Options of `MBUQuantize` that change what is timed beyond what `mbu bench` can be told.
-_OTHER_SHAPES = {"shortcuts", "shift", "mask_blocks", "linear"}
+# Options of `MBUQuantize` that `Job` knows; those that change what is timed, and that a fresh network does not show.
+_TIMED = ("planes", "mask_blocks", "block_density")
+_OTHER_SHAPES = {"shortcuts", "shift", "block_shares", "linear"}
 # Okabe and Ito's palette.
 _COLOURS = {"float": "#BBBBBB", "bfloat16": "#E69F00", "int8": "#CC79A7", "packed": "#0072B2"}
 
@@ -98,8 +99,10 @@ def job_of(experiment: Experiment, classes: int, size: str, isa: str, threads: i
         size=size,
         isa=isa,
         threads=threads,
-        planes=1 if is_float else experiment.options.get("planes", 1),
         rivals=is_float,
+        **{}
+        if is_float
+        else {name: experiment.options[name] for name in _TIMED if name in experiment.options},
     )
 
 

@@ -53,14 +53,15 @@ PROCESSORS = (
 
 
 def modelled_ms(job: Job, precision: str, processor: Processor) -> float | None:
-    """Time for one image; None where the processor has no instructions for that precision.
+    """Time for one image; None where the processor has no instructions for that precision, and for absent
+    blocks, which are not modelled.
 
     Args:
         job: names network, image and thresholds per channel.
         precision: `"packed"`, or what the whole float network is computed in.
         processor: one of `PROCESSORS`, or another.
     """
-    if precision not in processor.macs:
+    if precision not in processor.macs or job.mask_blocks:
         return None
     model = network_of(job.model, job.arguments, one_bit=precision == "packed")
     plan = make_plan(model, torch.zeros(job.shape), planes=job.planes)

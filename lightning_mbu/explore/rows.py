@@ -39,25 +39,33 @@ _PARTS: dict[str, dict[str, Any]] = {
     "annealed estimator": {"options": {"estimator": "annealed"}},
     "float start 25 %": {"options": {"float_share": 0.25, "order": "all"}},
     "distilled": {"options": {"distill": 1.0}},
+    "attention maps distilled": {"options": {"distill": 1.0, "distill_features": ("down4", "up2", "up4")}},
     "taught by its float twin": {"taught": True},
     "started from its float twin": {"started": True},
     "activations first 25 %": {"options": {"weights_after": 0.25}},
     "one by one over 50 %": {"options": {"incremental_share": 0.5}},
     "one by one over 50 %, backwards": {"options": {"incremental_share": 0.5, "order": "reverse"}},
+    "one by one over 50 %, cheapest first": {"options": {"incremental_share": 0.5, "order": "cost"}},
     "averaged from 75 %": {"options": {"average_from": 0.75}},
     "all masked": {"options": {"masked": "all"}},
     "none masked": {"options": {"masked": "none"}},
     "learned masks": {"options": {"mask_rule": "learned"}},
     "half of each layer masked": {"options": {"mask_rule": "sparsity", "sparsity": 0.5}},
     **{
-        f"{share} of all blocks of 16x16 absent": {
-            "options": {"mask_blocks": (16, 16), "block_density": present, "masked": "all"}
+        f"{share} of all blocks of {side}x{side} absent": {
+            "options": {"mask_blocks": (side, side), "block_density": present, "masked": "all"}
         }
+        for side in (16, 32)
         for share, present in (("half", 0.5), ("three quarters", 0.25), ("nine tenths", 0.1))
     },
+    "blocks of all layers ranked": {"options": {"block_shares": "ranked"}},
+    "blocks thinned out over 50 %": {"options": {"block_ramp": 0.5}},
+    "group lasso 1e-4": {"options": {"block_regularizer": 1e-4}},
     "analytic scale": {"options": {"scale": "analytic"}},
     "no scale": {"options": {"scale": "none"}},
+    "latent weights within 1": {"options": {"clip": 1.0}},
     "weight decay 1e-2 on float layers": {"weight_decay": 1e-2},
+    "weight decay 1e-2 on latent weights": {"latent_decay": 1e-2},
     "scales and thresholds at a tenth of the rate": {"extras_lr": 0.1},
     "warm-up of 10 %": {"warmup": 0.1},
     "rate 1e-3": {"lr": 1e-3},
@@ -73,7 +81,14 @@ _SEPARATOR = " + "
 # What `mbu study ingredients` runs if it is not told: baselines, and one ingredient at a time on top of shortcuts.
 _BASELINES = ("float", "float + shortcuts", "plain", "shortcuts", "bfloat16 shortcuts", "int8 shortcuts")
 _PLAIN_TOO = ("added shortcuts", "thermometer of 2", "batch norms measured anew", "ApproxSign")
-_NEEDS = {"distilled": "float start 25 %"}  # a teacher
+# Ingredients that act on another one.
+_NEEDS = {
+    **dict.fromkeys(("distilled", "attention maps distilled"), "float start 25 %"),  # a teacher
+    **dict.fromkeys(
+        ("blocks of all layers ranked", "blocks thinned out over 50 %", "group lasso 1e-4"),
+        "three quarters of all blocks of 16x16 absent",
+    ),
+}
 
 
 def _default_rows() -> list[str]:

@@ -40,7 +40,7 @@ class Experiment:
         epochs, batch_size: passes over the training images, images a step.
         lr: peak of the one cosine; None: 3e-3 with shortcuts, 5e-3 without, which measured best of a few.
         warmup: share of the run over which the learning rate rises to its cosine.
-        weight_decay: AdamW on the float layers alone; 0 is Adam.
+        weight_decay, latent_decay: AdamW on the float layers, on latent weights; 0 is Adam.
         extras_lr: factor on the learning rate of scales and thresholds.
         taught: distilled from its float twin, which is trained first, as long, from the same seed.
         started: begins with the weights of that twin.
@@ -57,6 +57,7 @@ class Experiment:
     lr: float | None = None
     warmup: float = 0.0
     weight_decay: float = 0.0
+    latent_decay: float = 0.0
     extras_lr: float = 1.0
     taught: bool = False
     started: bool = False
@@ -162,6 +163,9 @@ class _Segmenter(L.LightningModule):
             weight_decay=experiment.weight_decay,
             extras_lr=experiment.extras_lr,
         )
+        for group in groups:
+            if group["name"] == "latent":
+                group["weight_decay"] = experiment.latent_decay
         optimizer = torch.optim.AdamW(groups, lr=experiment.peak, fused=True)
         steps = max(int(self.trainer.estimated_stepping_batches), 1)
         schedule = torch.optim.lr_scheduler.LambdaLR(

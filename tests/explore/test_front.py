@@ -13,7 +13,7 @@ from lightning_mbu.bench.child import JobFailed
 from lightning_mbu.comparison import Comparison
 from lightning_mbu.explore import front
 from lightning_mbu.explore.front import Point, job_of, measure, on_front
-from lightning_mbu.explore.modelled import Processor, modelled_ms
+from lightning_mbu.explore.modelled import PROCESSORS, Processor, modelled_ms
 from lightning_mbu.explore.results import by_row
 from lightning_mbu.explore.rows import ingredients
 from lightning_mbu.explore.training import Experiment
@@ -47,10 +47,13 @@ def test_a_job_for_each_shape_of_network() -> None:
     ):
         job_of(streams["shortcuts"], 1, "64x64", "native", 1)
     assert jobs["float"].title == "mbunet, width 16, classes 11, 96x128, 1 thread, avx2"
-    with pytest.raises(ValueError, match="mask_blocks, shift cannot be timed"):
-        job_of(
-            replace(ROWS["float"], options={"shift": True, "mask_blocks": (16, 16)}), 1, "64x64", "native", 1
-        )
+    absent = ingredients(Experiment(), ("int8 shortcuts + half of all blocks of 32x32 absent",))
+    job = job_of(next(iter(absent.values())), 1, "64x64", "native", 1)
+    assert (job.mask_blocks, job.block_density) == ((32, 32), 0.5) and job.title.endswith("50% of blocks")
+    assert modelled_ms(job, "packed", PROCESSORS[0]) is None
+    with pytest.raises(ValueError, match="block_shares, shift cannot be timed"):
+        options = {"shift": True, "mask_blocks": (16, 16), "block_shares": "ranked"}
+        job_of(replace(ROWS["float"], options=options), 1, "64x64", "native", 1)
 
 
 def test_candidates_that_disagree_cost_their_own_row(monkeypatch) -> None:

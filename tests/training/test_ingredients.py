@@ -12,7 +12,7 @@ from lightning_mbu.prepare import quantized_layers
 from lightning_mbu.quantizers import binarize_activation
 from lightning_mbu.residual import RPReLU
 from lightning_mbu.schedule import Phases, sharpness
-from lightning_mbu.weight_quantizers import BlockMaskedWeight, IntegerWeight
+from lightning_mbu.weight_quantizers import IntegerWeight
 
 
 @pytest.mark.parametrize("t", [0.1, 1.0, 10.0])
@@ -57,23 +57,6 @@ def test_thermometer_starts_as_an_even_code_and_as_the_float_layer():
     assert torch.allclose(layer(x), plain(x), atol=1e-5)
     layer(x).sum().backward()
     assert torch.count_nonzero(layer.plane_weight.grad) == 0, "in the graph, and at rest in the float phase"
-
-
-@pytest.mark.parametrize("output_axis", [0, 1])
-def test_block_mask_keeps_the_strongest_blocks(output_axis):
-    weight = torch.randn(8, 12, 3, 3)
-    oriented = weight.transpose(0, 1) if output_axis else weight
-    blocks = {
-        (tap, o, i): oriented[4 * o : 4 * o + 4, 8 * i : 8 * i + 8, tap // 3, tap % 3].abs().mean()
-        for tap in range(9) for o in range(-(-oriented.shape[0] // 4)) for i in range(-(-oriented.shape[1] // 8))
-    }  # fmt: skip
-    kept = sorted(blocks, key=blocks.__getitem__, reverse=True)[: round(0.25 * len(blocks))]
-    expected = torch.zeros_like(oriented)
-    for tap, o, i in kept:
-        part = (slice(4 * o, 4 * o + 4), slice(8 * i, 8 * i + 8), tap // 3, tap % 3)
-        expected[part] = oriented[part].sign()
-    found = BlockMaskedWeight((4, 8), 0.25, output_axis)(weight)
-    assert torch.equal(found, expected.transpose(0, 1) if output_axis else expected)
 
 
 def test_integer_weights_against_fake_quantization():

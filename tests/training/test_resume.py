@@ -108,6 +108,7 @@ RUNS = {
     "restarts": (Restarts, {"ramp": 0.125, "mask_rule": "learned", "order": "cost"}),
     "two optimizers": (TwoOptimizers, {"scale": "analytic"}),
     "ingredients": (Restarts, {"planes": 2, "shift": True, "clip": 0.2, "weights_after": 0.125, "estimator": "annealed"}),
+    "absent blocks": (OwnSchedule, {"mask_blocks": (8, 8), "block_shares": "ranked", "block_ramp": 0.6, "block_regularizer": 1e-4}),
 }  # fmt: skip
 
 
