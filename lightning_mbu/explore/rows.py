@@ -140,10 +140,10 @@ def _compose(base: Experiment, name: str) -> Experiment:
     return base
 
 
-def figure3(
+def chosen_blocks(
     base: Experiment, blocks: tuple[str, ...], permutations: int, depth: int
 ) -> dict[str, Experiment]:
-    """Which blocks are masked, drawn as chains (`shapley.chains`)."""
+    """Figure 3 of MBU-Net: which blocks are masked, drawn as chains (`shapley.chains`)."""
     subsets = chains(blocks, permutations, depth, random.Random(base.seed))
     return {
         subset_name(subset, blocks): replace(base, layers={block: "masked" for block in subset})

@@ -8,17 +8,15 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.table import Table
 
 from ..models import MBUNet
 from ..timing import conditions
-from . import front, results
+from . import figure3, front, results
 from .data import DataSet, read_data
 from .measure import primary, row
 from .plans import ranked_blocks
-from .rows import figure3, ingredients, pareto, repeat, table1
+from .rows import chosen_blocks, ingredients, pareto, repeat, table1
 from .search import search_budget
-from .shapley import named_subset, shapley_values
 from .store import finished, open_study, run_rows
 from .training import Experiment
 
@@ -165,7 +163,7 @@ def _rows(settings: StudySettings, data: DataSet) -> tuple[dict[str, Experiment]
         return ingredients(base, settings.only or front.ROWS), False
     blocks = _blocks(settings, data)
     if settings.name == "figure3":
-        return figure3(base, blocks, settings.permutations, settings.depth), False
+        return chosen_blocks(base, blocks, settings.permutations, settings.depth), False
     if settings.name == "pareto":
         counts = (0, 4, 8, 12) if settings.quick else tuple(range(len(blocks) + 1))
         return pareto(base, blocks, tuple(count for count in counts if count <= len(blocks))), True
@@ -187,17 +185,12 @@ def _show(
     console.print(results.as_table(name, lines, columns))
     output = Path(settings.output)
     files = results.write(output, name, _facts(settings), found)
-    axes = {"pareto": "ms", "budget": "ms", "figure3": "quantized GMAC, masked twice"}
+    axes = {"pareto": "ms", "budget": "ms"}
     if settings.name in axes:
         drawn = results.plot(output, name, lines, axes[settings.name], f"test/{score}")
         files += [drawn] if drawn else []
     if settings.name == "figure3":
         blocks = _blocks(settings, data)
-        values = {named_subset(line["row"], blocks): line[f"test/{score}"] for line in lines}
-        table = Table(title="Mean gain of masking a block (Shapley value, sampled)", title_justify="left")
-        table.add_column("block, cheapest first")
-        table.add_column(score, justify="right")
-        for block, value in shapley_values(values, blocks).items():
-            table.add_row(block, f"{value:+.4f}")
-        console.print(table)
+        console.print(figure3.table(figure3.gains(lines, blocks, f"test/{score}"), score))
+        files += figure3.write(output, name, found, blocks, f"test/{score}")
     console.print(f"written: {', '.join(str(file) for file in files)}", highlight=False)

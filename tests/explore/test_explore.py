@@ -14,7 +14,7 @@ from lightning_mbu.cli import main
 from lightning_mbu.explore import results
 from lightning_mbu.explore.data import CAMVID_CLASSES, IGNORE, read_data
 from lightning_mbu.explore.plans import block_plan, ranked_blocks, uniform_plan
-from lightning_mbu.explore.rows import figure3, ingredients, pareto, repeat, table1
+from lightning_mbu.explore.rows import chosen_blocks, ingredients, pareto, repeat, table1
 from lightning_mbu.explore.search import parse_choice
 from lightning_mbu.explore.shapley import chains, named_subset, shapley_values, subset_name
 from lightning_mbu.explore.store import open_study, run_rows
@@ -165,7 +165,7 @@ def test_rows():
     assert len(ingredients(base)) > 20 and ingredients(base)["float"].layers == "float"
     with pytest.raises(ValueError, match="no ingredient .luck"):
         ingredients(base, ("luck",))
-    subsets = figure3(base, ("x", "y"), 4, 1)
+    subsets = chosen_blocks(base, ("x", "y"), 4, 1)
     assert subsets["10"].layers == {"x": "masked"} and subsets["00"].layers == {}
     assert list(pareto(base, ("x", "y"), (0, 2)))[-1] == "2 of 2 masked"
 

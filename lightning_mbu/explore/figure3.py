@@ -1,0 +1,97 @@
+"""Figure 3 of MBU-Net: which blocks are masked, against operations, Dice, zeros, and what each gains."""
+
+# The extra `bench` installs matplotlib.
+# pyright: reportMissingImports=false
+
+from __future__ import annotations
+
+import io
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from ..atomic import write_atomically
+from ..bench.rivals import require
+from . import results
+from .shapley import named_subset, shapley_values
+
+_OPERATIONS = "quantized GMAC, masked twice"
+# Okabe and Ito's palette.
+_BLUE, _ORANGE, _GREY = "#0072B2", "#E69F00", "#BBBBBB"
+
+
+def gains(lines: Sequence[dict[str, Any]], blocks: Sequence[str], score: str) -> dict[str, float]:
+    """Mean gain of masking each block in `score`, a key of the lines."""
+    return shapley_values({named_subset(line["row"], blocks): line[score] for line in lines}, blocks)
+
+
+def zero_shares(runs: dict[str, dict[str, Any]]) -> dict[str, float]:
+    """Layer -> share of zeros in its weights, mean of the runs in which it is masked."""
+    found: dict[str, list[float]] = {}
+    for run in runs.values():
+        for layer, zeros in run["zeros"].items():
+            if zeros:
+                found.setdefault(layer, []).append(zeros)
+    layers = dict.fromkeys(layer for run in runs.values() for layer in run["zeros"])
+    return {layer: statistics.fmean(found[layer]) for layer in layers if layer in found}
+
+
+def table(gained: dict[str, float], score: str) -> Table:
+    shown = Table(title="Mean gain of masking a block (Shapley value, sampled)", title_justify="left")
+    shown.add_column("block, cheapest first")
+    shown.add_column(score, justify="right")
+    for block, value in gained.items():
+        shown.add_row(block, f"{value:+.4f}")
+    return shown
+
+
+def write(
+    output: Path, name: str, runs: dict[str, dict[str, Any]], blocks: Sequence[str], score: str
+) -> list[Path]:
+    """Writes `<name>.svg`, three panels as in the paper; nothing where matplotlib is not installed."""
+    try:
+        require("matplotlib")
+    except ImportError:
+        return []
+    file = output / f"{name}.svg"
+    write_atomically(file, _draw(runs, blocks, score))
+    return [file]
+
+
+def _draw(runs: dict[str, dict[str, Any]], blocks: Sequence[str], score: str) -> bytes:
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    lines = results.by_row(runs)
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "mbu", "font.size": 9}):
+        figure = Figure(figsize=(7, 11), layout="constrained")
+        scatter, zeros, bars = figure.subplots(3, 1)
+        masked = [line["row"].count("1") for line in lines]
+        dots = scatter.scatter(
+            [line[_OPERATIONS] for line in lines], [line[score] for line in lines], c=masked, cmap="viridis"
+        )
+        figure.colorbar(dots, ax=scatter, label="blocks masked")
+        scatter.set_xlabel(f"{_OPERATIONS}, as in the paper")
+        scatter.set_ylabel(score)
+        scatter.set_title("a  configurations", loc="left")
+        for axes, values, title, label, colour in (
+            (zeros, zero_shares(runs), "b  zeros in the weights of masked layers", "share", _ORANGE),
+            (
+                bars,
+                gains(lines, blocks, score),
+                "c  mean gain of masking a block, cheapest first",
+                score,
+                _BLUE,
+            ),
+        ):
+            axes.bar(list(values), list(values.values()), color=colour)
+            axes.axhline(0, color=_GREY, linewidth=1)
+            axes.tick_params(axis="x", rotation=90)
+            axes.set_ylabel(label)
+            axes.set_title(title, loc="left")
+        picture = io.BytesIO()
+        figure.savefig(picture, format="svg", metadata={"Date": None})
+    return picture.getvalue()
