@@ -32,7 +32,8 @@ def by_row(results: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
     for name, group in groups.items():
         line: dict[str, Any] = {"row": name, "seeds": len(group)}
         for key, first in group[0].items():
-            if isinstance(first, int | float):
+            # A run of an earlier version may lack a score.
+            if isinstance(first, int | float) and all(key in result for result in group):
                 values = [float(result[key]) for result in group]
                 line[key] = statistics.fmean(values)
                 line[f"{key} ±"] = statistics.stdev(values) if len(values) > 1 else None

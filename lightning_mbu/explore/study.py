@@ -181,7 +181,16 @@ def _show(
 ) -> None:
     score = primary(data)
     lines = results.by_row(found)
-    columns = (f"val/{score}", "test/dice", "test/iou", "test/f1", "quantized GMAC", "ms", "minutes")
+    columns = (
+        f"val/{score}",
+        "test/dice",
+        "test/iou",
+        "test/f1",
+        "test/boundary_f1",
+        "quantized GMAC",
+        "ms",
+        "minutes",
+    )
     console.print(results.as_table(name, lines, columns))
     output = Path(settings.output)
     files = results.write(output, name, _facts(settings), found)

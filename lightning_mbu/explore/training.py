@@ -24,6 +24,7 @@ from ..demo.data import ORIENTATIONS, standardise
 from ..models import MBUNet
 from ..prepare import quantized_layers
 from ..runs import StepReport
+from .boundary import BoundaryF1
 from .data import IGNORE, DataSet, Labelled
 from .plans import block_plan, uniform_plan
 
@@ -106,12 +107,13 @@ def loader(data: DataSet, split: str, batch_size: int, augment: bool = False) ->
 
 
 def metrics(classes: int) -> MetricCollection:
-    """Dice, IoU and F1. One class: of the foreground, Dice and IoU the mean over images, F1 over all pixels.
+    """Dice, IoU and F1. One class: of the foreground, Dice, IoU and boundary F1 the mean over images, F1 over all pixels.
     Several: the mean over classes, pixels of all images counted together, `IGNORE` left out."""
     if classes == 1:
         common: dict[str, Any] = {"num_classes": 2, "include_background": False, "input_format": "index"}
         dice = DiceScore(**common, average="macro", aggregation_level="samplewise")
-        return MetricCollection({"dice": dice, "iou": MeanIoU(**common), "f1": BinaryF1Score()})
+        every = {"dice": dice, "iou": MeanIoU(**common), "f1": BinaryF1Score(), "boundary_f1": BoundaryF1()}
+        return MetricCollection(every)
     several: dict[str, Any] = {"num_classes": classes, "ignore_index": IGNORE, "average": "macro"}
     iou = MulticlassJaccardIndex(**several)
     return MetricCollection({"iou": iou, "dice": MulticlassF1Score(**several)})
