@@ -39,7 +39,14 @@ def add_study_options(parser: argparse.ArgumentParser) -> None:
     )
     add("--permutations", type=int, default=6, help="figure3: orders of masking to draw")
     add("--depth", type=int, default=4, help="figure3: blocks masked in each")
-    add("--w-op", type=float, default=0.5, help="pareto: weight of operations in the cost score (Eq. 2)")
+    add(
+        "--w-op",
+        type=float,
+        nargs="+",
+        default=[0.5],
+        metavar="W",
+        help="pareto: weights of operations in the cost score (Eq. 2), each another order of masking",
+    )
     add("--threads", type=int, default=1, help="pareto, front, budget: processor threads for timing")
     add(
         "--at",
@@ -97,10 +104,9 @@ def study(options: argparse.Namespace, console: Console) -> int:
     from .study import StudySettings, run_study
 
     chosen: dict[str, Any] = {field.name: getattr(options, field.name) for field in fields(StudySettings)}
+    lists = {name: tuple(getattr(options, name)) for name in ("only", "isa", "w_op")}
     try:
-        found = run_study(
-            StudySettings(**{**chosen, "only": tuple(options.only), "isa": tuple(options.isa)}), console
-        )
+        found = run_study(StudySettings(**{**chosen, **lists}), console)
     except KeyboardInterrupt:
         console.print(
             f"Stopped. Finished networks are kept in {options.output}; the same command goes on from there."

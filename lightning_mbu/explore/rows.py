@@ -151,13 +151,26 @@ def chosen_blocks(
     }
 
 
-def pareto(base: Experiment, ranking: tuple[str, ...], counts: tuple[int, ...]) -> dict[str, Experiment]:
-    """Float networks of smaller widths, and the one-bit network with more and more blocks masked, cheapest first."""
+def pareto(
+    base: Experiment, orders: dict[float, tuple[str, ...]], counts: tuple[int, ...]
+) -> dict[str, Experiment]:
+    """Float networks of smaller widths, and the one-bit network with more and more blocks masked, cheapest first.
+
+    Args:
+        orders: weight of the operations in the cost score -> blocks, cheapest first.
+        counts: how many of them to mask.
+    """
     widths = [
         width for width in (base.width, base.width // 2, base.width // 4, base.width // 8) if width >= 2
     ]
     rows = {f"float, width {width}": replace(base, layers="float", width=width) for width in widths}
-    for count in counts:
-        masked = {block: "masked" for block in ranking[:count]}
-        rows[f"{count} of {len(ranking)} masked"] = replace(base, layers=masked)
+    known: set[frozenset[str]] = set()
+    for w_op, ranking in orders.items():
+        for count in counts:
+            chosen = frozenset(ranking[:count])
+            if chosen in known:
+                continue  # another weight masks the same blocks
+            known.add(chosen)
+            name = f"{count} of {len(ranking)} masked" + (f", w_op {w_op:g}" if w_op != 0.5 else "")
+            rows[name] = replace(base, layers=dict.fromkeys(chosen, "masked"))
     return rows

@@ -41,7 +41,8 @@ class StudySettings:
         seeds: runs of each row.
         only: rows of `ingredients` and `front` to run, all if empty.
         permutations, depth: of `figure3`, see `shapley.chains`.
-        w_op: weight of the operations in the cost score of `pareto`; that of the parameters is the rest.
+        w_op: weights of the operations in the cost score of `pareto`, each another order of masking; that of the parameters
+            is the rest.
         threads: processor threads for the timing of `pareto`, `front` and `budget`.
         at: height and width of the image that `front` times; by default that of the training images.
         isa: instruction sets that `front` holds every candidate to, one after the other (`bench.isa.ISAS`).
@@ -63,7 +64,7 @@ class StudySettings:
     only: tuple[str, ...] = ()
     permutations: int = 6
     depth: int = 4
-    w_op: float = 0.5
+    w_op: tuple[float, ...] = (0.5,)
     threads: int = 1
     at: tuple[int, int] | None = None
     isa: tuple[str, ...] = ("native",)
@@ -146,10 +147,10 @@ def _time_front(
     console.print(f"written: {', '.join(str(file) for file in files)}", highlight=False)
 
 
-def _blocks(settings: StudySettings, data: DataSet) -> tuple[str, ...]:
+def _blocks(settings: StudySettings, data: DataSet, w_op: float = 0.5) -> tuple[str, ...]:
     model = MBUNet(classes=len(data.classes), width=settings.width, shortcuts=settings.shortcuts)
     example = torch.empty(1, 3, settings.pixels, data.splits["train"].images.shape[2])
-    return ranked_blocks(model, example, settings.w_op, 1 - settings.w_op)
+    return ranked_blocks(model, example, w_op, 1 - w_op)
 
 
 def _rows(settings: StudySettings, data: DataSet) -> tuple[dict[str, Experiment], bool]:
@@ -166,7 +167,8 @@ def _rows(settings: StudySettings, data: DataSet) -> tuple[dict[str, Experiment]
         return chosen_blocks(base, blocks, settings.permutations, settings.depth), False
     if settings.name == "pareto":
         counts = (0, 4, 8, 12) if settings.quick else tuple(range(len(blocks) + 1))
-        return pareto(base, blocks, tuple(count for count in counts if count <= len(blocks))), True
+        orders = {w_op: _blocks(settings, data, w_op) for w_op in settings.w_op}
+        return pareto(base, orders, tuple(count for count in counts if count <= len(blocks))), True
     return {"float": replace(base, layers="float")}, True
 
 

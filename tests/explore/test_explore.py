@@ -167,7 +167,8 @@ def test_rows():
         ingredients(base, ("luck",))
     subsets = chosen_blocks(base, ("x", "y"), 4, 1)
     assert subsets["10"].layers == {"x": "masked"} and subsets["00"].layers == {}
-    assert list(pareto(base, ("x", "y"), (0, 2)))[-1] == "2 of 2 masked"
+    rows = pareto(base, {0.5: ("x", "y"), 0.0: ("y", "x")}, (0, 1, 2))
+    assert list(rows)[-4:] == ["0 of 2 masked", "1 of 2 masked", "2 of 2 masked", "1 of 2 masked, w_op 0"]
 
 
 def test_learning_rate_warms_up_and_falls_to_zero():
