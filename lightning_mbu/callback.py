@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_warn
+from rich.console import Console
 from torch import Tensor, nn
 
 from . import companions
@@ -16,7 +17,8 @@ from .averaging import parameter_groups
 from .checkpoints import store_with_weights
 from .config import preset as find_preset
 from .float_start import init_from
-from .health import binary_fraction, epoch_numbers, weight_states
+from .health import binary_fraction
+from .layer_health import HealthWatch
 from .layers import QuantizedConvolution
 from .plan import Plan, make_plan
 from .prepare import plan_of, prepare, quantized_layers
@@ -53,6 +55,9 @@ class MBUQuantize(companions.PlanKeeper):
             takes, except a dict. A checkpoint that training resumes from replaces them.
         restarts: a learning-rate cosine in each phase, where the module configures no scheduler.
         recipe: what `recipe.Recipe` lists, such as `planes=1` or `distill=1.0`.
+
+    Attributes:
+        health: of every layer in the last epoch, to print or to read (`layer_health.HealthWatch`).
     """
 
     parameter_groups = staticmethod(parameter_groups)
@@ -112,7 +117,7 @@ class MBUQuantize(companions.PlanKeeper):
         self._begun = False  # `init_from` has been read
         self._progress = 0.0
         self._started: set[str] = set()  # layers that have begun to switch: calibrated, never again
-        self._states: dict[str, Tensor] = {}  # quantized weights at the end of the last epoch
+        self.health = HealthWatch({})
         self._layers: dict[str, QuantizedConvolution] = {}
         self._aids: TrainingAids | None = None
 
@@ -202,7 +207,7 @@ class MBUQuantize(companions.PlanKeeper):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_fit_start(trainer, pl_module)
         self._set_gates()
-        self._states = {name: weight_states(layer) for name, layer in self._layers.items()}
+        self.health = HealthWatch(self._layers)
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
@@ -215,6 +220,8 @@ class MBUQuantize(companions.PlanKeeper):
             if name not in self._started and self._progress >= self.phases.switch(position, count):
                 self._start(name, trainer)
         self._set_gates()
+        if batch_idx == 0:
+            self.health.look()
         if self.restarts and not trainer.lr_scheduler_configs:
             companions.set_rates(trainer.optimizers, self._progress, self.phases)
 
@@ -250,12 +257,18 @@ class MBUQuantize(companions.PlanKeeper):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._aids is not None and at_end(trainer):
             self._aids.finish(trainer)  # before checkpoints, which are always written last
-        values, self._states = epoch_numbers(self._layers, self._states)
+        for warning in self.health.end_epoch():
+            rank_zero_warn(warning)
+        values = self.health.numbers(self.recipe.log_layers)
         # A number: loggers cannot plot a name.
         pl_module.log_dict(
             {"mbu/phase": float(PHASES.index(self.phase)), **companions.rate(trainer), **values}
         )
         pl_module.log("mbu/binary_fraction", binary_fraction(self._layers), prog_bar=True)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.is_global_zero and trainer.progress_bar_callback is not None and self.health.latest:
+            Console().print(self.health)
 
     # ---- checkpoints -----------------------------------------------------------------------------------------
 
@@ -269,25 +282,11 @@ class MBUQuantize(companions.PlanKeeper):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         stored = state_dict["plan"] and Plan.from_json(state_dict["plan"])
-        if stored and self.plan is not None and _decisions(stored) != _decisions(self.plan):
-            changed = [
-                f"{new.name}: {old.kind} in the checkpoint, {new.kind} now"
-                for old, new in zip(stored.layers, self.plan.layers, strict=False) if old.kind != new.kind
-            ]  # fmt: skip
-            raise MisconfigurationException(
-                "this checkpoint was trained with another plan ("
-                + ("; ".join(changed[:3]) or "the layers or their thresholds differ")
-                + "). Use the same model, input_size and MBUQuantize settings, or save the old plan with "
-                "Plan.to_json and pass MBUQuantize(plan='plan.json')."
-            )
+        if stored and self.plan is not None:
+            companions.refuse_another_plan(stored, self.plan)
         self._progress = state_dict["progress"]
         self._started = set(state_dict["started"])
         if self._aids is not None and state_dict.get("aids"):
             self._aids.load_state_dict(state_dict["aids"])
         if self._layers:
             self._set_gates()
-
-
-def _decisions(plan: Plan) -> list[tuple[Any, ...]]:
-    names = ("name", "kind", "threshold", "absorbs", "position", "planes", "shortcut", "shift")
-    return [tuple(getattr(layer, name) for name in names) for layer in plan.layers]

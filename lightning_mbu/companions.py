@@ -246,3 +246,24 @@ def count_epoch(trainer: Trainer) -> None:
     if current.started == current.processed:
         progress.increment_ready()
         progress.increment_started()
+
+
+def refuse_another_plan(stored: Plan, own: Plan) -> None:
+    """Raises MisconfigurationException where a checkpoint's plan decides otherwise than the callback's."""
+    if _decisions(stored) == _decisions(own):
+        return
+    changed = [
+        f"{new.name}: {old.kind} in the checkpoint, {new.kind} now"
+        for old, new in zip(stored.layers, own.layers, strict=False) if old.kind != new.kind
+    ]  # fmt: skip
+    raise MisconfigurationException(
+        "this checkpoint was trained with another plan ("
+        + ("; ".join(changed[:3]) or "the layers or their thresholds differ")
+        + "). Use the same model, input_size and MBUQuantize settings, or save the old plan with "
+        "Plan.to_json and pass MBUQuantize(plan='plan.json')."
+    )
+
+
+def _decisions(plan: Plan) -> list[tuple[Any, ...]]:
+    names = ("name", "kind", "threshold", "absorbs", "position", "planes", "shortcut", "shift")
+    return [tuple(getattr(layer, name) for name in names) for layer in plan.layers]

@@ -53,34 +53,6 @@ def pull_to_one(weight: Tensor, strength: float) -> Tensor:
     return strength * torch.sign(weight.abs() - 1) * torch.sign(weight)
 
 
-def epoch_numbers(
-    layers: dict[str, QuantizedConvolution], before: dict[str, Tensor]
-) -> tuple[dict[str, float], dict[str, Tensor]]:
-    """What an epoch did, each weight counting the same.
-
-    Args:
-        layers: name -> layer.
-        before: `weight_states` of each at the end of the epoch before.
-
-    Raises:
-        FloatingPointError: a layer's weights are not finite any more.
-
-    Returns:
-        `mbu/flip_ratio` and, where a layer is masked, `mbu/mask_density`; the states now.
-    """
-    for layer in layers.values():
-        check_finite(layer)
-    states = {name: weight_states(layer) for name, layer in layers.items()}
-    weights = {name: value.numel() for name, value in states.items()}
-    flips = sum(flip_ratio(before[name], states[name]) * weights[name] for name in states)
-    values = {"mbu/flip_ratio": flips / sum(weights.values())}
-    masked = [name for name, layer in layers.items() if layer.kind == "masked"]
-    if masked:
-        density = sum(mask_density(states[name]) * weights[name] for name in masked)
-        values["mbu/mask_density"] = density / sum(weights[name] for name in masked)
-    return values, states
-
-
 def binary_fraction(layers: dict[str, QuantizedConvolution]) -> float:
     """How much of all weights works one-bit, in [0, 1]; a layer in between counts by its gate."""
     weights = {name: layer.weight.numel() for name, layer in layers.items()}

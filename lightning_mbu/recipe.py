@@ -41,6 +41,7 @@ class Recipe:
             weight averaging, arXiv:1803.05407). Signs are taken of the average, not averaged.
         reestimate: training batches from which batch norms are measured anew at the end (arXiv:1803.05407,
             section 3.2).
+        log_layers: log the numbers of `layer_health.LayerHealth` for every layer too, not their means alone.
     """
 
     planes: int | None = None
@@ -61,6 +62,7 @@ class Recipe:
     teacher: str | None = None
     average_from: float | None = None
     reestimate: int = 0
+    log_layers: bool = False
 
     def __post_init__(self) -> None:
         for name, lowest in (("planes", 1), ("reestimate", 0), ("distill", 0), ("block_regularizer", 0)):

@@ -17,6 +17,8 @@ _CHARTS = {
     "Scores": ("val/",),
     "Learning rate": ("lr", "lr-", "mbu/lr"),
     "Weights that changed state in the epoch": ("mbu/flip_ratio",),
+    "Channels that say nothing": ("mbu/constant_channels", "mbu/dead_channels"),
+    "Imbalance of activation bits, and shares without a gradient": ("mbu/imbalance", "mbu/saturated_inputs", "mbu/saturated_weights"),
     "One-bit share of the layers' weights, and present share of the masked": ("mbu/binary_fraction", "mbu/mask_density"),
 }  # fmt: skip
 
@@ -61,7 +63,7 @@ def phase_bands(epochs: Epochs) -> tuple[PhaseBand, ...]:
 
 
 def curves(epochs: Epochs) -> list[Curve]:
-    """Loss, scores, learning rate, flip ratio and one-bit share over epochs, each where it was logged."""
+    """Loss, scores, learning rate, health of the layers and one-bit share over epochs, each where it was logged."""
     names = list(dict.fromkeys(name for values in epochs for name in values))
     bands, found = phase_bands(epochs), []
     for title, wanted in _CHARTS.items():
