@@ -44,7 +44,7 @@ class BiSegUNet(nn.Module):
         width: channels of the gateway, w above; a multiple of 4 * groups.
         stem_stride: 2 halves the image in the gateway, and every resolution above with it.
         capacity_blocks: how many, the deepest first (Table 9): 4 are those of all skips, 5 adds the one at the
-            decoder's output.
+            decoder's output. Or where, as the numbers above: `[1, 4]` has capacity1 and capacity4.
         branches: which branches the blocks have (Table 8): of `"binary"`, `"dilated"`, `"grouped"`.
         channel_attention: `"capacity"` is the paper's block; `"none"` leaves out its attention (figure 8b); `"se"`
             and `"cbam"` replace it by ASPP with that attention (Table 7).
@@ -63,7 +63,7 @@ class BiSegUNet(nn.Module):
         classes: int = 19,
         width: int = 48,
         stem_stride: int = 1,
-        capacity_blocks: int = 4,
+        capacity_blocks: int | Sequence[int] = 4,
         branches: Sequence[str] = BRANCHES,
         channel_attention: str = "capacity",
         groups: int = 4,
@@ -75,9 +75,10 @@ class BiSegUNet(nn.Module):
         w = width
         channels = [w * 2**level for level in range(_LEVELS + 1)]
 
+        places = _places(capacity_blocks)
+
         def refine(level: int) -> nn.Module | None:
-            # The deepest level has the first block; level 0, the decoder's output, the fifth.
-            if _LEVELS - level >= capacity_blocks:
+            if level not in places:
                 return None
             if channel_attention in ("se", "cbam"):
                 return MultiScaleBlock(channels[level], channel_attention, reduction)
@@ -143,12 +144,19 @@ def _skip(f: Tensor, block: nn.Module | None) -> tuple[tuple[Tensor, ...], Tenso
     return ((f,) if block is None else (f, block(f))), f
 
 
+def _places(capacity_blocks: int | Sequence[int]) -> Sequence[int]:
+    """Levels that have a block; a count starts at the deepest and ends at 0, the decoder's output."""
+    if isinstance(capacity_blocks, int):
+        return range(_LEVELS, _LEVELS - capacity_blocks, -1)
+    return capacity_blocks
+
+
 def _check(
     in_channels: int,
     classes: int,
     width: int,
     stem_stride: int,
-    capacity_blocks: int,
+    capacity_blocks: int | Sequence[int],
     branches: Sequence[str],
     channel_attention: str,
     groups: int,
@@ -163,10 +171,11 @@ def _check(
             f"width={width} must be a multiple of 4 * groups = {4 * groups}: each path of a capacity block has a "
             f"quarter of the channels, in {groups} groups. The nearest is {max(round(width / groups / 4), 1) * groups * 4}."
         )
-    if not 0 <= capacity_blocks <= _LEVELS + 1:
+    places = _places(capacity_blocks)
+    if not set(places) <= set(range(_LEVELS + 1)) or len(set(places)) < len(places):
         raise ValueError(
-            f"capacity_blocks={capacity_blocks} must be 0 to {_LEVELS} (all skips) or {_LEVELS + 1} "
-            "(the decoder's output too)."
+            f"capacity_blocks={capacity_blocks} must be 0 to {_LEVELS} (all skips) or {_LEVELS + 1} (the decoder's output "
+            f"too), or levels from 0 (the output) to {_LEVELS} (the deepest), each once, as [1, 4]."
         )
     unknown = [name for name in branches if name not in BRANCHES]
     if unknown or not branches or len(set(branches)) < len(branches):

@@ -13,6 +13,7 @@ SMALL = {"width": 16, "classes": 5}
 VARIANTS = {
     "no blocks": {"capacity_blocks": 0},
     "block at the output": {"capacity_blocks": 5},
+    "blocks at chosen levels": {"capacity_blocks": [1, 4]},
     "half resolution": {"stem_stride": 2},
     "half resolution, block at the output": {"stem_stride": 2, "capacity_blocks": 5, "groups": 2},
     "no attention": {"channel_attention": "none"},
@@ -37,6 +38,14 @@ def test_variants_train(name):
     assert logits.shape == (2, 5, 64, 32)
     logits.square().mean().backward()
     assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in model.parameters())
+
+
+@pytest.mark.parametrize(
+    "count, places", [(0, []), (1, [4]), (2, [3, 4]), (5, [0, 1, 2, 3, 4]), ([1, 4], [1, 4])]
+)
+def test_number_and_place_of_blocks(count, places):
+    model = BiSegUNet(**SMALL, capacity_blocks=count)
+    assert [level for level in range(5) if getattr(model, f"capacity{level}") is not None] == places
 
 
 def test_plan_leaves_float_what_the_paper_does():
@@ -97,7 +106,8 @@ def test_operations_of_a_prepared_network_add_up():
 @pytest.mark.parametrize("options, words", [
     ({"width": 40}, r"width=40 must be a multiple of 4 \* groups = 16.*nearest is 32"),
     ({"classes": 0}, "classes=0"), ({"stem_stride": 3}, "stem_stride=3"),
-    ({"capacity_blocks": 6}, "capacity_blocks=6 must be 0 to 4"),
+    ({"capacity_blocks": 6}, "capacity_blocks=6 must be 0 to 4"), ({"capacity_blocks": [1, 5]}, r"\[1, 5\] must be"),
+    ({"capacity_blocks": [1, 1]}, "each once, as"),
     ({"branches": ("binary", "deformed")}, r"\['binary', 'deformed'\] must name"),
     ({"branches": ()}, "one or more"), ({"channel_attention": "eca"}, "'eca' is unknown"),
 ])  # fmt: skip
