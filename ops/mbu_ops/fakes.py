@@ -50,7 +50,8 @@ def _words(bits: Tensor, height: int, width: int, words: int) -> Tensor:
 
 def _pack(x: Tensor, threshold=None, flip=None, gate=None) -> Tensor:
     n, channels, height, width = x.shape
-    return x.new_empty((n, height, width, words_of(channels)), dtype=torch.int32)
+    planes = threshold.shape[0] if threshold is not None and threshold.dim() == 2 else 1
+    return x.new_empty((n, height, width, planes * words_of(channels)), dtype=torch.int32)
 
 
 def _unpack(bits: Tensor, channels: int) -> Tensor:

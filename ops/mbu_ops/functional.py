@@ -25,13 +25,14 @@ def pack(
 
     Args:
         x: float32, bfloat16, float16 or int8 (sixteenths) ``[N, C, H, W]``; channels_last and contiguous are the fast layouts.
-        threshold: float32 ``[C]``; ``None`` is 0. Compared in float32; NaN is below every threshold.
-        flip: int32 ``[ceil(C/32)]``; ``None`` is 0.
+        threshold: float32 ``[C]``, or ``[T, C]`` for T planes of one thermometer code; ``None`` is 0. Compared in float32; NaN
+            is below every threshold.
+        flip: int32 ``[ceil(C/32)]``, with a row for each of T planes; ``None`` is 0.
         gate: float32 ``[N, C, 1, 1]``, as attention over channels yields it; ``None`` is 1. The product is rounded as
             torch rounds it and never stored. Values of ``x`` must then be finite.
 
     Returns:
-        int32 ``[N, H, W, ceil(C/32)]``.
+        int32 ``[N, H, W, ceil(C/32)]``; planes follow one another, ``[N, H, W, T * ceil(C/32)]``.
     """
     _library.require()
     return torch.ops.mbu.pack(x, threshold, flip, gate)

@@ -70,6 +70,9 @@ def pack(
     """See :func:`mbu_ops.functional.pack`."""
     values = widen(x)
     values = (values if gate is None else values * gate).permute(0, 2, 3, 1)
+    if threshold is not None and threshold.dim() == 2:
+        flips = [None] * len(threshold) if flip is None else flip
+        return torch.cat([pack(x, row, f, gate) for row, f in zip(threshold, flips, strict=True)], -1)
     bits = values >= (0.0 if threshold is None else threshold)
     if flip is not None:
         bits = bits ^ unpack_bits(flip, x.shape[1])

@@ -139,7 +139,7 @@ CASES: dict[str, tuple[Callable[[], object], str]] = {
     ),
     "pack threshold": (
         lambda: F.pack(torch.ones(1, 3, 4, 5), torch.ones(4)),
-        r"threshold has shape \[4\]; it must be \[C\] = \[3\]",
+        r"threshold has shape \[4\]; it must be \[C\] for each plane = \[3\]",
     ),
     "unpack channels": (lambda: F.unpack(bits(33), 32), "channels=32 needs 1 words, but bits has 2"),
     "pool window": (

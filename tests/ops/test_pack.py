@@ -45,10 +45,13 @@ def test_pack_equals_the_reference(kernel: str, layout: str, data: st.DataObject
         st.sampled_from([torch.float32, torch.bfloat16, torch.float16, torch.int8]), label="dtype"
     )
     x = LAYOUTS[layout](R.narrow(torch.randn(shape), dtype))
-    threshold = torch.randn(channels) if data.draw(st.booleans(), label="threshold") else None
+    planes = data.draw(st.sampled_from([(), (), (1,), (2,), (3,)]), label="planes")
+    threshold = (
+        torch.randn(*planes, channels) if planes or data.draw(st.booleans(), label="threshold") else None
+    )
     flip = None
     if data.draw(st.booleans(), label="flip"):
-        flip = torch.randint(-(2**31), 2**31 - 1, ((channels + 31) // 32,), dtype=torch.int32)
+        flip = torch.randint(-(2**31), 2**31 - 1, (*planes, (channels + 31) // 32), dtype=torch.int32)
     with use_cpu_kernel(kernel):
         bits = F.pack(x, threshold, flip)
     assert torch.equal(bits, R.pack(x, threshold, flip))
@@ -75,6 +78,27 @@ def test_a_gate_multiplies_before_the_threshold(kernel: str, data: st.DataObject
     with use_cpu_kernel(kernel):
         assert torch.equal(F.pack(x, threshold, flip, gate), R.pack(x, threshold, flip, gate))
         assert torch.equal(F.pack(x, gate=gate), R.pack(x, gate=gate))
+        thresholds, flips = torch.stack([threshold, threshold + 0.25]), torch.stack([flip, ~flip])
+        assert torch.equal(F.pack(x, thresholds, flips, gate), R.pack(x, thresholds, flips, gate))
+
+
+def test_planes_of_a_large_tensor(kernel: str) -> None:
+    x = torch.randn(2, 70, 65, 33).contiguous(memory_format=torch.channels_last)
+    threshold = torch.randn(3, 70)
+    with use_cpu_kernel(kernel):
+        bits = F.pack(x, threshold)
+        assert torch.equal(bits, torch.cat([F.pack(x, row) for row in threshold], -1))
+
+
+def test_planes_of_another_shape_are_refused() -> None:
+    x = torch.randn(1, 3, 4, 4)
+    with pytest.raises(
+        RuntimeError, match=r"threshold has shape \[2, 4\]; it must be \[C\] for each plane = \[2, 3\]"
+    ):
+        F.pack(x, torch.ones(2, 4))
+    with pytest.raises(RuntimeError, match="flip has shape"):
+        F.pack(x, torch.ones(2, 3), torch.ones(1, dtype=torch.int32))
+    assert F.pack(x, torch.ones(0, 3)).shape == (1, 4, 4, 0)
 
 
 def test_a_gate_of_another_shape_is_refused() -> None:

@@ -14,6 +14,7 @@ from .fuse_streams import fuse_streams as fuse_streams
 from .join_inputs import join_inputs as join_inputs
 from .lift_packs import lift_packs as lift_packs
 from .lift_packs import merge_packs as merge_packs
+from .merge_planes import merge_planes as merge_planes
 from .narrow_streams import narrow_streams as narrow_streams
 from .narrow_streams import read_narrow as read_narrow
 from .narrow_streams import round_streams as round_streams

@@ -110,11 +110,12 @@ struct PackParams {
   FloatKind kind;
   int32_t channels;
   int64_t stride_n, stride_c, stride_h, stride_w;
-  const float* threshold;        // [channels] or null: 0
+  int32_t planes;
+  const float* threshold;        // [planes, channels] or null: 0
   const Word* flip;              // [words] or null: 0
   Word* output;                  // [N, H, W, words]
-  int32_t items, pixels, words;  // items = pixels * words
-  Divide by_pixels, by_words, by_width, by_height;
+  int32_t items, pixels, words;  // items = pixels * words, words those of all planes
+  Divide by_pixels, by_words, by_plane, by_width, by_height;
 };
 
 struct UnpackParams {

@@ -28,9 +28,10 @@ int64_t pixels_of(const ImageSize& image) {
 
 uint32_t plan_pack(const ImageSize& image, PackParams& p) {
   const int64_t pixels = pixels_of(image);
-  p.words = static_cast<int32_t>(words_of(p.channels));
+  p.words = static_cast<int32_t>(p.planes * words_of(p.channels));
   const uint32_t blocks = plan(image, pixels * p.words, 1, p);
   if (!blocks) return 0;
+  p.by_plane = divide_by(words_of(p.channels));
   p.pixels = static_cast<int32_t>(pixels);
   p.by_pixels = divide_by(pixels);
   p.by_words = divide_by(p.words);

@@ -111,8 +111,9 @@ void run(const PackParams& p) {
   c.stride_w = p.stride_w;
   c.threshold = p.threshold;
   c.flip = p.flip;
+  c.planes = static_cast<int32_t>(p.planes);
   c.output = p.output;
-  if (p.batch * p.channels * p.height * p.width == 0) return;
+  if (p.batch * p.channels * p.planes * p.height * p.width == 0) return;
   const uint32_t blocks = cuda::plan_pack({p.batch, p.height, p.width}, c);
   require_kernel(blocks, "more than 2^31 words");
   start(p.stride_c == 1 ? cuda::Kernel::pack_channels__sm75 : cuda::Kernel::pack_pixels__sm75, {blocks, 1, 1},

@@ -152,9 +152,15 @@ inline TiledWeight tiled_weight(const char* op, const Tensor& weight, int64_t ou
   return tiled;
 }
 
+// `sizes` and one more behind them.
+inline std::vector<int64_t> with(std::vector<int64_t> sizes, int64_t last) {
+  sizes.push_back(last);
+  return sizes;
+}
+
 // A small parameter tensor, checked and made contiguous (a copy only where it is not).
 inline Tensor dense(const char* op, const char* name, const Tensor& tensor, ScalarType type,
-                    std::initializer_list<int64_t> shape, const char* meaning) {
+                    const std::vector<int64_t>& shape, const char* meaning) {
   check_here(op, name, tensor);
   MBU_CHECK(tensor.scalar_type() == type, op, ": ", name, " is ",
             torch::headeronly::toString(tensor.scalar_type()), "; it must be ",
@@ -162,8 +168,8 @@ inline Tensor dense(const char* op, const char* name, const Tensor& tensor, Scal
   bool same = tensor.dim() == static_cast<int64_t>(shape.size());
   std::ostringstream wanted, found;
   for (size_t i = 0; i < shape.size(); ++i) {
-    same = same && tensor.size(static_cast<int64_t>(i)) == shape.begin()[i];
-    wanted << (i ? ", " : "") << shape.begin()[i];
+    same = same && tensor.size(static_cast<int64_t>(i)) == shape[i];
+    wanted << (i ? ", " : "") << shape[i];
   }
   for (int64_t i = 0; i < tensor.dim(); ++i) found << (i ? ", " : "") << tensor.size(i);
   MBU_CHECK(same, op, ": ", name, " has shape [", found.str(), "]; it must be ", meaning, " = [",

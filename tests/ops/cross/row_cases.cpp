@@ -48,11 +48,12 @@ void check_pack(Random& r, FloatType type, int64_t n, int64_t c, int64_t h, int6
     numbers[static_cast<size_t>(i)] = any_number(r, type);
     std::memcpy(input.data() + i * bytes, &numbers[static_cast<size_t>(i)], static_cast<size_t>(bytes));
   }
-  std::vector<float> threshold(static_cast<size_t>(c));
-  std::vector<Word> flip(static_cast<size_t>(words));
-  for (int64_t k = 0; k < c; ++k) {
-    const float x = decode(numbers[static_cast<size_t>(k * s.c)], type);
-    threshold[static_cast<size_t>(k)] = std::isnan(x) ? 0.5f : x;
+  const int64_t planes = 1 + r.below(3);
+  std::vector<float> threshold(static_cast<size_t>(planes * c));
+  std::vector<Word> flip(static_cast<size_t>(planes * words));
+  for (int64_t k = 0; k < planes * c; ++k) {
+    const float x = decode(numbers[static_cast<size_t>(k % c * s.c)], type);
+    threshold[static_cast<size_t>(k)] = std::isnan(x) ? 0.5f : x + static_cast<float>(k / c);
   }
   for (Word& word : flip) word = static_cast<Word>(r.bits());
 
@@ -61,20 +62,22 @@ void check_pack(Random& r, FloatType type, int64_t n, int64_t c, int64_t h, int6
   p.type = type;
   p.batch = n, p.channels = c, p.height = h, p.width = w;
   p.stride_n = s.n, p.stride_c = s.c, p.stride_h = s.h, p.stride_w = s.w;
+  p.planes = planes;
   if (r.below(4)) p.threshold = threshold.data();
   if (r.below(2)) p.flip = flip.data();
-  std::vector<Word> expected(static_cast<size_t>(n * h * w * words));
+  std::vector<Word> expected(static_cast<size_t>(n * h * w * planes * words));
   for (int64_t i = 0; i < n * h * w; ++i) {
     const int64_t x = i % w, y = i / w % h, in = i / w / h;
-    for (int64_t k = 0; k < c; ++k) {
-      const auto from = static_cast<size_t>(in * s.n + k * s.c + y * s.h + x * s.w);
+    for (int64_t k = 0; k < planes * c; ++k) {
+      const int64_t channel = k % c, word = k / c * words + channel / 32;
+      const auto from = static_cast<size_t>(in * s.n + channel * s.c + y * s.h + x * s.w);
       const float limit = p.threshold ? threshold[static_cast<size_t>(k)] : 0.0f;
-      const bool flipped = p.flip && (flip[static_cast<size_t>(k / 32)] >> (k % 32) & 1);
+      const bool flipped = p.flip && (flip[static_cast<size_t>(word)] >> (channel % 32) & 1);
       const bool reached = decode(numbers[from], type) >= limit;
-      expected[static_cast<size_t>(i * words + k / 32)] |= Word{reached != flipped} << (k % 32);
+      expected[static_cast<size_t>(i * planes * words + word)] |= Word{reached != flipped} << (channel % 32);
     }
   }
-  Guarded<Word> output(n * h * w * words);
+  Guarded<Word> output(n * h * w * planes * words);
   p.output = output.data();
   check(output, expected, [&] { pack(p); });
 }

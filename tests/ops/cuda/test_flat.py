@@ -46,6 +46,9 @@ def test_pack(library, random, name, dtype, channels):
         views, [(None, None), (threshold, None), (threshold, flip), (None, flip)], strict=True
     ):
         assert torch.equal(flat.pack(library, name, view, t, f), reference.pack(view, t, f))
+    t, f = torch.stack([threshold, threshold + 0.5, -threshold]), torch.stack([flip, ~flip, flip])
+    assert torch.equal(flat.pack(library, name, x, t, f), reference.pack(x, t, f))
+    assert torch.equal(flat.pack(library, name, x, t, None), reference.pack(x, t))
 
 
 @pytest.mark.parametrize("channels", [1, 33, 64])

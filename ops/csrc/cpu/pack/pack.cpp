@@ -11,6 +11,8 @@ namespace mbu {
 namespace {
 
 constexpr int64_t kPixelsPerCall = 4096;
+// Floats that several planes read one after the other, and pixels that a call is worth.
+constexpr int64_t kCached = 65536, kFewest = 64;
 // Input elements (about 0.1 ns each) below which a second thread does not pay.
 constexpr int64_t kGrain = 200000;
 
@@ -23,10 +25,10 @@ struct Constants {
 struct Rows {
   int64_t rows, pixels, pieces;
 
-  Rows(int64_t height, int64_t width, bool joined) {
+  Rows(int64_t height, int64_t width, bool joined, int64_t most = kPixelsPerCall) {
     rows = joined ? 1 : height;
     pixels = joined ? height * width : width;
-    pieces = (pixels + kPixelsPerCall - 1) / kPixelsPerCall;
+    pieces = (pixels + most - 1) / most;
   }
 };
 
@@ -57,12 +59,13 @@ Limit limit_of(float gate, float wanted) {
   return {ordered(high), first};
 }
 
-// Thresholds and flips of image n, of whole words.
-void fill_constants(const PackParams& p, int64_t n, float* threshold, Word* flip) {
+// Thresholds and flips of a plane of image n, of whole words.
+void fill_constants(const PackParams& p, int64_t n, int64_t plane, float* threshold, Word* flip) {
   const int64_t words = words_of(p.channels);
   std::fill(threshold, threshold + words * kWordBits, 0.0f);
-  if (p.threshold) std::copy(p.threshold, p.threshold + p.channels, threshold);
-  for (int64_t k = 0; k < words; ++k) flip[k] = p.flip ? p.flip[k] & valid_bits(k, p.channels) : 0;
+  if (p.threshold) std::copy_n(p.threshold + plane * p.channels, p.channels, threshold);
+  for (int64_t k = 0; k < words; ++k)
+    flip[k] = p.flip ? p.flip[plane * words + k] & valid_bits(k, p.channels) : 0;
   if (!p.gate) return;
   for (int64_t c = 0; c < p.channels; ++c) {
     const Limit limit = limit_of(p.gate[n * p.channels + c], threshold[c]);
@@ -71,36 +74,52 @@ void fill_constants(const PackParams& p, int64_t n, float* threshold, Word* flip
   }
 }
 
+// Every plane of a run of pixels while their floats are in cache. `job` has the first plane's constants,
+// those of the others lie behind them.
+void pack_planes(PackRow job, int64_t planes, Word* output) {
+  static thread_local Scratch scratch;
+  const int64_t words = words_of(job.channels);
+  job.output = planes == 1 ? output : scratch.get<Word>(job.pixels * words);
+  for (int64_t plane = 0; plane < planes; ++plane, job.threshold += words * kWordBits, job.flip += words) {
+    cpu_kernel().pack(job);
+    if (planes == 1) return;
+    for (int64_t i = 0; i < job.pixels; ++i)
+      for (int64_t k = 0; k < words; ++k)
+        output[(i * planes + plane) * words + k] = job.output[i * words + k];
+  }
+}
+
 }  // namespace
 
 void pack(const PackParams& p) {
-  const int64_t words = words_of(p.channels);
-  if (p.batch * p.height * p.width * words == 0) return;
+  const int64_t words = words_of(p.channels), row_words = p.planes * words;
+  if (p.batch * p.height * p.width * row_words == 0) return;
   static thread_local Constants constants;
   const int64_t images = p.gate ? p.batch : 1;  // that have thresholds of their own
-  float* threshold = constants.threshold.get<float>(images * words * kWordBits);
-  Word* flip = constants.flip.get<Word>(images * words);
-  for (int64_t n = 0; n < images; ++n)
-    fill_constants(p, n, threshold + n * words * kWordBits, flip + n * words);
+  float* threshold = constants.threshold.get<float>(images * row_words * kWordBits);
+  Word* flip = constants.flip.get<Word>(images * row_words);
+  for (int64_t i = 0; i < images * p.planes; ++i)
+    fill_constants(p, i / p.planes, i % p.planes, threshold + i * words * kWordBits, flip + i * words);
 
-  const Rows rows(p.height, p.width, p.stride_h == p.width * p.stride_w);
+  const int64_t most =
+      p.planes == 1 ? kPixelsPerCall : std::clamp(kCached / p.channels, kFewest, kPixelsPerCall);
+  const Rows rows(p.height, p.width, p.stride_h == p.width * p.stride_w, most);
   const int64_t items = p.batch * rows.rows * rows.pieces;
-  const int64_t grain = std::max<int64_t>(1, kGrain / (std::min(rows.pixels, kPixelsPerCall) * p.channels));
+  const int64_t grain = std::max<int64_t>(1, kGrain / (std::min(rows.pixels, most) * p.channels * p.planes));
   parallel_for(items, grain, [&](int64_t item) {
     const int64_t piece = item % rows.pieces, row = item / rows.pieces % rows.rows;
-    const int64_t n = item / rows.pieces / rows.rows, first = piece * kPixelsPerCall;
+    const int64_t n = item / rows.pieces / rows.rows, first = piece * most;
     const int64_t offset = n * p.stride_n + row * p.stride_h + first * p.stride_w;
     PackRow job{};
     job.input = at(p.input, offset, p.type);
     job.type = p.type;
     job.channels = p.channels;
-    job.pixels = std::min(kPixelsPerCall, rows.pixels - first);
+    job.pixels = std::min(most, rows.pixels - first);
     job.stride_c = p.stride_c;
     job.stride_w = p.stride_w;
-    job.threshold = threshold + (p.gate ? n * words * kWordBits : 0);
-    job.flip = flip + (p.gate ? n * words : 0);
-    job.output = p.output + ((n * rows.rows + row) * rows.pixels + first) * words;
-    cpu_kernel().pack(job);
+    job.threshold = threshold + (p.gate ? n * row_words * kWordBits : 0);
+    job.flip = flip + (p.gate ? n * row_words : 0);
+    pack_planes(job, p.planes, p.output + ((n * rows.rows + row) * rows.pixels + first) * row_words);
   });
 }
 

@@ -12,14 +12,16 @@ MBU_KERNEL void __launch_bounds__(kFlatThreads) pack_channels__sm75(const __grid
   for (int32_t i = 0; i < kWarpLanes && first + i < p.items; ++i) {
     const Quotient at = divide_by(first + i, p.by_words);
     const Place px = place_of(at.quotient, p.by_width, p.by_height);
-    const int32_t channel = at.remainder * 32 + lane;
+    const Quotient plane = divide_by(at.remainder, p.by_plane);
+    const int32_t channel = plane.remainder * 32 + lane;
     bool bit = false;
     if (channel < p.channels) {
       const int64_t from = px.n * p.stride_n + px.y * p.stride_h + px.x * p.stride_w + channel * p.stride_c;
-      bit = load_float(p.input, from, p.kind) >= (p.threshold ? p.threshold[channel] : 0.0f);
+      const float threshold = p.threshold ? p.threshold[plane.quotient * p.channels + channel] : 0.0f;
+      bit = load_float(p.input, from, p.kind) >= threshold;
     }
     const Word word =
-        ballot(bit) ^ (p.flip ? p.flip[at.remainder] & valid_bits(at.remainder, p.channels) : 0);
+        ballot(bit) ^ (p.flip ? p.flip[at.remainder] & valid_bits(plane.remainder, p.channels) : 0);
     if (lane == i) own = word;
   }
   if (first + lane < p.items) p.output[first + lane] = own;
@@ -31,15 +33,17 @@ MBU_KERNEL void __launch_bounds__(kFlatThreads) pack_pixels__sm75(const __grid_c
   if (item >= p.items) return;
   const Quotient at = divide_by(item, p.by_pixels);
   const int32_t word = at.quotient, pixel = at.remainder;
+  const Quotient plane = divide_by(word, p.by_plane);
+  const float* threshold = p.threshold ? p.threshold + plane.quotient * p.channels : nullptr;
   const Place px = place_of(pixel, p.by_width, p.by_height);
   const int64_t from = px.n * p.stride_n + px.y * p.stride_h + px.x * p.stride_w;
   Word bits = 0;
-  for (int32_t i = 0; i < 32 && word * 32 + i < p.channels; ++i) {
-    const int32_t channel = word * 32 + i;
+  for (int32_t i = 0; i < 32 && plane.remainder * 32 + i < p.channels; ++i) {
+    const int32_t channel = plane.remainder * 32 + i;
     const float value = load_float(p.input, from + channel * p.stride_c, p.kind);
-    bits |= static_cast<Word>(value >= (p.threshold ? p.threshold[channel] : 0.0f)) << i;
+    bits |= static_cast<Word>(value >= (threshold ? threshold[channel] : 0.0f)) << i;
   }
-  if (p.flip) bits ^= p.flip[word] & valid_bits(word, p.channels);
+  if (p.flip) bits ^= p.flip[word] & valid_bits(plane.remainder, p.channels);
   p.output[int64_t{pixel} * p.words + word] = bits;
 }
 

@@ -101,10 +101,11 @@ struct PackParams {
   FloatType type;
   int64_t batch, channels, height, width;
   int64_t stride_n, stride_c, stride_h, stride_w;
-  const float* threshold;  // [C] or null: 0
-  const Word* flip;        // [Cw] or null: 0
+  int64_t planes;          // at least 1
+  const float* threshold;  // [planes, C] or null: 0
+  const Word* flip;        // [planes, Cw] or null: 0
   const float* gate;       // [N, C], a factor of the input, or null: 1
-  Word* output;            // [N, H, W, Cw]
+  Word* output;            // [N, H, W, planes * Cw]
 };
 
 struct UnpackParams {

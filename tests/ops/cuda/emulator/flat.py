@@ -51,8 +51,9 @@ def _noise(*shape: int, dtype: torch.dtype = torch.int32) -> Tensor:
 
 def pack(library, kernel: str, x: Tensor, threshold: Tensor | None, flip: Tensor | None) -> Tensor:
     n, c, h, w = x.shape
-    numbers = [n, h, w, _KINDS[x.dtype], c, *x.stride()]
-    return _run(library, kernel, [x, threshold, flip], _noise(n, h, w, words_of(c)), numbers)
+    planes = len(threshold) if threshold is not None and threshold.dim() == 2 else 1
+    numbers = [n, h, w, _KINDS[x.dtype], c, planes, *x.stride()]
+    return _run(library, kernel, [x, threshold, flip], _noise(n, h, w, planes * words_of(c)), numbers)
 
 
 def unpack(library, kernel: str, bits: Tensor, channels: int) -> Tensor:

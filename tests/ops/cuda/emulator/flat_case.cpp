@@ -61,7 +61,7 @@ std::string pack(const emu::Kernel& kernel, const FlatCase& c, const Memory& m) 
   PackParams p{};
   Numbers n(c.number);
   const ImageSize image = n.image();
-  n.into(p.kind, p.channels, p.stride_n, p.stride_c, p.stride_h, p.stride_w);
+  n.into(p.kind, p.channels, p.planes, p.stride_n, p.stride_c, p.stride_h, p.stride_w);
   p.input = m.input[0];
   p.threshold = as<const float>(m.input[1]);
   p.flip = as<const mbu::Word>(m.input[2]);
