@@ -278,7 +278,7 @@ def test_command_writes_all_files_or_none(tmp_path, monkeypatch):
 @pytest.mark.parametrize("arguments, words", [
     (["mbunet", "--json", "no/such/folder/r.json"], "does not exist"), (["mbunet", "--plot", "r.bmp"], "end in .svg or .png"),
     (["mbunet", "--threads", "0"], "must all be above 0"), (["mbunet", "--planes", "0"], "must all be above 0"), (["mbunet", "--budget", "0"], "must all be above 0"),
-    (["--arguments", '{"width": 8}'], "needs the model"),
+    (["--arguments", '{"width": 8}'], "needs the model"), (["mbunet", "--block-density", "0"], "must be a share of the blocks"),
 ])  # fmt: skip
 def test_wrong_options_are_found_before_the_work(arguments, words, capsys):
     assert main(["bench", *arguments]) == 2

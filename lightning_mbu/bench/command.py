@@ -17,6 +17,7 @@ DESCRIPTION = (
     "installed. Without a model: the standard set (MBUNet varied in threads, size and shortcuts, two other "
     "U-Nets, its layers, its memory)."
 )
+_BLOCKS = (32, 32)  # the smallest that every kernel can skip
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -31,6 +32,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--arguments", type=json_object, default={}, help="of the model, as JSON: '{\"width\": 32}'")
     add("--planes", type=int, default=1, metavar="N",
         help="thresholds per channel of the packed network, at N times its one-bit operations")  # fmt: skip
+    add("--block-density", type=float, default=1.0, metavar="SHARE",
+        help="share of all blocks of 32x32 weights that are present in the packed network; kernels skip the others")  # fmt: skip
     add("--layers", action="store_true", help="also time every packed convolution by itself")
     add("--memory", action="store_true", help="also measure the memory of one inference")
     add("--no-rivals", action="store_true", help="leave out other quantizers and runtimes")
@@ -64,6 +67,11 @@ def run(options: argparse.Namespace, console: Console) -> int:
     if min(counts) < 1 or options.budget <= 0:
         raise ValueError("--threads, --channels, --planes, --repeats and --budget must all be above 0.")
 
+    if not 0 < options.block_density <= 1:
+        raise ValueError(
+            f"--block-density {options.block_density} must be a share of the blocks, above 0 and up to 1."
+        )
+
     from . import show, suite
     from .child import Job
 
@@ -75,6 +83,7 @@ def run(options: argparse.Namespace, console: Console) -> int:
         raise ValueError("--arguments needs the model that takes them; name one.")
     base = Job(
         "compare", "", options.arguments, channels=options.channels, planes=options.planes, isa=options.isa, kernel=options.kernel,
+        mask_blocks=None if options.block_density == 1 else _BLOCKS, block_density=options.block_density,
         repeats=options.repeats, budget_s=options.budget, rivals=not options.no_rivals,
     )  # fmt: skip
     if options.models:
