@@ -18,6 +18,8 @@ from .tables import as_text
 _MANY = 0.5
 # Values of a channel in a batch below which all may have one sign by chance.
 _FEW = 64
+# Values of a layer's input that are looked at, as whole images, one at least: 64 MB of float32.
+_MOST = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -134,7 +136,7 @@ class HealthWatch:
 
     def __rich__(self) -> Table:
         table = Table(title="One-bit layers in the last epoch, %", title_justify="left")
-        table.add_column("layer")
+        table.add_column("layer", no_wrap=True)
         for field in fields(LayerHealth):
             table.add_column(field.name.replace("_", " "), justify="right")
         for name, health in self.latest.items():
@@ -150,11 +152,12 @@ class HealthWatch:
 def input_health(layer: QuantizedConvolution, x: Tensor) -> dict[str, Tensor]:
     """`constant_channels`, `imbalance` and `saturated_inputs` of `LayerHealth` for a layer's input, as scalars."""
     images = layer.as_images(x)
+    images = images[: max(1, _MOST // images.shape[1:].numel())]
     ones = (layer.binarize(images) > 0).float().mean((0, 2, 3))
-    distances = images - layer.threshold.to(images.dtype).view(layer.planes, 1, -1, 1, 1)
+    thresholds = layer.threshold.to(images.dtype).view(layer.planes, 1, -1, 1, 1)
     found = {
         "imbalance": (2 * ones - 1).abs().mean(),
-        "saturated_inputs": (distances.abs() > 1).float().mean(),
+        "saturated_inputs": torch.stack([((images - t).abs() > 1).float().mean() for t in thresholds]).mean(),
     }
     if images.numel() >= _FEW * images.shape[1]:
         found["constant_channels"] = ((ones == 0) | (ones == 1)).float().mean()
