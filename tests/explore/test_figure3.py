@@ -25,10 +25,14 @@ def test_zeros_are_those_of_masked_layers():
     assert figure3.zero_shares({"00 #0": run(0.5)}) == {}
 
 
-def test_gains_of_blocks(tmp_path):
+def test_gains_of_blocks():
     gained = figure3.gains(by_row(RUNS), ("a", "b"), "test/dice")
     assert gained == {"a": pytest.approx(0.1), "b": pytest.approx(-0.1)}
     assert figure3.table(gained, "dice").row_count == 2
+
+
+def test_picture(tmp_path):
+    pytest.importorskip("matplotlib")
     (file,) = figure3.write(tmp_path, "figure3", RUNS, ("a", "b"), "test/dice")
     text = file.read_text()
     assert "a.conv" in text and "blocks masked" in text and "mean gain" in text

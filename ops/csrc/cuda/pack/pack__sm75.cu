@@ -34,14 +34,14 @@ MBU_KERNEL void __launch_bounds__(kFlatThreads) pack_pixels__sm75(const __grid_c
   const Quotient at = divide_by(item, p.by_pixels);
   const int32_t word = at.quotient, pixel = at.remainder;
   const Quotient plane = divide_by(word, p.by_plane);
-  const float* threshold = p.threshold ? p.threshold + plane.quotient * p.channels : nullptr;
   const Place px = place_of(pixel, p.by_width, p.by_height);
   const int64_t from = px.n * p.stride_n + px.y * p.stride_h + px.x * p.stride_w;
+  const int32_t first = plane.remainder * 32, thresholds = plane.quotient * p.channels;
   Word bits = 0;
-  for (int32_t i = 0; i < 32 && plane.remainder * 32 + i < p.channels; ++i) {
-    const int32_t channel = plane.remainder * 32 + i;
+  for (int32_t channel = first; channel < first + 32 && channel < p.channels; ++channel) {
     const float value = load_float(p.input, from + channel * p.stride_c, p.kind);
-    bits |= static_cast<Word>(value >= (threshold ? threshold[channel] : 0.0f)) << i;
+    const float threshold = p.threshold ? p.threshold[thresholds + channel] : 0.0f;
+    bits |= static_cast<Word>(value >= threshold) << (channel - first);
   }
   if (p.flip) bits ^= p.flip[word] & valid_bits(plane.remainder, p.channels);
   p.output[int64_t{pixel} * p.words + word] = bits;
