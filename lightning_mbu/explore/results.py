@@ -68,7 +68,7 @@ def write(
     lines = by_row(results)
     text = io.StringIO()
     columns = list(dict.fromkeys(key for line in lines for key in line))
-    writer = csv.DictWriter(text, columns)
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows(lines)
     content = json.dumps({"study": name, "conditions": conditions, "runs": results}, indent=1)
