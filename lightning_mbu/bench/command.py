@@ -17,7 +17,7 @@ DESCRIPTION = (
     "installed. Without a model: the standard set (MBUNet varied in threads, size and shortcuts, two other "
     "U-Nets, its layers, its memory)."
 )
-_BLOCKS = (32, 32)  # the smallest that every kernel can skip
+_BLOCKS = (32, 32)  # what kernels that read bits can skip; amx_int8 where two lie side by side
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

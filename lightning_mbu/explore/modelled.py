@@ -42,7 +42,8 @@ class Processor:
         return macs / (self.macs[precision] * self.units * self.ghz * SHARE) / 1e6
 
 
-# Clocks and two vector instructions a cycle are assumed. fmla: 4; sdot: 16; smmla: 32; bfmmla: 16. Popcounts: 1024 products in 34 instructions, in 26 with SHA3.
+# Clocks and two vector instructions a cycle are assumed. fmla: 4; sdot: 16; smmla: 32; bfmmla: 16. Popcounts: 1024
+# products in 34 instructions, in 26 with SHA3.
 PROCESSORS = (
     Processor("modelled Cortex-A76, dot products", 2.4, 2, {"float": 4, "int8": 16, "packed": 30}),
     Processor(
