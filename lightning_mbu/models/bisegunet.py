@@ -51,7 +51,8 @@ class BiSegUNet(nn.Module):
         groups: groups of the grouped and of the dilated convolutions.
         reduction: of the hidden layer in channel attention.
         shortcuts: real-valued shortcuts around every convolution behind the gateway (Bi-Real Net, arXiv:1808.00278);
-            not in the paper. They cost memory traffic and keep accuracy.
+            not in the paper. They keep accuracy and cost memory traffic, most of it where maps are large: `[3, 4]` has
+            them at levels 3 and 4 alone, numbered as above (`aspp` and `bottom` belong to 4, `output` to 0).
 
     Raises:
         ValueError: an option out of range, or a width that the groups do not divide.
@@ -68,10 +69,11 @@ class BiSegUNet(nn.Module):
         channel_attention: str = "capacity",
         groups: int = 4,
         reduction: int = 4,
-        shortcuts: bool = False,
+        shortcuts: bool | Sequence[int] = False,
     ):
         super().__init__()
         _check(in_channels, classes, width, stem_stride, capacity_blocks, branches, channel_attention, groups)
+        with_shortcut = _with_shortcut(shortcuts)
         w = width
         channels = [w * 2**level for level in range(_LEVELS + 1)]
 
@@ -105,7 +107,7 @@ class BiSegUNet(nn.Module):
         self.output = Upsampling(channels[1], w, 2 * stem_stride if self.capacity0 is not None else 1)
         self.head = nn.Conv2d(refined[0] or w, classes, 1)
         for name, unit in self.named_modules():
-            if shortcuts and isinstance(unit, ConvUnit) and not name.startswith("gateway"):
+            if isinstance(unit, ConvUnit) and _level(name) in with_shortcut:
                 unit.shortcut = unit.can_have_shortcut
 
     def _blocks(self) -> list[nn.Module | None]:
@@ -149,6 +151,25 @@ def _places(capacity_blocks: int | Sequence[int]) -> Sequence[int]:
     if isinstance(capacity_blocks, int):
         return range(_LEVELS, _LEVELS - capacity_blocks, -1)
     return capacity_blocks
+
+
+def _with_shortcut(shortcuts: bool | Sequence[int]) -> Sequence[int]:
+    """Levels whose convolutions have shortcuts."""
+    levels = range(_LEVELS + 1)
+    if isinstance(shortcuts, bool):
+        return levels if shortcuts else ()
+    if not set(shortcuts) <= set(levels):
+        raise ValueError(
+            f"shortcuts={list(shortcuts)} must be True, False, or levels from 0 (the output) to {_LEVELS} (the deepest)."
+        )
+    return shortcuts
+
+
+def _level(name: str) -> int | None:
+    """Level that a module computes: "encoder2.conv" -> 2; None for the gateway."""
+    part = name.partition(".")[0]
+    others = {"gateway": None, "aspp": _LEVELS, "bottom": _LEVELS, "output": 0}
+    return others[part] if part in others else int(part[-1])
 
 
 def _check(

@@ -44,7 +44,12 @@ STUDIES: dict[str, dict[str, dict[str, Any]]] = {
         "capacity blocks": {},
     },
     "table9": {f"{count} blocks": {"capacity_blocks": count} for count in range(4)} | {"4 blocks": {}},
-    "shortcuts": {"capacity blocks": {}, "shortcuts": {"shortcuts": True}},
+    "shortcuts": {
+        "capacity blocks": {},
+        "shortcuts": {"shortcuts": True},
+        "shortcuts from 1/8 on": {"shortcuts": [3, 4]},
+        "shortcuts at 1/16": {"shortcuts": [4]},
+    },
 }
 
 

@@ -58,6 +58,10 @@ def _unpack(bits: Tensor, channels: int) -> Tensor:
     return _sums(bits, channels, bits.shape[1], bits.shape[2])
 
 
+def _join_bits(bits: Sequence[Tensor], channels: Sequence[int]) -> Tensor:
+    return _words(bits[0], *bits[0].shape[1:3], words_of(sum(channels)))
+
+
 def _tile_weight(planes: Tensor) -> Tensor:
     # Its size depends on which words of the planes are zero.
     return planes.new_empty(torch.library.get_ctx().new_dynamic_size())
@@ -203,6 +207,7 @@ def _max_pool2d(bits, kernel_size, stride, padding, dilation, ceil_mode):
 FAKES: dict[str, Callable[..., Tensor | tuple[Tensor, Tensor]]] = {
     "pack": _pack,
     "unpack": _unpack,
+    "join_bits": _join_bits,
     "tile_weight": _tile_weight,
     "conv2d": _conv2d,
     "conv2d_threshold": _conv2d_threshold,

@@ -91,6 +91,11 @@ def _unpack(bits: Tensor, channels: int) -> Tensor:
     return reference.unpack(bits, channels)
 
 
+def _join_bits(bits, channels) -> Tensor:
+    _warn(bits[0].device)
+    return reference.join_bits(bits, channels)
+
+
 def _input(bits, weight, out_channels, kernel_size, size) -> tuple[Tensor, Tensor]:
     """The joined activations and the planes of a convolution."""
     _warn(weight.device)
@@ -198,6 +203,7 @@ def _max_pool2d(bits, kernel_size, stride, padding, dilation, ceil_mode):
 FALLBACKS: dict[str, Callable[..., Tensor | tuple[Tensor, Tensor]]] = {
     "pack": _pack,
     "unpack": _unpack,
+    "join_bits": _join_bits,
     "tile_weight": _tile_weight,
     "conv2d": _conv2d,
     "conv2d_threshold": _conv2d_threshold,

@@ -44,6 +44,26 @@ def unpack(bits: Tensor, channels: int) -> Tensor:
     return torch.ops.mbu.unpack(bits, channels)
 
 
+def join_bits(bits: Bits, channels: Sequence[int]) -> Tensor:
+    """Joins packed activations along the channels without gaps: what packing the concat of their values would give.
+
+    A convolution also takes its parts as they are, each then starts at a new word. Joined, parts of few channels share words.
+
+    Args:
+        bits: int32 ``[N, H, W, ceil(C_i/32)]``, one part or several of one size; the bits behind channel C_i are 0, as
+            every operation leaves them.
+        channels: C_i of every part.
+
+    Returns:
+        int32 ``[N, H, W, ceil(sum(C_i)/32)]``.
+
+    Raises:
+        RuntimeError: if parts differ in size, or words and channel counts do not fit together.
+    """
+    _library.require()
+    return torch.ops.mbu.join_bits(parts(bits), list(channels))
+
+
 def tile_weight(planes: Tensor) -> Tensor:
     """Weight planes to the layout that the CPU kernel in use reads.
 

@@ -86,6 +86,13 @@ def unpack(bits: Tensor, channels: int) -> Tensor:
     return _channels_last((unpack_bits(bits, channels).to(torch.float32) * 2 - 1).permute(0, 3, 1, 2))
 
 
+def join_bits(bits: Sequence[Tensor], channels: Sequence[int]) -> Tensor:
+    """See :func:`mbu_ops.functional.join_bits`."""
+    return pack_bits(
+        torch.cat([unpack_bits(part, count) for part, count in zip(bits, channels, strict=True)], -1)
+    )
+
+
 def conv2d(
     bits: Tensor,
     planes: Tensor,

@@ -13,6 +13,7 @@ VARIANTS = {
     "blocks at chosen levels": {"capacity_blocks": [0, 2]},
     "cbam": {"channel_attention": "cbam"},
     "shortcuts": {"shortcuts": True, "capacity_blocks": 5},
+    "shortcuts at the deep levels": {"shortcuts": [3, 4]},
 }
 
 

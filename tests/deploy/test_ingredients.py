@@ -42,7 +42,7 @@ def test_packed_network_computes_the_trained_networks_bits(name, quantized, tmp_
 
 
 def test_thermometer_needs_no_float_between_layers(quantized):
-    packed = convert(quantized(SmallUNet(8), planes=2), torch.randn(1, 3, 32, 32))
+    packed = convert(quantized(SmallUNet(32), planes=2), torch.randn(1, 3, 32, 32))
     calls = [node for node in packed.graph_module.graph.nodes if node.op == "call_function"]
     assert sum(is_call(node, *FUSED_CONVOLUTIONS) for node in calls) == 5
     assert [len(layer.segments) for layer in packed.layers] == [2, 2, 2, 2, 4, 2]

@@ -114,7 +114,7 @@ def test_joined_network_can_be_saved_and_compiled(quantized, tmp_path):
 
 
 def test_no_concat_is_left_in_the_papers_network(quantized):
-    packed = convert(quantized(MBUNet(width=4), min_channels=1), torch.randn(1, 3, 32, 32))
+    packed = convert(quantized(MBUNet(width=32)), torch.randn(1, 3, 32, 32))
     assert not moves(packed)
     assert (
         sum(len(bits_of(n)) == 2 for n in packed.graph_module.graph.nodes if is_call(n, *ALL_CONVOLUTIONS))

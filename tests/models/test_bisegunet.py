@@ -23,6 +23,7 @@ VARIANTS = {
     "without dilated": {"branches": ("binary", "grouped")},
     "without grouped": {"branches": ("binary", "dilated")},
     "shortcuts": {"shortcuts": True},
+    "shortcuts at the deep levels": {"shortcuts": [3, 4]},
     "shortcuts, where channels fit": {
         "shortcuts": True,
         "branches": ("binary", "dilated"),
@@ -109,7 +110,7 @@ def test_operations_of_a_prepared_network_add_up():
     ({"capacity_blocks": 6}, "capacity_blocks=6 must be 0 to 4"), ({"capacity_blocks": [1, 5]}, r"\[1, 5\] must be"),
     ({"capacity_blocks": [1, 1]}, "each once, as"),
     ({"branches": ("binary", "deformed")}, r"\['binary', 'deformed'\] must name"),
-    ({"branches": ()}, "one or more"), ({"channel_attention": "eca"}, "'eca' is unknown"),
+    ({"shortcuts": [5]}, r"shortcuts=\[5\] must be True, False"), ({"branches": ()}, "one or more"), ({"channel_attention": "eca"}, "'eca' is unknown"),
 ])  # fmt: skip
 def test_wrong_options(options, words):
     with pytest.raises(ValueError, match=words):

@@ -44,6 +44,10 @@ def samples() -> dict[str, list[tuple[Any, ...]]]:
             (x.bfloat16(), None, torch.ones(2, dtype=torch.int32)),
         ],
         "unpack": [(bits(2, 5, 6, 40), 40), (bits(0, 5, 6, 96)[..., 1:2], 7)],
+        "join_bits": [
+            ([bits(2, 5, 6, 40), bits(2, 5, 6, 12)], [40, 12]),
+            ([bits(1, 5, 6, 96)[..., 1:2]] * 2, [7, 20]),
+        ],
         "tile_weight": [(pack_weight(torch.randint(-1, 2, (33, 40, 3, 2))),)],
         "conv2d": [
             ([bits(2, 6, 7, 40)], weight(33, 40, 3), 33, *conv),

@@ -63,11 +63,12 @@ def test_any_layer_equals_the_reference(kernel: str, data: st.DataObject) -> Non
     torch.manual_seed(data.draw(st.integers(0, 2**16), label="seed"))
     kernel_size = data.draw(st.sampled_from([(1, 1), (3, 3), (5, 5), (1, 3), (2, 2), (7, 1)]), label="kernel")
     stride = data.draw(st.sampled_from([(1, 1), (2, 2), (1, 2), (3, 1)]), label="stride")
-    dilation = data.draw(st.sampled_from([(1, 1), (2, 2), (1, 3)]), label="dilation")
-    padding = data.draw(st.tuples(st.integers(0, 5), st.integers(0, 5)), label="padding")
+    dilation = data.draw(st.sampled_from([(1, 1), (2, 2), (1, 3), (6, 9)]), label="dilation")
+    padding = data.draw(st.tuples(st.integers(0, 7), st.integers(0, 10)), label="padding")
     reach = [d * (k - 1) + 1 for k, d in zip(kernel_size, dilation, strict=True)]
-    height = data.draw(st.integers(max(1, reach[0] - 2 * padding[0]), 14), label="height")
-    width = data.draw(st.integers(max(1, reach[1] - 2 * padding[1]), 27), label="width")
+    least = [max(1, r - 2 * p) for r, p in zip(reach, padding, strict=True)]
+    height = data.draw(st.integers(least[0], max(least[0], 14)), label="height")
+    width = data.draw(st.integers(least[1], max(least[1], 27)), label="width")
     batch, channels, out_channels = data.draw(st.integers(0, 3)), data.draw(CHANNELS), data.draw(CHANNELS)
     check(
         kernel,
@@ -100,6 +101,10 @@ def test_any_layer_equals_the_reference(kernel: str, data: st.DataObject) -> Non
         (32, 32, 3, 2, 5, {"padding": 4}),
         (64, 32, 2, 2, 3, {"padding": 6, "dilation": 6}),
         (64, 64, 3, 900, 3, {"padding": 1}),
+        # A wide dilation: stretches of outputs that miss the same taps are passes of their own.
+        (70, 40, 20, 30, 3, {"padding": 9, "dilation": 9}),
+        (64, 40, 33, 40, 3, {"padding": (12, 18), "dilation": (12, 18), "stride": (1, 2)}),
+        (200, 64, 32, 64, 3, {"padding": 12, "dilation": 12}),
         # Both ends of 12 and of 16 pixels miss the same taps, and those between do not.
         (33, 40, 5, 4, 1, {"padding": 4}),
         (33, 40, 5, 8, 1, {"padding": 4}),

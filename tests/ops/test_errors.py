@@ -142,6 +142,15 @@ CASES: dict[str, tuple[Callable[[], object], str]] = {
         r"threshold has shape \[4\]; it must be \[C\] for each plane = \[3\]",
     ),
     "unpack channels": (lambda: F.unpack(bits(33), 32), "channels=32 needs 1 words, but bits has 2"),
+    "join counts": (lambda: F.join_bits([bits(33)], [33, 2]), "bits has 1 parts and channels 2 counts"),
+    "join words": (
+        lambda: F.join_bits([bits(33)], [32]),
+        "channels=32 needs 1 words, but part 0 of bits has 2",
+    ),
+    "join sizes": (
+        lambda: F.join_bits([bits(33), bits(33, height=2)], [33, 33]),
+        "they must agree",
+    ),
     "pool window": (
         lambda: F.max_pool2d(bits(height=2), 3),
         "window spans 3 in height but the padded input has 2",
@@ -164,7 +173,8 @@ def test_message(case: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["pack", "unpack", "tile_weight", "conv2d", "conv_transpose2d_threshold", "max_pool2d"]
+    "name",
+    ["pack", "unpack", "join_bits", "tile_weight", "conv2d", "conv_transpose2d_threshold", "max_pool2d"],
 )
 def test_cuda_has_its_own_answer(name: str) -> None:
     """Without a GPU only the registration can be seen: the key must lead to our message."""

@@ -51,6 +51,7 @@ def test_any_stream_equals_the_reference(kernel: str, data: st.DataObject) -> No
     planes = data.draw(st.integers(0, 2), label="planes")
     threshold = coarse(planes, out_channels) * 4 if planes else None
     relu = data.draw(st.booleans(), label="relu")
+    dilation = data.draw(st.sampled_from([1, 1, 5]), label="dilation")
 
     bits = pack_bits(torch.rand(n, height, width, channels) < 0.5)
     weight = torch.randint(-1, 2, (out_channels, channels, *((2, 2) if transposed else (3, 3))))
@@ -65,9 +66,18 @@ def test_any_stream_equals_the_reference(kernel: str, data: st.DataObject) -> No
             dots = R.conv_transpose2d(bits, weights, 2)
         else:
             found = F.conv2d_stream(
-                bits, tiled, affine, residual, threshold, out_channels, 3, padding=1, **options
+                bits,
+                tiled,
+                affine,
+                residual,
+                threshold,
+                out_channels,
+                3,
+                padding=dilation,
+                dilation=dilation,
+                **options,
             )
-            dots = R.conv2d(bits, weights, padding=1)
+            dots = R.conv2d(bits, weights, padding=dilation, dilation=dilation)
     expected = R.stream(dots, affine, residual, threshold, **options)
     assert torch.equal(found[0], expected[0]) and torch.equal(found[1], expected[1])
     assert found[0].is_contiguous(memory_format=torch.channels_last) and found[0].dtype == dtype

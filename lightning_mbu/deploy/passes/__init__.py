@@ -12,6 +12,7 @@ from .fuse_stem import fuse_stems as fuse_stems
 from .fuse_streams import attach_bits as attach_bits
 from .fuse_streams import fuse_streams as fuse_streams
 from .join_inputs import join_inputs as join_inputs
+from .join_narrow import join_narrow as join_narrow
 from .lift_packs import lift_packs as lift_packs
 from .lift_packs import merge_packs as merge_packs
 from .merge_planes import merge_planes as merge_planes

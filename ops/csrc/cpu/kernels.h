@@ -174,6 +174,7 @@ void run_tiles(const CpuKernel& kernel, Conv2dTile tile);
 void conv2d(const Conv2dParams& params, const CpuKernel& kernel = cpu_kernel());
 void pack(const PackParams& params);
 void unpack(const UnpackParams& params);
+void join_bits(const JoinBitsParams& params);
 void stem(const StemParams& params);
 void head(const HeadParams& params);
 void joined_head(const JoinedHeadParams& params);

@@ -126,6 +126,23 @@ struct UnpackParams {
   Divide by_channels, by_width, by_height;
 };
 
+// A part of joined bits. Bits behind its last channel are 0.
+struct JoinedPart {
+  const Word* data;
+  int64_t stride_n, stride_h, stride_w;
+  int32_t channels;
+};
+constexpr int kMaxJoined = 16;
+
+// Items are words of output pixels.
+struct JoinBitsParams {
+  JoinedPart part[kMaxJoined];
+  int32_t parts;
+  Word* output;  // [N, H, W, words]
+  int32_t items;
+  Divide by_words, by_width, by_height;
+};
+
 // Items are vectors of words of output pixels: their `vectors` per pixel.
 struct MaxPool2dParams {
   const Word* input;

@@ -43,6 +43,11 @@ uint32_t plan_unpack(const ImageSize& image, UnpackParams& p) {
   return plan(image, pixels_of(image) * p.channels, 1, p);
 }
 
+uint32_t plan_join_bits(const ImageSize& image, int64_t words, JoinBitsParams& p) {
+  p.by_words = divide_by(std::max<int64_t>(words, 1));
+  return plan(image, pixels_of(image) * words, 1, p);
+}
+
 uint32_t plan_max_pool2d(const ImageSize& output, int64_t words, int vector, MaxPool2dParams& p) {
   p.by_vectors = divide_by(std::max<int64_t>(words / vector, 1));
   return plan(output, pixels_of(output) * (words / vector), 1, p);

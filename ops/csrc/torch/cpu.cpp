@@ -39,6 +39,9 @@ void run(const PackParams& p) {
 void run(const UnpackParams& p) {
   unpack(p);
 }
+void run(const JoinBitsParams& p) {
+  join_bits(p);
+}
 void run(const MaxPool2dParams& p) {
   max_pool2d(p);
 }

@@ -134,6 +134,21 @@ void run(const UnpackParams& p) {
   start(cuda::Kernel::unpack__sm75, {blocks, 1, 1}, &c);
 }
 
+void run(const JoinBitsParams& p) {
+  cuda::JoinBitsParams c{};
+  require_kernel(p.parts <= cuda::kMaxJoined, "more parts to join than a launch lists");
+  for (int64_t i = 0; i < p.parts; ++i) {
+    const PackedImage& part = p.part[i];
+    c.part[i] = {part.data, part.stride_n, part.stride_h, part.stride_w, static_cast<int32_t>(p.channels[i])};
+  }
+  c.parts = static_cast<int32_t>(p.parts);
+  c.output = p.output;
+  if (p.batch * p.height * p.width * p.words == 0) return;
+  const uint32_t blocks = cuda::plan_join_bits({p.batch, p.height, p.width}, p.words, c);
+  require_kernel(blocks, "more than 2^31 words");
+  start(cuda::Kernel::join_bits__sm75, {blocks, 1, 1}, &c);
+}
+
 void run(const MaxPool2dParams& p) {
   cuda::MaxPool2dParams c{};
   c.input = p.input.data;

@@ -25,6 +25,7 @@ using FloatAndBits = std::tuple<Tensor, Tensor>;
          (const Tensor& x, std::optional<Tensor> threshold, std::optional<Tensor> flip,                      \
           std::optional<Tensor> gate))                                                                       \
   MBU_OP(Tensor, unpack, (const Tensor& bits, int64_t channels))                                             \
+  MBU_OP(Tensor, join_bits, (Images bits, Pair channels))                                                    \
   MBU_OP(Tensor, tile_weight, (const Tensor& planes))                                                        \
   MBU_OP(Tensor, conv2d,                                                                                     \
          (Images bits, const Tensor& weight, int64_t out_channels, Pair kernel_size, Pair stride,            \

@@ -8,6 +8,7 @@
 STABLE_TORCH_LIBRARY(MBU_LIBRARY, m) {
   m.def("pack(Tensor x, Tensor? threshold=None, Tensor? flip=None, Tensor? gate=None) -> Tensor");
   m.def("unpack(Tensor bits, int channels) -> Tensor");
+  m.def("join_bits(Tensor[] bits, int[] channels) -> Tensor");
   m.def("tile_weight(Tensor planes) -> Tensor");
   m.def(
       "conv2d(Tensor[] bits, Tensor weight, int out_channels, int[2] kernel_size, int[2] stride, "

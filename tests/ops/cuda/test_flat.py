@@ -58,6 +58,13 @@ def test_unpack(library, random, channels):
     assert torch.equal(values, reference.unpack(bits, channels))
 
 
+@pytest.mark.parametrize("channels", [(12, 12, 24), (1, 31, 33, 64, 7), (40,), (5,) * 16, (70, 26, 32)])
+def test_join_bits(library, random, channels):
+    parts = [random_bits(random, 2, 3, 5, count) for count in channels]
+    joined = flat.join_bits(library, "join_bits__sm75", torch.cat(parts, -1), channels)
+    assert torch.equal(joined, reference.join_bits(parts, channels))
+
+
 @pytest.mark.parametrize(
     "size, stride, padding, dilation, ceil_mode",
     [

@@ -5,13 +5,14 @@
 namespace mbu {
 namespace {
 
-// Output o reads input o * stride - padding + k * dilation.
-void plan_conv(const AxisParams& p, AxisPhase& phase) {
+// Output o reads input o * stride - padding + k * dilation; here those in [begin, end).
+void plan_conv(const AxisParams& p, int64_t begin, int64_t end, AxisPhase& phase) {
   phase.step = p.stride;
-  phase.outputs = p.output;
-  phase.out_base = 0;
+  phase.outputs = end - begin;
+  phase.out_base = begin;
   phase.out_step = 1;
-  for (int64_t k = 0; k < p.kernel; ++k) phase.taps.push_back({k * p.dilation - p.padding, k});
+  for (int64_t k = 0; k < p.kernel; ++k)
+    phase.taps.push_back({begin * p.stride + k * p.dilation - p.padding, k});
 }
 
 // Input i adds to output i * stride - padding + k * dilation. Seen from output o = remainder + j * stride:
@@ -35,6 +36,32 @@ void drop_unseen_taps(const AxisParams& p, AxisPhase& phase) {
     return output >= phase.outputs || output * phase.step + tap.offset >= p.input;
   };
   phase.taps.erase(std::remove_if(phase.taps.begin(), phase.taps.end(), unseen), phase.taps.end());
+}
+
+// Where a wide dilation is cut: each tap falls outside the input before some output or from some output on,
+// and between two cuts such taps are dropped. Only where that saves an eighth of the products, and leaves no
+// stretch of few outputs.
+void plan_cuts(const AxisParams& p, std::vector<int64_t>& cuts) {
+  constexpr int64_t kLeast = 4;
+  cuts.assign({0, p.output});
+  int64_t products = 0;
+  for (int64_t k = 0; k < p.kernel; ++k) {
+    const int64_t before = p.padding - k * p.dilation;
+    const int64_t begin = std::clamp<int64_t>((before + p.stride - 1) / p.stride, 0, p.output);
+    const int64_t end = std::clamp<int64_t>((before + p.input + p.stride - 1) / p.stride, begin, p.output);
+    products += end - begin;
+    cuts.insert(cuts.end(), {begin, end});
+  }
+  std::sort(cuts.begin(), cuts.end());
+  int64_t last = 0;
+  const auto few = [&](int64_t cut) {
+    const bool drop = cut && cut < p.output && (cut - last < kLeast || p.output - cut < kLeast);
+    if (!drop) last = cut;
+    return drop;
+  };
+  cuts.erase(std::remove_if(cuts.begin(), cuts.end(), few), cuts.end());
+  cuts.erase(std::unique(cuts.begin(), cuts.end()), cuts.end());
+  if (8 * products > 7 * p.kernel * p.output) cuts.assign({0, p.output});
 }
 
 void classify(const AxisParams& p, AxisPhase& phase) {
@@ -72,15 +99,19 @@ void classify(const AxisParams& p, AxisPhase& phase) {
 }  // namespace
 
 void Axis::plan(const AxisParams& params) {
-  count = params.transposed ? std::min(params.stride, params.output) : 1;
+  if (!params.transposed && params.zero_padding)
+    plan_cuts(params, cuts);
+  else
+    cuts.assign({0, params.output});
+  count = params.transposed ? std::min(params.stride, params.output) : static_cast<int64_t>(cuts.size()) - 1;
   if (static_cast<int64_t>(phases.size()) < count) phases.resize(static_cast<size_t>(count));
-  for (int64_t i = 0; i < count; ++i) {
-    AxisPhase& phase = phases[static_cast<size_t>(i)];
+  for (size_t i = 0; i < static_cast<size_t>(count); ++i) {
+    AxisPhase& phase = phases[i];
     phase.taps.clear();
     if (params.transposed)
-      plan_transposed(params, i, phase);
+      plan_transposed(params, static_cast<int64_t>(i), phase);
     else
-      plan_conv(params, phase);
+      plan_conv(params, cuts[i], cuts[i + 1], phase);
     if (params.zero_padding) drop_unseen_taps(params, phase);
     classify(params, phase);
   }

@@ -13,9 +13,9 @@ struct AxisTap {
 };
 
 // Outputs out_base, out_base + out_step, ...: output number i reads input i * step + tap.offset for every
-// tap. An ordinary convolution has one phase. A transposed one has `stride` phases (sub-pixel decomposition):
-// the outputs that share a remainder modulo the stride see the same taps, as an ordinary convolution with
-// step 1.
+// tap. An ordinary convolution has one phase; with a wide dilation it has several, stretches of outputs that
+// see the same taps. A transposed one has `stride` phases (sub-pixel decomposition): the outputs that share a
+// remainder modulo the stride see the same taps, as an ordinary convolution with step 1.
 struct AxisPhase {
   std::vector<AxisTap> taps;  // may be empty: those outputs see no input
   int64_t step, outputs, out_base, out_step;
@@ -43,6 +43,7 @@ struct AxisParams {
 struct Axis {
   std::vector<AxisPhase> phases;
   int64_t count = 0;
+  std::vector<int64_t> cuts;  // between stretches of outputs, both ends among them
 
   void plan(const AxisParams& params);
 };

@@ -114,6 +114,15 @@ struct UnpackParams {
   float* output;  // [N, H, W, C]
 };
 
+// Parts joined along the channels bit by bit; the bits behind the last channel of each are 0.
+struct JoinBitsParams {
+  const PackedImage* part;  // [parts], of one size
+  const int64_t* channels;  // [parts]
+  int64_t parts, batch, height, width;
+  int64_t words;  // of an output pixel
+  Word* output;   // [N, H, W, words]
+};
+
 struct MaxPool2dParams {
   PackedImage input;
   Extent kernel, stride, padding, dilation, output;

@@ -200,6 +200,16 @@ def test_pack_and_unpack(gpu: Gpu, dtype: torch.dtype, memory_format: torch.memo
         assert names[0].startswith("pack_channels" if memory_format == torch.channels_last else "pack_pixels")
 
 
+@pytest.mark.parametrize("parts", [3, 17])
+def test_join_bits(gpu: Gpu, parts: int) -> None:
+    """More parts than a launch lists are torch's work."""
+    channels = [12, 40, 24, *range(1, parts - 2)]
+    bits = [random_bits(2, 4, 3, count) for count in channels]
+    assert torch.equal(OPS.join_bits(bits, channels), reference.join_bits(bits, channels))
+    starts = any(line.startswith("launch join_bits__sm75 ") for line in gpu.log())
+    assert starts == (gpu.family != "none" and parts == 3)
+
+
 @pytest.mark.parametrize("channels", [32, 128, 100])
 def test_max_pool(gpu: Gpu, channels: int) -> None:
     bits = random_bits(2, 7, 6, channels)

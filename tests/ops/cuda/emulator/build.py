@@ -98,6 +98,7 @@ PTX_FILES = (
     "conv2d/conv2d_32x32__sm80_int8",
     "conv2d/conv2d_32x32__sm90_and",
     "head/head__sm75",
+    "join_bits/join_bits__sm75",
     "max_pool2d/max_pool2d__sm75",
     "pack/pack__sm75",
     "stem/stem__sm75",

@@ -62,6 +62,14 @@ def unpack(library, kernel: str, bits: Tensor, channels: int) -> Tensor:
     return _run(library, kernel, [bits], out, [n, h, w, channels, *bits.stride()[:3]]).permute(0, 3, 1, 2)
 
 
+def join_bits(library, kernel: str, parts: Tensor, channels: Sequence[int]) -> Tensor:
+    """``parts``: their words side by side, ``[N, H, W, words of all parts]``."""
+    n, h, w, _ = parts.shape
+    words = words_of(sum(channels))
+    numbers = [n, h, w, words, len(channels), *parts.stride()[:3], *channels]
+    return _run(library, kernel, [parts], _noise(n, h, w, words), numbers)
+
+
 def max_pool2d(library, kernel: str, bits: Tensor, size, stride, padding, dilation, ceil_mode) -> Tensor:
     n, h, w, words = bits.shape
     sides = zip((h, w), size, stride, padding, dilation, strict=True)

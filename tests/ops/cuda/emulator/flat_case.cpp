@@ -81,6 +81,24 @@ std::string unpack(const emu::Kernel& kernel, const FlatCase& c, const Memory& m
   return run(kernel, p, blocks, c);
 }
 
+// Parts that lie in one tensor, whose words of a pixel are side by side.
+std::string join_bits(const emu::Kernel& kernel, const FlatCase& c, const Memory& m) {
+  JoinBitsParams p{};
+  Numbers n(c.number);
+  const ImageSize image = n.image();
+  int64_t words = 0, stride_n = 0, stride_h = 0, stride_w = 0;
+  n.into(words, p.parts, stride_n, stride_h, stride_w);
+  const auto* from = as<const mbu::Word>(m.input[0]);
+  for (int32_t i = 0; i < p.parts; ++i) {
+    p.part[i] = {from, stride_n, stride_h, stride_w, 0};
+    n.into(p.part[i].channels);
+    from += (p.part[i].channels + 31) / 32;
+  }
+  p.output = as<mbu::Word>(m.output);
+  const uint32_t blocks = plan_join_bits(image, words, p);
+  return run(kernel, p, blocks, c);
+}
+
 int vector_of(const emu::Kernel& kernel) {
   return std::string(kernel.name).find("_v4") != std::string::npos ? 4 : 1;
 }
@@ -141,9 +159,9 @@ std::string head(const emu::Kernel& kernel, const FlatCase& c, const Memory& m) 
 
 std::string run_named(const std::string& name, const FlatCase& c) {
   using Operation = std::string (*)(const emu::Kernel&, const FlatCase&, const Memory&);
-  static const std::map<std::string, Operation> operations = {{"pack", pack},      {"unpack", unpack},
-                                                              {"max", max_pool2d}, {"upsample", upsample},
-                                                              {"stem", stem},      {"head", head}};
+  static const std::map<std::string, Operation> operations = {
+      {"pack", pack},         {"unpack", unpack}, {"join", join_bits}, {"max", max_pool2d},
+      {"upsample", upsample}, {"stem", stem},     {"head", head}};
   const emu::Kernel* kernel = emu::find_kernel(name);
   if (!kernel) return "no kernel " + name;
   emu::forget_global();
