@@ -97,6 +97,7 @@ def convert(
         passes.join_inputs(module)
         passes.merge_planes(module)
         passes.join_narrow(module)
+        passes.lean_floats(module)
     packed_layers = lay_out_weights(module, kinds, {name: layer.groups for name, layer in layers.items()})
     spec = InputSpec(example_input.shape[1], multiple)
     return PackedModel(module, packed_layers, spec, rounds_streams=rounded)

@@ -196,6 +196,14 @@ def _joined_head(x, weight, bias, gate):
     return _sums(x[0], weight.shape[0], *x[0].shape[2:], dtype=torch.float32)
 
 
+def _upsample_bilinear2d(x, size, align_corners, scale_h=None, scale_w=None):
+    return _sums(x, x.shape[1], *size)
+
+
+def _attention(query, key, value, scale):
+    return query.new_empty((*query.shape[:3], value.shape[3]))
+
+
 def _max_pool2d(bits, kernel_size, stride, padding, dilation, ceil_mode):
     height, width = (
         pool_size(bits.shape[1 + i], kernel_size[i], stride[i], padding[i], dilation[i], ceil_mode)
@@ -221,6 +229,8 @@ FAKES: dict[str, Callable[..., Tensor | tuple[Tensor, Tensor]]] = {
     "stem_stream": _stem_stream,
     "head_conv2d": _head_conv2d,
     "joined_head": _joined_head,
+    "upsample_bilinear2d": _upsample_bilinear2d,
+    "attention": _attention,
     "max_pool2d": _max_pool2d,
 }
 

@@ -195,6 +195,15 @@ def _joined_head(x, weight, bias, gate):
     return result.contiguous(memory_format=torch.channels_last)
 
 
+def _upsample_bilinear2d(x, size, align_corners, scale_h=None, scale_w=None):
+    result = torch.ops.aten.upsample_bilinear2d.default(x, size, align_corners, scale_h, scale_w)
+    return result.contiguous(memory_format=torch.channels_last)
+
+
+def _attention(query, key, value, scale):
+    return F.scaled_dot_product_attention(query, key, value, scale=scale)
+
+
 def _max_pool2d(bits, kernel_size, stride, padding, dilation, ceil_mode):
     _warn(bits.device)
     return reference.max_pool2d(bits, kernel_size, stride, padding, dilation, ceil_mode)
@@ -217,6 +226,8 @@ FALLBACKS: dict[str, Callable[..., Tensor | tuple[Tensor, Tensor]]] = {
     "stem_stream": _stem_stream,
     "head_conv2d": _head_conv2d,
     "joined_head": _joined_head,
+    "upsample_bilinear2d": _upsample_bilinear2d,
+    "attention": _attention,
     "max_pool2d": _max_pool2d,
 }
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from . import _library
 from .arguments import Bits, IntPair, pair, parts
-from .head import head_conv2d, joined_head  # noqa: F401 (operations too)
+from .head import attention, head_conv2d, joined_head, upsample_bilinear2d  # noqa: F401 (operations too)
 from .stem import stem_stream, stem_threshold, tile_stem_weight  # noqa: F401 (operations too)
 from .streams import conv2d_stream, conv_transpose2d_stream  # noqa: F401 (operations too)
 

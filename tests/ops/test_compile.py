@@ -85,6 +85,8 @@ def samples() -> dict[str, list[tuple[Any, ...]]]:
         ],
         "gemm": [(bits(2, 6, 7, 40), weight(33, 40, 1), 33), (bits(2, 3, 7, 96)[0, 0], weight(5, 96, 1), 5)],
         "gemm_threshold": [(bits(2, 6, 7, 40)[0], weight(33, 40, 1), *epilogue(2, 33), 33)],
+        "upsample_bilinear2d": [(torch.randn(2, 5, 6, 7), [12, 21], False, 2.0, 3.0)],
+        "attention": [(torch.randn(2, 1, 30, 8), torch.randn(2, 1, 20, 8), torch.randn(2, 1, 20, 9), 0.3)],
         "max_pool2d": [
             (bits(2, 6, 7, 40), [3, 3], [2, 2], [1, 1], [1, 1], False),
             (bits(2, 6, 7, 40), [3, 2], [2, 2], [1, 0], [1, 1], True),

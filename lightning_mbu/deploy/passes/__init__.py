@@ -13,6 +13,7 @@ from .fuse_streams import attach_bits as attach_bits
 from .fuse_streams import fuse_streams as fuse_streams
 from .join_inputs import join_inputs as join_inputs
 from .join_narrow import join_narrow as join_narrow
+from .lean_floats import lean_floats as lean_floats
 from .lift_packs import lift_packs as lift_packs
 from .lift_packs import merge_packs as merge_packs
 from .merge_planes import merge_planes as merge_planes

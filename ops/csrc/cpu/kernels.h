@@ -131,6 +131,7 @@ struct StreamRow;
 struct HeadRow;
 struct StemTile;
 struct HeadWindows;
+struct UpsampleRow;
 
 struct CpuKernel {
   const char* name;
@@ -151,6 +152,7 @@ struct CpuKernel {
   void (*stem_tile)(const StemTile&);        // cpu/stem/stem.h
   void (*head_row)(const HeadRow&);          // cpu/stream/stream.h
   void (*head_windows)(const HeadWindows&);  // cpu/head/head.h
+  void (*upsample_row)(const UpsampleRow&);  // cpu/head/head.h
 };
 
 // The kernel in use: the best one this processor runs, unless MBU_CPU_KERNEL or force_cpu_kernel names
@@ -178,6 +180,7 @@ void join_bits(const JoinBitsParams& params);
 void stem(const StemParams& params);
 void head(const HeadParams& params);
 void joined_head(const JoinedHeadParams& params);
+void upsample(const UpsampleParams& params);
 void max_pool2d(const MaxPool2dParams& params);
 
 }  // namespace mbu

@@ -28,7 +28,8 @@ namespace mbu {
   void or_rows__##row(const Word* const*, int64_t, int64_t, Word*);                    \
   void stem_tile__##row(const StemTile&);                                              \
   void head_row__##row(const HeadRow&);                                                \
-  void head_windows__##row(const HeadWindows&);
+  void head_windows__##row(const HeadWindows&);                                        \
+  void upsample_row__##row(const UpsampleRow&);
 #include "cpu/kernels.inc"
 #undef MBU_CPU_KERNEL
 
@@ -134,7 +135,8 @@ const CpuKernel kKernels[] = {
    or_rows__##row,                                                                     \
    stem_tile__##row,                                                                   \
    head_row__##row,                                                                    \
-   head_windows__##row},
+   head_windows__##row,                                                                \
+   upsample_row__##row},
 #include "cpu/kernels.inc"
 #undef MBU_CPU_KERNEL
 };

@@ -9,12 +9,14 @@
 
 namespace mbu {
 
-// torch/stem.cpp, torch/head.cpp
+// torch/stem.cpp, torch/head.cpp, torch/last_floats.cpp
 Tensor stem_threshold_here(const Tensor&, const Tensor&, const Tensor&, const Tensor&, Pair, Pair, Pair);
 FloatAndBits stem_stream_here(const Tensor&, const Tensor&, const Tensor&, std::optional<Tensor>, Pair, Pair,
                               Pair, bool, std::optional<torch::headeronly::ScalarType>);
 Tensor head_conv2d_here(const Tensor&, const Tensor&, std::optional<Tensor>, Pair);
 Tensor joined_head_here(Images, const Tensor&, std::optional<Tensor>, std::optional<Tensor>);
+Tensor upsample_bilinear2d_here(const Tensor&, Pair, bool, std::optional<double>, std::optional<double>);
+Tensor attention_here(const Tensor&, const Tensor&, const Tensor&, double);
 
 namespace {
 

@@ -263,6 +263,13 @@ Tensor joined_head_here(Images, const Tensor&, std::optional<Tensor>, std::optio
   throw NoKernel{"the head has no kernel on GPUs"};
 }
 
+Tensor upsample_bilinear2d_here(const Tensor&, Pair, bool, std::optional<double>, std::optional<double>) {
+  throw NoKernel{"torch's own runs on GPUs"};
+}
+Tensor attention_here(const Tensor&, const Tensor&, const Tensor&, double) {
+  throw NoKernel{"torch's own runs on GPUs"};
+}
+
 #include "torch/operations.inc"
 
 #include "torch/on_device.inc"

@@ -67,6 +67,10 @@ using FloatAndBits = std::tuple<Tensor, Tensor>;
          (const Tensor& x, const Tensor& weight, std::optional<Tensor> bias, Pair padding))                  \
   MBU_OP(Tensor, joined_head,                                                                                \
          (Images x, const Tensor& weight, std::optional<Tensor> bias, std::optional<Tensor> gate))           \
+  MBU_OP(Tensor, upsample_bilinear2d,                                                                        \
+         (const Tensor& x, Pair size, bool align_corners, std::optional<double> scale_h,                     \
+          std::optional<double> scale_w))                                                                    \
+  MBU_OP(Tensor, attention, (const Tensor& query, const Tensor& key, const Tensor& value, double scale))     \
   MBU_OP(Tensor, max_pool2d,                                                                                 \
          (const Tensor& bits, Pair kernel_size, Pair stride, Pair padding, Pair dilation, bool ceil_mode))
 

@@ -48,6 +48,10 @@ STABLE_TORCH_LIBRARY(MBU_LIBRARY, m) {
   m.def("head_conv2d(Tensor x, Tensor weight, Tensor? bias, int[2] padding) -> Tensor");
   m.def("joined_head(Tensor[] x, Tensor weight, Tensor? bias, Tensor? gate) -> Tensor");
   m.def(
+      "upsample_bilinear2d(Tensor x, SymInt[2] size, bool align_corners, float? scale_h=None, "
+      "float? scale_w=None) -> Tensor");
+  m.def("attention(Tensor query, Tensor key, Tensor value, float scale) -> Tensor");
+  m.def(
       "max_pool2d(Tensor bits, int[2] kernel_size, int[2] stride, int[2] padding, int[2] dilation, "
       "bool ceil_mode) -> Tensor");
 }

@@ -21,6 +21,19 @@ struct HeadWindows {
   float* output;      // [pixels, classes]
 };
 
+// An output row of bilinear upsampling lies between two input rows, an output column between two columns.
+struct UpsampleColumn {
+  int64_t first, second;  // floats from the row's start
+  float share;            // of the second, in [0, 1]
+};
+struct UpsampleRow {
+  const float *first, *second;
+  float share;  // of the second
+  const UpsampleColumn* column;
+  int64_t pixels, channels;
+  float* output;  // [pixels, channels]
+};
+
 // More classes than these are better in lanes than one after another.
 constexpr int64_t kHeadClasses = 4;
 

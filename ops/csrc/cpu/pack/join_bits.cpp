@@ -51,8 +51,8 @@ void join_row(const JoinBitsParams& p, const std::vector<Share>& shares, int64_t
   for (size_t first = 0; first < shares.size(); first += kMost) {
     const size_t count = std::min(kMost, shares.size() - first);
     const Share* share = shares.data() + first;
-    const Word* from[kMost];
-    int64_t stride[kMost];
+    const Word* from[kMost] = {};
+    int64_t stride[kMost] = {};
     for (size_t i = 0; i < count; ++i) {
       const PackedImage& part = p.part[share[i].part];
       from[i] = part.data + n * part.stride_n + y * part.stride_h + share[i].word;

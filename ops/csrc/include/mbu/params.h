@@ -96,6 +96,16 @@ struct JoinedHeadParams {
   float* logits;  // [N, H, W, classes]
 };
 
+// Bilinear, as torch.nn.functional.interpolate defines it.
+struct UpsampleParams {
+  const float* input;  // [N, H, W, C]
+  int64_t batch, channels, height, width;
+  Extent output;
+  bool align_corners;
+  double scale_h, scale_w;  // given factors, or 0: from the sizes
+  float* result;            // [N, OH, OW, C]
+};
+
 struct PackParams {
   const void* input;  // [N, C, H, W]
   FloatType type;
