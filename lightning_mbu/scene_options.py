@@ -27,6 +27,7 @@ class AblationSettings:
         seeds: how many runs of each variant.
         quantize: one-bit; False trains in float.
         preset: of `MBUQuantize`, the paper's unless another is asked for.
+        from_float: one-bit training starts from the float network after as many epochs, not from its first weights.
         workers: processes that read images.
         only: variants to run, all if empty.
     """
@@ -41,6 +42,7 @@ class AblationSettings:
     seeds: int = 3
     quantize: bool = True
     preset: str = "bisegunet"
+    from_float: bool = False
     workers: int = 2
     only: tuple[str, ...] = ()
 
@@ -93,6 +95,11 @@ def add_ablation_options(parser: argparse.ArgumentParser) -> None:
         "--preset",
         default=base.preset,
         help="of MBUQuantize: the paper's own, or default, two thresholds per channel",
+    )
+    parser.add_argument(
+        "--from-float",
+        action="store_true",
+        help="start from the float network, trained as long: twice the epochs",
     )
     parser.add_argument(
         "-o", "--output", type=Path, default=Path("ablation.json"), help="file to write, JSON"

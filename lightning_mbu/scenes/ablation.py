@@ -100,6 +100,7 @@ class Record:
             raise ValueError(
                 f"{path} is not a record of mbu ablation ({error!r}); give another --output."
             ) from error
+        kept = {"from_float": False, **kept}  # which older records do not name
         other = {k: kept.get(k) for k, v in self.settings.items() if json.loads(json.dumps(v)) != kept.get(k)}
         if other:
             raise ValueError(
@@ -168,18 +169,29 @@ def _run(
         workers=settings.workers, seed=seed,
     )  # fmt: skip
     model = BiSegUNet(classes=data.labels.classes, width=settings.width, **difference)
+    if settings.quantize and settings.from_float:
+        model = _train(model, data, settings, [steps], options).model
+    quantize = MBUQuantize(settings.preset, input_size=settings.size, min_channels=4)
+    module = _train(model, data, settings, [steps, quantize] if settings.quantize else [steps], options)
+    network = module.model.cpu().eval()
+    scored = score_network(network, data.test_dataloader(), module.names)
+    return {"miou": scored.miou, "flops": count_operations(network, (1, 3, *settings.size)).flops}
+
+
+def _train(
+    model: BiSegUNet,
+    data: SceneData,
+    settings: AblationSettings,
+    callbacks: list[L.Callback],
+    options: dict[str, Any],
+) -> LitScenes:
     module = LitScenes(model, settings.dataset, lr=settings.lr)
-    callbacks = [steps]
-    if settings.quantize:
-        callbacks.append(MBUQuantize(settings.preset, input_size=settings.size, min_channels=4))
     trainer = L.Trainer(
         max_epochs=settings.epochs, callbacks=callbacks, logger=False, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False, limit_val_batches=0, **options,
     )  # fmt: skip
     trainer.fit(module, data)
-    network = module.model.cpu().eval()
-    scored = score_network(network, data.test_dataloader(), module.names)
-    return {"miou": scored.miou, "flops": count_operations(network, (1, 3, *settings.size)).flops}
+    return module
 
 
 def table(study: str, results: list[Result], settings: AblationSettings) -> Table:
@@ -187,7 +199,8 @@ def table(study: str, results: list[Result], settings: AblationSettings) -> Tabl
     height, width = settings.size
     shown = Table(
         title=f"{study}: {settings.dataset} at {height}x{width}, width {settings.width}, {settings.epochs} epochs, "
-        f"{settings.seeds} seeds, {f'one-bit, preset {settings.preset}' if settings.quantize else 'float'}",
+        f"{settings.seeds} seeds, {f'one-bit, preset {settings.preset}' if settings.quantize else 'float'}"
+        + (", from float" if settings.quantize and settings.from_float else ""),
         title_justify="left",
     )
     for heading in ("variant", "mIoU", "MFLOPs"):

@@ -112,3 +112,27 @@ def test_ablation_trains_every_variant(tmp_path, monkeypatch, capsys):
     assert main(arguments) == 0
     shown = " ".join(capsys.readouterr().out.split())
     assert "table9: camvid at 32x32, width 16, 6 epochs, 1 seeds, one-bit" in shown
+
+
+def test_ablation_from_float(tmp_path, monkeypatch, capsys):
+    """The float network is trained first, and the one-bit one begins with its weights."""
+    root = write_tree("camvid", tmp_path / "data", size=(32, 32), images=2)
+    runs = []
+    fit = ablation.L.Trainer.fit
+
+    def record(trainer, module, data):
+        before = {name: value.clone() for name, value in module.model.named_parameters()}
+        fit(trainer, module, data)
+        runs.append((before, {name: value.clone() for name, value in module.model.named_parameters()}))
+
+    monkeypatch.setattr(ablation.L.Trainer, "fit", record)
+    settings = AblationSettings(
+        root=str(root), size=(32, 32), epochs=2, batch_size=2, seeds=1, workers=0, from_float=True,
+        preset="default", only=("capacity blocks",),
+    )  # fmt: skip
+    (result,) = ablation.ablate("figure8", settings)
+    (_, trained), (start, _) = runs
+    assert all(torch.equal(trained[name], start[name]) for name in trained)
+    assert 0 <= result.miou[0] <= 1
+    shown = ablation.table("figure8", [result], settings)
+    assert "one-bit, preset default, from float" in shown.title
