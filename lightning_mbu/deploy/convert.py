@@ -83,6 +83,7 @@ def convert(
         passes.merge_packs(module)
         passes.fold_convolution_thresholds(module)
         passes.fuse_stems(module)
+        passes.spread_gates(module)
         passes.fuse_streams(module)
         passes.narrow_streams(module)
         passes.lift_packs(module)  # shortcuts no longer need what was pooled or joined for them

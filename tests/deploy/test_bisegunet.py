@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from lightning_mbu import convert, load, save, verify
+from lightning_mbu.deploy.graph import aten, is_call
 from lightning_mbu.models import BiSegUNet
 
 SMALL = {"width": 16, "classes": 5}
@@ -33,3 +34,11 @@ def test_saved_and_loaded(quantized, tmp_path):
     packed = convert(quantized(BiSegUNet(**SMALL), size=64, min_channels=4), torch.randn(1, 3, 64, 64))
     x = torch.randn(1, 3, 32, 96)
     assert torch.equal(load(save(packed, tmp_path / "net.mbu"))(x), packed(x))
+
+
+def test_shortcuts_store_no_concat(quantized):
+    model = quantized(BiSegUNet(**SMALL, shortcuts=True), size=64, min_channels=4)
+    nodes = convert(model, torch.randn(1, 3, 64, 64)).graph_module.graph.nodes
+    concats = [node for node in nodes if is_call(node, aten.cat.default)]
+    maps = [node for node in concats if not all(is_call(part, aten.mean.dim) for part in node.args[0])]
+    assert len(concats) == 5 and len(maps) == 1  # what self-attention reads

@@ -20,3 +20,4 @@ from .merge_planes import merge_planes as merge_planes
 from .narrow_streams import narrow_streams as narrow_streams
 from .narrow_streams import read_narrow as read_narrow
 from .narrow_streams import round_streams as round_streams
+from .spread_gates import spread_gates as spread_gates

@@ -175,14 +175,19 @@ def _read_shortcut(node: Node, channels: int) -> tuple[list[Node], int, int]:
         window = _same(kernel)
         plain = _same(stride or kernel) == window and _same(padding) == 0 and _same(dilation) == 1
         if window and plain and not ceil_mode:
-            return [source], int(window), 1
+            return _parts(source), int(window), 1
     if is_call(node, aten.upsample_nearest2d.vec) and isinstance(source, Node) and node.args[1] is None:
         factor = _same(node.args[2])
         if factor and factor == int(factor):
-            return [source], 1, int(factor)
+            return _parts(source), 1, int(factor)
+    return _parts(node), 1, 1
+
+
+def _parts(node: Node) -> list[Node]:
+    """What a concat of channels, or of such concats, joins; `node` itself where it is none."""
     if is_call(node, aten.cat.default) and node.args[1:] in ((1,), (-3,)):
-        return list(source), 1, 1  # type: ignore[arg-type]
-    return [node], 1, 1
+        return [part for source in node.args[0] for part in _parts(source)]  # type: ignore[union-attr]
+    return [node]
 
 
 def _behind_channel_change(node: Node, channels: int) -> Node:

@@ -121,9 +121,9 @@ def _through_relu(module: GraphModule, relu: Node, threshold: Tensor) -> Node | 
 
 def _through_gate(module: GraphModule, product: Node, threshold: Tensor) -> Node | None:
     gate, source = product.args
-    if not _is_gate(gate):
+    if not is_gate(gate):
         gate, source = source, gate
-    if not _is_gate(gate) or not isinstance(source, Node) or _is_gate(source):
+    if not is_gate(gate) or not isinstance(source, Node) or is_gate(source):
         return None
     assert isinstance(gate, Node)
     parts = [source]
@@ -144,7 +144,7 @@ def _through_gate(module: GraphModule, product: Node, threshold: Tensor) -> Node
     return joined
 
 
-def _is_gate(node: object) -> bool:
+def is_gate(node: object) -> bool:
     """Whether it yields float32 `[N, C, 1, 1]` that is no constant."""
     value = node.meta.get("val") if isinstance(node, Node) and node.op == "call_function" else None
     return (

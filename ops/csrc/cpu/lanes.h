@@ -124,6 +124,27 @@ inline void end_past() {
 #endif
 }
 
+// The first `count` lanes, 0 to kLanes; the others are 0.
+inline Lanes load_some(const float* p, int64_t count) {
+#if defined(__AVX512F__)
+  return _mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << count) - 1), p);
+#elif defined(__AVX2__)
+  const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+  return _mm256_maskload_ps(p, _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(count)), lane));
+#else
+  Lanes v{};
+  for (int64_t i = 0; i < count; ++i) v[i] = p[i];
+  return v;
+#endif
+}
+
+template <class Value>
+inline Lanes load_some(const Value* p, int64_t count) {
+  Lanes v{};
+  for (int64_t i = 0; i < count; ++i) v[i] = widen(p[i]);
+  return v;
+}
+
 // The first `count` lanes, 0 to kLanes.
 inline void store_some(float* p, Lanes v, int64_t count) {
 #if defined(__AVX512F__)

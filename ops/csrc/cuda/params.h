@@ -31,7 +31,7 @@ struct AxisPhase {
 };
 
 constexpr int kMaxPhases = 8;    // the largest stride of a transposed convolution
-constexpr int kMaxResidual = 4;  // tensors of a shortcut
+constexpr int kMaxResidual = 6;  // tensors of a shortcut
 
 struct ResidualPart {
   const void* data;  // [N, channels, H, W] with any strides

@@ -39,7 +39,7 @@ class _ConvCase(ctypes.Structure):
         *((name, _I64) for name in ("stream_kind", "steps")),
         ("affine", _PTR),
         *((name, _I64) for name in ("residuals", "residual_channels", "pool", "residual_upsample", "relu")),
-        ("residual", _Residual * 4),
+        ("residual", _Residual * 6),
         *((name, _I64) for name in ("late_copies", "warps_backwards")),
     ]
 
