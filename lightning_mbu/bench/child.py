@@ -33,6 +33,7 @@ class Job:
         isa, kernel: see `isa.variables`.
         repeats: rounds.
         budget_s: seconds that the timing of a comparison may take.
+        tolerance: see `benchmark.compare`.
         rivals: also other quantizers and runtimes.
         candidate: whose memory to measure.
     """
@@ -50,6 +51,7 @@ class Job:
     kernel: str | None = None
     repeats: int = 15
     budget_s: float = 30.0
+    tolerance: float = 1e-3
     rivals: bool = True
     candidate: str = ""
 

@@ -42,6 +42,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--kernel", help="CPU kernel of the packed network, see mbu doctor")
     add("--repeats", type=int, default=15, help="rounds of timing")
     add("--budget", type=float, default=6.0, help="seconds of timing per comparison; at least 3 rounds")
+    add("--tolerance", type=float, default=1e-3, metavar="SHARE",
+        help="largest difference between eager and compiled that is still timed, of the largest output; compiled, attention "
+        "rounds otherwise, and a bit at its threshold may change")  # fmt: skip
     add("--quick", action="store_true", help="every kind of measurement once on small images, to see it work")
     add(
         "--json",
@@ -64,8 +67,10 @@ def run(options: argparse.Namespace, console: Console) -> int:
     """
     outputs = _outputs(options)
     counts = (*options.threads, options.channels, options.planes, options.repeats)
-    if min(counts) < 1 or options.budget <= 0:
-        raise ValueError("--threads, --channels, --planes, --repeats and --budget must all be above 0.")
+    if min(counts) < 1 or options.budget <= 0 or options.tolerance <= 0:
+        raise ValueError(
+            "--threads, --channels, --planes, --repeats, --budget and --tolerance must all be above 0."
+        )
 
     if not 0 < options.block_density <= 1:
         raise ValueError(
@@ -85,6 +90,7 @@ def run(options: argparse.Namespace, console: Console) -> int:
         "compare", "", options.arguments, channels=options.channels, planes=options.planes, isa=options.isa, kernel=options.kernel,
         mask_blocks=None if options.block_density == 1 else _BLOCKS, block_density=options.block_density,
         repeats=options.repeats, budget_s=options.budget, rivals=not options.no_rivals,
+        tolerance=options.tolerance,
     )  # fmt: skip
     if options.models:
         jobs = suite.grid_jobs(

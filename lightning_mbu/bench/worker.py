@@ -97,6 +97,7 @@ def _measure(job: Job, report: Any) -> dict[str, Any]:
         repeats=job.repeats,
         bfloat16=False if "bfloat16" in out_of_bounds else None,
         rivals=[admitted(rival) for rival in rivals()] if job.rivals else [],
+        tolerance=job.tolerance,
         budget_s=job.budget_s,
         report=report,
     )

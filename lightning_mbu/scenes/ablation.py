@@ -12,6 +12,7 @@ from typing import Any
 import lightning as L
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from torch import nn
 
 from ..atomic import write_atomically
 from ..callback import MBUQuantize
@@ -168,7 +169,7 @@ def _run(
         settings.dataset, settings.root, size=settings.size, batch_size=settings.batch_size,
         workers=settings.workers, seed=seed,
     )  # fmt: skip
-    model = BiSegUNet(classes=data.labels.classes, width=settings.width, **difference)
+    model: nn.Module = BiSegUNet(classes=data.labels.classes, width=settings.width, **difference)
     if settings.quantize and settings.from_float:
         model = _train(model, data, settings, [steps], options).model
     quantize = MBUQuantize(settings.preset, input_size=settings.size, min_channels=4)
@@ -179,7 +180,7 @@ def _run(
 
 
 def _train(
-    model: BiSegUNet,
+    model: nn.Module,
     data: SceneData,
     settings: AblationSettings,
     callbacks: list[L.Callback],

@@ -59,7 +59,7 @@ def _unpack(bits: Tensor, channels: int) -> Tensor:
 
 
 def _join_bits(bits: Sequence[Tensor], channels: Sequence[int]) -> Tensor:
-    return _words(bits[0], *bits[0].shape[1:3], words_of(sum(channels)))
+    return _words(bits[0], bits[0].shape[1], bits[0].shape[2], words_of(sum(channels)))
 
 
 def _tile_weight(planes: Tensor) -> Tensor:

@@ -57,10 +57,10 @@ def _pays(module: GraphModule, convolution: Node, parts: tuple[Node, ...], is_jo
     weight = constant(module, convolution.args[1])
     assert weight is not None
     _, out_channels, *kernel, _ = weight.shape
-    saved = (before - after) * kernel[0] * kernel[1] * words_of(out_channels)
+    saved: float = (before - after) * kernel[0] * kernel[1] * words_of(out_channels)
     target = convolution.target
     if "transpose" not in str(target):
         names = [argument.name for argument in target._schema.arguments]  # type: ignore[union-attr]
-        stride = convolution.args[names.index("stride")]
-        saved /= stride[0] * stride[1]  # type: ignore[index,operator]
+        height, width = convolution.args[names.index("stride")]  # type: ignore[misc]
+        saved /= int(height) * int(width)  # type: ignore[arg-type]
     return after < before and saved >= (0 if is_joined else before + after)

@@ -42,7 +42,7 @@ def _upsample(module: GraphModule, node: Node) -> Node | None:
             return None
         pixels = [module.graph.call_function(aten.sym_size.int, (source, axis)) for axis in (2, 3)]
         size = [
-            module.graph.call_function(operator.mul, (count, int(scale)))
+            module.graph.call_function(operator.mul, (count, int(scale)))  # type: ignore[arg-type]
             for count, scale in zip(pixels, scales, strict=True)
         ]
     return module.graph.call_function(mbu.upsample_bilinear2d.default, (source, size, align_corners, *scales))
@@ -52,7 +52,7 @@ def _attention(module: GraphModule, node: Node) -> Node | None:
     query, key, value, *rest = node.args
     if rest or set(node.kwargs) != {"scale"}:
         return None
-    if not all(is_call(x, aten.pad.default) and _widens_alone(x) for x in (query, key)):
+    if not all(is_call(x, aten.pad.default) and _widens_alone(x) for x in (query, key)):  # type: ignore[arg-type]
         return None
     arguments = (query.args[0], key.args[0], value, node.kwargs["scale"])  # type: ignore[union-attr]
     return module.graph.call_function(mbu.attention.default, arguments)
