@@ -1,5 +1,4 @@
 // Bilinear upsampling and attention over pixels on CPU tensors: check, allocate, call.
-// time.
 #include <algorithm>
 #include <array>
 #include <optional>
@@ -20,7 +19,7 @@ using torch::headeronly::ScalarType;
 // Rows of attention weights at a time: 4 MB of them for 2048 keys.
 constexpr int64_t kRows = 512;
 
-// torch's own operation; the last argument of an overload `out` is what it writes.
+// torch's own operation.
 template <class... Arguments>
 Tensor call(const char* op, const char* overload, const Arguments&... arguments) {
   std::array<StableIValue, sizeof...(Arguments)> stack{torch::stable::detail::from(arguments)...};
@@ -67,22 +66,27 @@ Tensor attention_here(const Tensor& query, const Tensor& key, const Tensor& valu
             "; they must agree");
   const int64_t heads = query.size(0) * query.size(1), rows = query.size(2), channels = query.size(3);
   const int64_t keys = key.size(2), out_channels = value.size(3);
-  Tensor q = torch::stable::empty({heads, rows, channels}, ScalarType::Float);
-  const Tensor from = torch::stable::contiguous(query);
-  const float factor = static_cast<float>(scale);
-  const float* in = from.const_data_ptr<float>();
-  std::transform(in, in + heads * rows * channels, q.mutable_data_ptr<float>(),
-                 [factor](float value) { return factor * value; });
   // Nothing here has a gradient; torch's operations would ask for one.
   const Tensor k = torch::stable::transpose(
       torch::stable::reshape(call("aten::detach", "", key), {heads, keys, channels}), 1, 2);
   const Tensor v = torch::stable::reshape(call("aten::detach", "", value), {heads, keys, out_channels});
+  const Tensor dense = torch::stable::contiguous(query);
   Tensor out = torch::stable::empty({heads, rows, out_channels}, ScalarType::Float);
+  const float* from = dense.const_data_ptr<float>();
+  float* to = out.mutable_data_ptr<float>();
+  const float factor = static_cast<float>(scale);
   for (int64_t row = 0; row < rows; row += kRows) {
     const int64_t count = std::min(kRows, rows - row);
-    const Tensor logits = torch::stable::matmul(torch::stable::narrow(q, 1, row, count), k);
-    const Tensor weights = call("aten::_softmax", "", logits, int64_t{-1}, false);
-    call("aten::bmm", "out", weights, v, torch::stable::narrow(out, 1, row, count));
+    Tensor q = torch::stable::empty({heads, count, channels}, ScalarType::Float);
+    float* scaled = q.mutable_data_ptr<float>();
+    for (int64_t head = 0; head < heads; ++head, scaled += count * channels)
+      std::transform(from + (head * rows + row) * channels, from + (head * rows + row + count) * channels,
+                     scaled, [factor](float x) { return factor * x; });
+    const Tensor weights = call("aten::_softmax", "", torch::stable::matmul(q, k), int64_t{-1}, false);
+    const Tensor attended = torch::stable::contiguous(torch::stable::matmul(weights, v));
+    const float* part = attended.const_data_ptr<float>();
+    for (int64_t head = 0; head < heads; ++head, part += count * out_channels)
+      std::copy_n(part, count * out_channels, to + (head * rows + row) * out_channels);
   }
   return torch::stable::reshape(out, {query.size(0), query.size(1), rows, out_channels});
 }
