@@ -101,7 +101,8 @@ class Record:
             raise ValueError(
                 f"{path} is not a record of mbu ablation ({error!r}); give another --output."
             ) from error
-        kept = {"from_float": False, **kept}  # which older records do not name
+        # A setting that an older record does not know had its default.
+        kept = {**asdict(AblationSettings()), **kept}
         other = {k: kept.get(k) for k, v in self.settings.items() if json.loads(json.dumps(v)) != kept.get(k)}
         if other:
             raise ValueError(

@@ -39,8 +39,10 @@ def _products(module: GraphModule, gate: Node, parts: list[Node]) -> list[Node]:
     """Each part times its share of the gate."""
     products, first = [], 0
     for part in parts:
-        share = module.graph.call_function(aten.slice.Tensor, (gate, 1, first, first + channels_of(part)))
+        last = first + channels_of(part)
+        share = module.graph.call_function(aten.slice.Tensor, (gate, 1, first, last))
+        share.meta["val"] = gate.meta["val"][:, first:last]
         products.append(module.graph.call_function(aten.mul.Tensor, (share, part)))
         products[-1].meta["val"] = part.meta["val"]
-        first += channels_of(part)
+        first = last
     return products

@@ -1,6 +1,5 @@
 // Bilinear upsampling of a float map whose channels lie side by side: each output pixel is four input pixels.
 #include <algorithm>
-#include <cmath>
 
 #include "cpu/head/head.h"
 #include "cpu/kernels.h"
