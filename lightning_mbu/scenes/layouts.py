@@ -16,7 +16,6 @@ folder       your own: images/<name>.*, masks/<name>.*; train.txt, val.txt and t
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 
 from PIL import Image
@@ -40,6 +39,14 @@ _WHERE = {
     "(challenge.isic-archive.com/data, 2018)",
     "nuclei": "stage1_train.zip, extracted into a folder stage1_train (kaggle.com/competitions/data-science-bowl-2018)",
     "folder": "the folders images and masks, with files of the same names (their endings may differ), at least four",
+    "SBD": "benchmark.tgz, extracted (www2.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/semantic_contours)",
+}
+# Folder -> the archive that holds it, where that is not <folder>.zip.
+_ARCHIVES = {
+    "cityscapes": {"leftImg8bit": "leftImg8bit_trainvaltest.zip", "gtFine": "gtFine_trainvaltest.zip"},
+    "voc": dict.fromkeys(("ImageSets", "JPEGImages", "SegmentationClass"), "VOCtrainval_11-May-2012.tar"),
+    "ade20k": dict.fromkeys(("images", "annotations"), "ADEChallengeData2016.zip"),
+    "SBD": dict.fromkeys(("img", "cls"), "benchmark.tgz"),
 }
 
 
@@ -90,37 +97,48 @@ def _complete(dataset: str, split: str, pairs: list[Pair]) -> list[Pair]:
     missing = [path for pair in pairs for path in pair if not path.exists()]
     if missing:
         raise FileNotFoundError(
-            f"{len(missing)} of the {2 * len(pairs)} files of {dataset}'s {split} split are missing, such as {missing[0]}. "
+            f"{len(missing)} of the {2 * len(pairs)} files of {dataset}'s {split} split are missing, such as {min(missing)}. "
             f"The data set is only half extracted; it needs {_WHERE[dataset]}."
         )
     return sorted(pairs)
 
 
 def _folder(dataset: str, path: Path) -> Path:
-    if path.with_name(f"{path.name}.zip").is_file() and not path.is_dir():
-        raise FileNotFoundError(f"{path} is missing, but {path.name}.zip is there: extract it.")
     if not path.is_dir():
-        raise FileNotFoundError(f"{path} is missing. {dataset} needs {_WHERE[dataset]}.")
+        raise _missing(dataset, path)
     return path
 
 
 def _lines(dataset: str, path: Path) -> list[str]:
     if not path.is_file():
-        raise FileNotFoundError(f"the list {path} is missing. {dataset} needs {_WHERE[dataset]}.")
+        raise _missing(dataset, path, "the list ")
     return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
 
 
-def _beside(images: Iterable[Path], labels: Path, suffix: str) -> list[Pair]:
-    return [(image, labels / f"{image.stem}{suffix}") for image in images]
+def _missing(dataset: str, path: Path, what: str = "") -> FileNotFoundError:
+    """Says what to do about a `path` that is not there: extract the archive that lies where its folder belongs, or get it."""
+    archives = _ARCHIVES.get(dataset, {path.name: f"{path.name}.zip"})
+    for folder in (path, *path.parents):
+        if folder.name in archives and (archive := folder.with_name(archives[folder.name])).is_file():
+            return FileNotFoundError(f"{what}{path} is missing, but {archive} is there: extract it.")
+    return FileNotFoundError(f"{what}{path} is missing. {dataset} needs {_WHERE[dataset]}.")
+
+
+def _both(images: Path, labels: Path, suffix: str, ending: str = ".jpg") -> list[Pair]:
+    """A pair for every name that has an image or labels: what is half extracted is seen on either side."""
+    names = {path.name.removesuffix(ending) for path in images.glob(f"*{ending}")}
+    names |= {path.name.removesuffix(suffix) for path in labels.glob(f"*{suffix}")}
+    return [(images / f"{name}{ending}", labels / f"{name}{suffix}") for name in names]
 
 
 def _cityscapes(root: Path, split: str) -> list[Pair]:
     images = _folder("cityscapes", root / "leftImg8bit" / split)
     labels = _folder("cityscapes", root / "gtFine" / split)
+    cities = {city.name for folder in (images, labels) for city in folder.glob("*/")}
     return [
-        (image, labels / image.parent.name / image.name.replace("_leftImg8bit", "_gtFine_labelIds"))
-        for image in images.glob("*/*_leftImg8bit.png")
-    ]
+        pair for city in cities
+        for pair in _both(images / city, labels / city, "_gtFine_labelIds.png", "_leftImg8bit.png")
+    ]  # fmt: skip
 
 
 def _inner(root: Path, *names: str) -> Path:
@@ -139,22 +157,16 @@ def _voc(root: Path, split: str) -> list[Pair]:
 
 def _sbd(root: Path) -> list[Pair]:
     inner = _inner(root, "benchmark_RELEASE", "dataset")
-    lists = [inner / "train.txt", inner / "val.txt"]
-    missing = [path for path in (inner / "img", inner / "cls", *lists) if not path.exists()]
-    if missing:
-        raise FileNotFoundError(
-            f"{missing[0]} is missing. The Semantic Boundaries Dataset needs benchmark.tgz, extracted "
-            "(www2.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/semantic_contours)."
-        )
-    names = [name for path in lists for name in _lines("voc", path)]
-    return [(inner / "img" / f"{name}.jpg", inner / "cls" / f"{name}.mat") for name in names]
+    images, labels = _folder("SBD", inner / "img"), _folder("SBD", inner / "cls")
+    names = [name for split in ("train", "val") for name in _lines("SBD", inner / f"{split}.txt")]
+    return [(images / f"{name}.jpg", labels / f"{name}.mat") for name in names]
 
 
 def _ade20k(root: Path, split: str) -> list[Pair]:
     root = _inner(root, "ADEChallengeData2016")
     folder = {"train": "training", "val": "validation"}[split]
-    images = _folder("ade20k", root / "images" / folder)
-    return _beside(images.glob("*.jpg"), _folder("ade20k", root / "annotations" / folder), ".png")
+    images, labels = (_folder("ade20k", root / name / folder) for name in ("images", "annotations"))
+    return _both(images, labels, ".png")
 
 
 def _camvid(root: Path, split: str) -> list[Pair]:
@@ -170,13 +182,6 @@ def _camvid(root: Path, split: str) -> list[Pair]:
         image, labels = (root / column.parent.name / column.name for column in columns)
         pairs.append((image, labels))
     return pairs
-
-
-def _both(images: Path, labels: Path, suffix: str) -> list[Pair]:
-    """A pair for every name that has an image or labels: what is half extracted is seen on either side."""
-    names = {path.stem for path in images.glob("*.jpg")}
-    names |= {path.name.removesuffix(suffix) for path in labels.glob(f"*{suffix}")}
-    return [(images / f"{name}.jpg", labels / f"{name}{suffix}") for name in names]
 
 
 def _carvana(root: Path, split: str) -> list[Pair]:

@@ -1,6 +1,7 @@
 """Data sets are found in their published layouts, mapped to the classes that are scored, and refused when incomplete."""
 
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -134,10 +135,14 @@ def test_augmentation_keeps_image_and_labels_together(tmp_path):
 @pytest.mark.parametrize("dataset, missing, words", [
     ("cityscapes", "gtFine", "gtFine/val is missing.*gtFine_trainvaltest.zip"),
     ("cityscapes", "gtFine/val/aachen", "1 of the 4 files .* half extracted"),
+    ("cityscapes", "leftImg8bit/val/aachen", "1 of the 4 files .*aachen_000000_000000_leftImg8bit.png"),
+    ("cityscapes", "leftImg8bit/val/*", "2 of the 4 files"),
     ("voc", "VOCdevkit/VOC2012/ImageSets", "the list .*val.txt is missing.*VOCtrainval"),
     ("voc", "VOCdevkit/VOC2012/SegmentationClass/2007_000500.png", "1 of the 4 files"),
     ("ade20k", "ADEChallengeData2016/annotations", "annotations/validation is missing"),
-    ("ade20k", "ADEChallengeData2016/images/validation/*", "no images of its val split"),
+    ("ade20k", "ADEChallengeData2016/images/validation/*", "2 of the 4 files .*ADE_val_00000001.jpg"),
+    ("ade20k", "ADEChallengeData2016/annotations/validation/*2.png", "1 of the 4 files .*ADE_val_00000002.png"),
+    ("ade20k", "ADEChallengeData2016/*/validation/*", "no images of its val split"),
     ("camvid", "val.txt", "the list .*val.txt is missing.*SegNet"), ("camvid", "valannot", "2 of the 4 files"),
     ("carvana", "train_masks", "train_masks is missing.*train.zip and train_masks.zip"),
     ("carvana", "train_masks/*_01_mask.gif", "1 of the 4 files .*_01_mask.gif"), ("carvana", "train/*_02.jpg", "1 of the 4 files"),
@@ -154,15 +159,38 @@ def test_half_extracted(dataset, missing, words, tmp_path):
         find_pairs(dataset, root, "val")
 
 
-@pytest.mark.parametrize(
-    "dataset, folder", [("carvana", "train"), ("isic", "ISIC2018_Task1_Training_GroundTruth"), ("nuclei", "stage1_train")]
-)  # fmt: skip
-def test_an_archive_that_is_still_packed_is_named(dataset, folder, tmp_path):
+def test_cityscapes_has_more_than_is_read(tmp_path):
+    root = write_tree("cityscapes", tmp_path, images=2)
+    pairs = [find_pairs("cityscapes", root, name) for name in ("train", "val", "test")]
+    for name in (
+        "leftImg8bit/train_extra/augsburg/augsburg_000000_000000_leftImg8bit.png", "gtFine/val/README",
+        "gtFine/test/berlin/berlin_000000_000000_gtFine_labelIds.png",
+        "gtFine/val/aachen/aachen_000000_000009_gtFine_instanceIds.png",
+    ):  # fmt: skip
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+    assert pairs == [find_pairs("cityscapes", root, name) for name in ("train", "val", "test")]
+    assert [len(split) for split in pairs] == [2, 2, 2]
+
+
+ARCHIVES = [
+    ("cityscapes", "leftImg8bit", "leftImg8bit_trainvaltest.zip"), ("cityscapes", "gtFine", "gtFine_trainvaltest.zip"),
+    ("voc", "VOCdevkit", "VOCtrainval_11-May-2012.tar"), ("voc", "benchmark_RELEASE", "benchmark.tgz"),
+    ("ade20k", "ADEChallengeData2016", "ADEChallengeData2016.zip"),
+    ("carvana", "train", "train.zip"), ("carvana", "train_masks", "train_masks.zip"),
+    ("isic", "ISIC2018_Task1_Training_GroundTruth", "ISIC2018_Task1_Training_GroundTruth.zip"),
+    ("nuclei", "stage1_train", "stage1_train.zip"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("dataset, folder, archive", ARCHIVES)
+def test_an_archive_that_is_still_packed_is_named(dataset, folder, archive, tmp_path):
     root = write_tree(dataset, tmp_path, images=1)
     shutil.rmtree(root / folder)
-    (root / f"{folder}.zip").touch()
-    with pytest.raises(FileNotFoundError, match=f"{folder}.zip is there: extract it"):
-        find_pairs(dataset, root, "train")
+    for _, _, name in ARCHIVES:
+        (root / name).touch()
+    with pytest.raises(FileNotFoundError, match=f"/{re.escape(archive)} is there: extract it"):
+        find_pairs(dataset, root, "train", sbd=root if dataset == "voc" else None)
 
 
 def test_no_car_is_in_two_splits_and_all_are_in_one(tmp_path):
