@@ -121,16 +121,15 @@ def sweep(options: argparse.Namespace, console: Console) -> int:
     _optuna()
     from . import results
     from .data import read_data
-    from .search import parse_choice, search_settings
+    from .search import parse_choice, search_settings, sweep_name
     from .store import open_study
     from .training import Experiment
 
     choices = dict(parse_choice(text) for text in options.set)
-    data = read_data(options.data, options.size or 128)
+    size = options.size or 128
+    data = read_data(options.data, size)
     base = Experiment(width=options.width, shortcuts=options.shortcuts, epochs=options.epochs or 12)
-    name = f"sweep-{data.name}-{options.size or 128}px-w{base.width}-e{base.epochs}-" + "-".join(
-        sorted(choices)
-    )
+    name = sweep_name(base, data, size, choices)
     record = open_study(name, Path(options.output), options.storage, direction="maximize")
     found = search_settings(base, data, record, choices, options.trials, console)
     best = dict(sorted(found.items(), key=lambda item: -item[1]["value"]))

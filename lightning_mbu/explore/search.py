@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
@@ -118,6 +119,15 @@ def _value(text: str) -> Any:
         return json.loads(text)
     except json.JSONDecodeError:
         return text
+
+
+def sweep_name(base: Experiment, data: DataSet, size: int, choices: dict[str, Any]) -> str:
+    """Name of a search's record: other settings or other choices are another search."""
+    # Ranges and values as a digest: a file's name takes neither any length nor any character.
+    digest = hashlib.sha256(repr(sorted(choices.items())).encode()).hexdigest()[:8]
+    shortcuts = "-shortcuts" if base.shortcuts else ""
+    names = "-".join(sorted(choices))
+    return f"sweep-{data.name}-{size}px-w{base.width}-e{base.epochs}{shortcuts}-{names}-{digest}"
 
 
 def search_settings(

@@ -7,7 +7,6 @@ from itertools import combinations
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from rich.console import Console
 
 from lightning_mbu.cli import main
@@ -15,58 +14,11 @@ from lightning_mbu.explore import results
 from lightning_mbu.explore.data import CAMVID_CLASSES, IGNORE, read_data
 from lightning_mbu.explore.plans import block_plan, ranked_blocks, uniform_plan
 from lightning_mbu.explore.rows import chosen_blocks, ingredients, pareto, repeat, table1
-from lightning_mbu.explore.search import parse_choice
 from lightning_mbu.explore.shapley import chains, named_subset, shapley_values, subset_name
 from lightning_mbu.explore.store import open_study, run_rows
 from lightning_mbu.explore.study import StudySettings
 from lightning_mbu.explore.training import Experiment, evaluate, loader, predicted, rate, run
 from lightning_mbu.models import MBUNet
-
-
-def picture(file, array):
-    file.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(array).save(file)
-
-
-def noise(*shape):
-    return np.random.default_rng(sum(shape)).integers(0, 256, shape, dtype=np.uint8)
-
-
-@pytest.fixture
-def camvid(tmp_path):
-    """SegNet's layout: lines with a folder of another machine, labels 0 to 11."""
-    for split, count in (("train", 3), ("val", 2), ("test", 2)):
-        lines = []
-        for k in range(count):
-            label = np.repeat(np.arange(12, dtype=np.uint8), 40).reshape(1, -1).repeat(36, 0)[:, :48]
-            label[:, 24:] = 11
-            picture(tmp_path / f"CamVid/{split}/{k}.png", noise(36, 48, 3))
-            picture(tmp_path / f"CamVid/{split}annot/{k}.png", label)
-            lines.append(f"/SegNet/CamVid/{split}/{k}.png /SegNet/CamVid/{split}annot/{k}.png")
-        (tmp_path / f"CamVid/{split}.txt").write_text("\n".join(lines) + "\n")
-    return tmp_path
-
-
-@pytest.fixture
-def isbi(tmp_path):
-    for k in range(12):
-        label = np.full((40, 40), 255, np.uint8)
-        label[:, k : k + 10] = 0
-        picture(tmp_path / f"membrane/train/image/{k}.png", noise(40, 40))
-        picture(tmp_path / f"membrane/train/label/{k}.png", label)
-    return tmp_path
-
-
-@pytest.fixture
-def nuclei(tmp_path):
-    names = {"train": ["a", "b", "c", "d"], "val": ["e"], "test": ["f", "g"]}
-    for split, members in names.items():
-        (tmp_path / f"{split}.txt").write_text("\n".join(members))
-        for name in members:
-            image = noise(24, 24, 3)
-            picture(tmp_path / f"merged256/images/{name}.png", image)
-            picture(tmp_path / f"merged256/masks/{name}.png", (image.mean(2) > 128).astype(np.uint8) * 255)
-    return tmp_path
 
 
 def test_camvid(camvid):
@@ -219,21 +171,6 @@ def test_results_have_mean_and_spread(tmp_path):
     assert [line["row"] for line in csv.DictReader(csv_file.read_text().splitlines())] == ["x", "y"]
 
 
-@pytest.mark.parametrize("text, expected", [
-    ("lr=1e-3:1e-2:log", ("lr", (0.001, 0.01, True))), ("ramp=0:0.5", ("ramp", (0.0, 0.5, False))),
-    ("estimator=clipped,annealed", ("estimator", ["clipped", "annealed"])), ("planes=1,2", ("planes", [1, 2])),
-    ("shortcuts=true,false", ("shortcuts", [True, False])),
-])  # fmt: skip
-def test_choices_of_a_sweep(text, expected):
-    assert parse_choice(text) == expected
-
-
-@pytest.mark.parametrize("text", ["lr", "lr=", "lr=a:b", "lr=1:2:3"])
-def test_choices_that_read_as_nothing(text):
-    with pytest.raises(ValueError, match="must read name=low:high"):
-        parse_choice(text)
-
-
 @pytest.mark.parametrize("layers", ["float", "int2", {"down1": "masked"}])
 def test_an_experiment_trains_and_repeats_itself(layers, isbi, one_thread):
     data = read_data(isbi, 16)
@@ -247,22 +184,9 @@ def test_an_experiment_trains_and_repeats_itself(layers, isbi, one_thread):
     }
 
 
-@pytest.fixture
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-def common(data, output):
-    sizes = ["--size", "16", "--width", "8", "--epochs", "1"]
-    return ["--data", str(data), "--output", str(output), *sizes]
-
-
-def test_study_command(nuclei, tmp_path, capsys):
+def test_study_command(tiny, tmp_path, capsys):
     out = tmp_path / "out"
-    arguments = ["study", "ingredients", "--only", "float", "plain", *common(nuclei, out)]
+    arguments = ["study", "ingredients", "--only", "float", "plain", *tiny]
     assert main(arguments) == 0
     record = json.loads((out / "ingredients-nuclei-16px-w8-e1.json").read_text())
     assert set(record["runs"]) == {"float #0", "plain #0"}
@@ -271,19 +195,17 @@ def test_study_command(nuclei, tmp_path, capsys):
     assert main(arguments) == 0
     again = json.loads((out / "ingredients-nuclei-16px-w8-e1.json").read_text())["runs"]
     assert again == before, "nothing was trained again"
-    assert main(["study", "table2", *common(nuclei, out)]) == 2
+    assert main(["study", "table2", *tiny]) == 2
     assert "choose one of table1" in " ".join(capsys.readouterr().err.split())
 
 
-def test_budget_and_sweep_commands(nuclei, tmp_path):
+def test_budget_command(tiny, tmp_path):
     out = tmp_path / "out"
-    budget = ["study", "budget", "--max-dice-drop", "0.9", "--trials", "1", "--quick", *common(nuclei, out)]
+    budget = ["study", "budget", "--max-dice-drop", "0.9", "--trials", "1", "--quick", *tiny]
     assert main(budget) == 0
     runs = json.loads((out / "budget-nuclei-16px-w8-e1.json").read_text())["runs"]
     (found,) = [run for name, run in runs.items() if name != "float"]
     assert found["fits"] == (runs["float"]["val/dice"] - found["val/dice"] <= 0.9) and found["ms"] > 0
-    assert main(["sweep", "--set", "lr=1e-3:1e-2:log", "--trials", "1", *common(nuclei, out)]) == 0
-    assert "lr=" in next(iter(json.loads((out / "sweep-nuclei-16px-w8-e1-lr.json").read_text())["runs"]))
 
 
 def test_settings_that_cannot_be():
