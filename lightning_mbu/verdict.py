@@ -25,15 +25,14 @@ import mbu_ops.functional as F
 from mbu_ops.backends import cpu_kernels
 from mbu_ops.packing import pack_weight
 
+from .eight_bits import EightBits, eight_bits
 from .plan import LayerPlan, Plan
 from .tables import as_text
 from .timing import conditions, time_interleaved
 
-# The fastest eight-bit runtime is 3.7 to 4.8 times as fast as float run eagerly in docs/results/cpu.md (four U-Nets,
-# 256x256, one thread, AVX-512 VNNI): below this gain over float, eight bits are likely as fast.
-EIGHT_BIT_GAIN = 4.8
 _SIDE = 32  # pixels; the rate of a layer is measured on images of at most this side
 _RUNS, _BUDGET_S = 20, 1.0  # of the float network: one, and more while time is left; the fastest counts
+_NEGLIGIBLE = 1.5  # times faster than float; less is lost to what a prediction does not see
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,8 @@ class Verdict:
         kept_ms: of the float time, convolutions that stay float.
         one_bit_ms: predicted time of the one-bit convolutions.
         float_bytes, packed_bytes: parameters and buffers; the second is an upper bound, without the file's header.
-        worth: `"yes"`, `"size only"` or `"no"`.
+        eight_bits: the rival on this processor.
+        worth: `"yes"`, `"measure"`, `"size only"` or `"no"`.
         why: a sentence.
         conditions: of the measurement.
     """
@@ -57,6 +57,7 @@ class Verdict:
     one_bit_ms: float
     float_bytes: int
     packed_bytes: int
+    eight_bits: EightBits
     worth: str
     why: str
     conditions: dict[str, str]
@@ -70,12 +71,12 @@ class Verdict:
     def rivals(self) -> dict[str, float]:
         """Share of the channels with which the same network in float, or in eight bits, takes as long as the slower end.
 
-        Multiply-adds go with the square of the channels; eight bits are taken at `EIGHT_BIT_GAIN`.
+        Multiply-adds go with the square of the channels; eight bits are taken at the most that they gain here.
         """
         share = self.packed_ms[1] / self.float_ms
         return {
             "float": min(share**0.5, 1.0),
-            "eight bits": min((share * EIGHT_BIT_GAIN) ** 0.5, 1.0),
+            "eight bits": min((share * self.eight_bits.gain[1]) ** 0.5, 1.0),
         }
 
     def to_dict(self) -> dict[str, Any]:
@@ -85,6 +86,7 @@ class Verdict:
         (low, high), (fast, slow) = self.gain, self.packed_ms
         heading = {
             "yes": "worth trying",
+            "measure": "measure it beside eight bits",
             "size only": "for its size, not for its speed",
             "no": "not worth it",
         }
@@ -140,10 +142,11 @@ def predict_gain(model: nn.Module, plan: Plan, threads: int = 1) -> Verdict:
     rest = min(max(float_ms - sum(layer_ms.values()), 0.0), streams)
     packed = kept + one_bit_ms, kept + one_bit_ms + rest
     float_bytes = sum(t.numel() * t.element_size() for t in model.state_dict().values())
-    worth, why = judge(float_ms, packed, kept, plan.one_bit_share)
+    rival = eight_bits()
+    worth, why = judge(float_ms, packed, kept, plan.one_bit_share, rival)
     kernel = next(kernel.name for kernel in cpu_kernels() if kernel.selected)
     return Verdict(
-        float_ms, packed, kept, one_bit_ms, float_bytes, packed_bytes(plan, float_bytes), worth, why,
+        float_ms, packed, kept, one_bit_ms, float_bytes, packed_bytes(plan, float_bytes), rival, worth, why,
         {**conditions(torch.device("cpu"), threads), "kernel": kernel},
     )  # fmt: skip
 
@@ -155,26 +158,30 @@ def packed_bytes(plan: Plan, float_bytes: int) -> int:
 
 
 def judge(
-    float_ms: float, packed_ms: tuple[float, float], kept_ms: float, one_bit_share: float
+    float_ms: float, packed_ms: tuple[float, float], kept_ms: float, one_bit_share: float, rival: EightBits
 ) -> tuple[str, str]:
-    """`"yes"`, `"size only"` or `"no"`, and why; arguments as in `Verdict`, the slower end of the range counts."""
+    """`"yes"`, `"measure"`, `"size only"` or `"no"`, and why; arguments as in `Verdict`, the slower end of the range
+    counts."""
     gain = float_ms / packed_ms[1]
-    if gain >= EIGHT_BIT_GAIN:
+    if gain >= rival.gain[1]:
         return "yes", (
-            f"At least {gain:.1f}x faster than float is predicted; eight bits gain up to {EIGHT_BIT_GAIN}x. "
+            f"At least {gain:.1f}x faster than float is predicted; eight bits gain {rival}. "
             "Accuracy must be trained to be known."
         )
+    words = (
+        f"Between {gain:.1f}x and {float_ms / packed_ms[0]:.1f}x faster than float is predicted, and eight bits "
+        f"gain {rival} at less loss of accuracy"
+    )
+    if gain >= max(rival.gain[0], _NEGLIGIBLE):
+        return "measure", f"{words}."
     if kept_ms > packed_ms[1] / 2:
         reason = f"convolutions that stay float take {kept_ms / packed_ms[1]:.0%} of the packed time"
     elif one_bit_share < 0.6:
         reason = f"only {one_bit_share:.0%} of the multiply-adds become one-bit"
     else:
         reason = "the operations between the convolutions may stay float and then take the time"
-    if gain > 1.5:
-        return "size only", (
-            f"Between {gain:.1f}x and {float_ms / packed_ms[0]:.1f}x faster than float is predicted, and eight bits "
-            f"gain up to {EIGHT_BIT_GAIN}x at less loss of accuracy: {reason}."
-        )
+    if gain > _NEGLIGIBLE:
+        return "size only", f"{words}: {reason}."
     return "no", f"No more than {gain:.1f}x faster than float is certain: {reason}."
 
 

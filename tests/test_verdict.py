@@ -1,27 +1,69 @@
 """The verdict of mbu plan: its arithmetic, and that it measures the network that it is given."""
 
 import json
+import re
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
-from lightning_mbu import Plan, convert, make_plan, prepare
+from lightning_mbu import Plan, convert, eight_bits, make_plan, prepare
 from lightning_mbu.cli import main
 from lightning_mbu.deploy.files import packed_size
+from lightning_mbu.eight_bits import EIGHT_BITS, EightBits
 from lightning_mbu.models import MBUNet
-from lightning_mbu.verdict import EIGHT_BIT_GAIN, judge, packed_bytes, predict_gain
+from lightning_mbu.verdict import judge, packed_bytes, predict_gain
+from mbu_ops.backends import cpu_kernels
+
+RIVAL = EightBits((3.0, 5.0), "a source")
+RESULTS = Path(__file__).parents[1] / "docs/results"
 
 
 @pytest.mark.parametrize(("float_ms", "packed_ms", "kept_ms", "share", "worth", "words"), [
-    (100.0, (5.0, 10.0), 1.0, 0.9, "yes", "10.0x"),
+    (100.0, (5.0, 10.0), 1.0, 0.9, "yes", "10.0x faster than float is predicted; eight bits gain 3x to 5x (a source)"),
+    (100.0, (20.0, 30.0), 1.0, 0.9, "measure", "3.3x and 5.0x"),
     (100.0, (20.0, 40.0), 30.0, 0.9, "size only", "convolutions that stay float take 75%"),
     (100.0, (80.0, 90.0), 10.0, 0.4, "no", "only 40% of the multiply-adds"),
-    (100.0, (20.0, 100 / EIGHT_BIT_GAIN + 1), 1.0, 0.9, "size only", "between the convolutions"),
+    (100.0, (20.0, 100 / RIVAL.gain[0] + 1), 1.0, 0.9, "size only", "between the convolutions"),
 ])  # fmt: skip
 def test_the_slower_end_of_the_range_decides(float_ms, packed_ms, kept_ms, share, worth, words):
-    found, why = judge(float_ms, packed_ms, kept_ms, share)
+    found, why = judge(float_ms, packed_ms, kept_ms, share, RIVAL)
     assert found == worth and words in why
+
+
+def test_what_eight_bits_gain_is_what_was_measured():
+    """Float eager / the fastest int8 candidate of every network in the reports, by what it was held to."""
+    gains = {}
+    for report, best in (("cpu.json", "avx512vpopcnt"), ("amx/cpu.json", "amx_int8")):
+        for entry in json.loads((RESULTS / report).read_text())["compare"]:
+            medians = {name: found["median"] for name, found in entry["result"]["timings_ms"].items()}
+            int8 = [ms for name, ms in medians.items() if name.startswith("int8")]
+            if int8 and entry["job"]["isa"] in ("native", "avx2"):
+                kernel = best if entry["job"]["isa"] == "native" else "avx2"
+                gains.setdefault(kernel, []).append(medians["float eager"] / min(int8))
+    for kernel, found in gains.items():
+        # Two runs of the same benchmark differ by less.
+        assert EIGHT_BITS[kernel].gain == pytest.approx((min(found), max(found)), rel=0.15)
+    assert len(gains) == 3
+
+
+@pytest.mark.parametrize(("kernel", "flags", "words"), [
+    ("amx_int8", [], "14.3x (measured with AMX"), ("avx2", [], "2.4x (measured with AVX2"),
+    ("avx2", ["avx_vnni"], "6.1x (measured with AVX-512 VNNI"), ("neon", [], "4x (modelled"),
+])  # fmt: skip
+def test_eight_bits_by_processor(kernel, flags, words, monkeypatch):
+    kernels = [SimpleNamespace(name="better", available=False), SimpleNamespace(name=kernel, available=True)]
+    monkeypatch.setattr(eight_bits, "cpu_kernels", lambda: kernels)
+    monkeypatch.setattr(eight_bits, "instruction_sets", lambda: flags)
+    assert words in str(eight_bits.eight_bits())
+
+
+def test_every_kernel_has_a_rival():
+    kernels = (Path(__file__).parents[1] / "ops/csrc/cpu/kernels.inc").read_text()
+    names = re.findall(r"^MBU_CPU_KERNEL\((\w+)", kernels, re.MULTILINE)
+    assert set(EIGHT_BITS) == set(names) >= {kernel.name for kernel in cpu_kernels()}
 
 
 def test_size_is_an_upper_bound_for_the_packed_weights():
@@ -63,6 +105,7 @@ def test_the_json_is_still_a_plan(capsys):
     text = capsys.readouterr().out
     assert Plan.from_json(text).quantized and json.loads(text)["verdict"]["worth"] in (
         "yes",
+        "measure",
         "size only",
         "no",
     )
