@@ -98,7 +98,7 @@ def compare(
     fast = device.type == "cuda" or bool(FAST_BFLOAT16.intersection(instruction_sets()))
     synchronise = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     torch.compiler.reset()
-    with _measuring(threads, float_model, packed), torch.no_grad():
+    with measuring(threads, float_model, packed), torch.no_grad():
         run = _Candidates(example_input, tolerance, synchronise)
         report(FLOAT)
         expected = run.add_eager(float_model)
@@ -257,7 +257,7 @@ def time_floats(
 ) -> dict[str, Timing]:
     """Latencies of float networks by name, compiled as `compare` compiles the float twin, timed in turn."""
     value, calls = example.contiguous(memory_format=torch.channels_last), {}
-    with _measuring(threads, *models.values()), torch.no_grad():
+    with measuring(threads, *models.values()), torch.no_grad():
         for name, model in models.items():
             calls[name], _ = frozen(_as(fold_transposed(model, example), torch.channels_last), value)
         return time_interleaved(calls, repeats, 1)
@@ -274,7 +274,7 @@ def _as(model: nn.Module, memory: torch.memory_format) -> nn.Module:
 
 
 @contextmanager
-def _measuring(threads: int, *models: nn.Module):
+def measuring(threads: int, *models: nn.Module):
     """Evaluation mode and a number of threads, both put back afterwards."""
     before, modes = torch.get_num_threads(), [(m, m.training) for model in models for m in model.modules()]
     torch.set_num_threads(threads)

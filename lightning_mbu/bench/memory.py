@@ -65,7 +65,7 @@ def measure_memory(
         with inductor.patch(freezing=candidate == FLOAT):
             compiled(example)
         report(TIMING)
-        peak = _peak(lambda: compiled(example))
+        peak = peak_bytes(lambda: compiled(example))
         times = []
         while len(times) < repeats and sum(times) < 1e3 * _LONG_ENOUGH_S:
             start = time.perf_counter()
@@ -86,7 +86,7 @@ def _tensors(network: nn.Module) -> list[Tensor]:
     return [*network.parameters(), *network.buffers()]
 
 
-def _peak(call: Any) -> int | None:
+def peak_bytes(call: Callable[[], Any]) -> int | None:
     """Bytes by which resident memory rises during `call`; None where the peak cannot be reset."""
     gc.collect()
     release_memory()

@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..atomic import write_atomically
-from ..benchmark import compare, time_floats
+from ..bench.memory import peak_bytes
+from ..benchmark import compare, frozen, measuring, time_floats
 from ..comparison import COMPILED, Comparison
 from ..deploy.packed import PackedModel
+from ..folding import fold_transposed
 from ..operations import Operations, count_operations
 from ..page import layer_bars
 from ..report import ClassPictureRow, Pareto, ParetoPoint, PictureRow, ReportTable, write_report
@@ -37,6 +39,7 @@ class SceneReport:
         float_network, network: operations and parameters at one image, before and after.
         file_bytes: size of the packed file.
         speed: latencies of the packed and the float network, side by side; one image per call.
+        peaks: bytes that one inference takes beside the weights, float and packed; None where that is not known.
         size: height and width of the images, pixels.
         packed: the network.
         pictures: test images with what it says.
@@ -48,6 +51,7 @@ class SceneReport:
     network: Operations
     file_bytes: int
     speed: Comparison
+    peaks: tuple[int | None, int | None]
     size: tuple[int, int]
     packed: PackedModel
     pictures: Sequence[PictureRow | ClassPictureRow] = ()
@@ -101,14 +105,15 @@ class SceneReport:
                 self.network.parameters / 1e6,
             ),
             ("memory of the weights, MB", float_bytes / 1e6, self.file_bytes / 1e6),
+            ("memory of one inference beside them, MB", *(peak and peak / 1e6 for peak in self.peaks)),
             ("images per second", self.fps(rival), self.fps(self.speed.best_packed)),
         ]
         height, width = self.size
         efficiency = ReportTable(
             f"Efficiency at {height}x{width}",
             ("", f"float ({rival})", f"packed ({self.speed.best_packed})"),
-            [(name, f"{before:.3f}", f"{after:.3f}") for name, before, after in rows],
-            note=self.speed.verdict,
+            [(name, *("not known" if x is None else f"{x:.3f}" for x in values)) for name, *values in rows],
+            note=f"{self.speed.verdict} Memory of one inference: what resident memory rises by during a call, compiled.",
         )
         return [
             efficiency,
@@ -126,13 +131,37 @@ class SceneReport:
                 for name, iou in zip(self.scores.names, self.scores.iou.tolist(), strict=True)
             },
             "rivals": [vars(point) for point in self.rivals], "float": vars(self.float_network), "packed": vars(self.network),
-            "file_bytes": self.file_bytes, "speed": self.speed.to_dict(),
+            "file_bytes": self.file_bytes, "peak_bytes": dict(zip(("float", "packed"), self.peaks, strict=True)),
+            "speed": self.speed.to_dict(),
         }  # fmt: skip
 
 
 def score_of(scores: Scores) -> float:
     """The score that networks are compared by: Dice of the foreground where there is one, else mIoU."""
     return float(scores.dice[1]) if len(scores.names) == 2 else scores.miou
+
+
+def measure_peaks(
+    model: nn.Module, packed: nn.Module, image: Tensor, threads: int
+) -> tuple[int | None, int | None]:
+    """Bytes that one inference takes beside the weights, float and packed, both compiled as `compare` times them.
+
+    Args:
+        image: `[1, C, H, W]`.
+        threads: of the inference.
+
+    Returns:
+        None where no compiler works, or where this system does not tell.
+    """
+    torch.compiler.reset()
+    compiled = torch.compile(packed)
+    with measuring(threads, model, packed), torch.no_grad():
+        try:
+            call, _ = frozen(fold_transposed(model, image), image)
+            compiled(image)
+        except RuntimeError:  # no C++ compiler; the table of latencies says so
+            return None, None
+        return peak_bytes(call), peak_bytes(lambda: compiled(image))
 
 
 def report(
@@ -159,7 +188,8 @@ def report(
     network = count_operations(model, size, {layer.name for layer in packed.layers})
     scores = score_network(packed, data.test_dataloader(), data.labels.names)
     image = data.split("test")[0][0][None]
-    speed = compare(model.eval(), packed, image, threads, repeats)
+    peaks = measure_peaks(model.eval(), packed, image, threads)
+    speed = compare(model, packed, image, threads, repeats)
     times = time_floats(rivals, image, threads, repeats) if rivals else {}
     points = [
         ParetoPoint(
@@ -176,6 +206,7 @@ def report(
         network,
         path.stat().st_size,
         speed,
+        peaks,
         (data.size[0], data.size[1]),
         packed,
         page.pictures(packed, data.split("test")),

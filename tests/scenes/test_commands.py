@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from torch import nn
 
 from lightning_mbu import convert, make_plan, prepare, save
 from lightning_mbu.cli import main
@@ -32,6 +33,7 @@ def float_timings(models, image, threads, repeats):
 def test_report_scores_counts_and_times(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(report, "compare", timings)
     monkeypatch.setattr(report, "time_floats", float_timings)
+    monkeypatch.setattr(report, "measure_peaks", lambda *_: (5_500_000, None))
     root = write_tree("camvid", tmp_path / "data", size=(32, 48), images=2)
     model = BiSegUNet(**SMALL)
     prepare(model, make_plan(model, torch.empty(1, 3, 32, 48), masked="none"))
@@ -59,11 +61,30 @@ def test_report_scores_counts_and_times(tmp_path, capsys, monkeypatch):
     (rival,) = found["rivals"]
     assert rival["name"] == "float, net.float8" and rival["ms"] == 3 and 0 <= rival["score"] <= 1
     assert found["file_bytes"] == path.stat().st_size < 4 * found["float"]["float_parameters"]
+    assert found["peak_bytes"] == {"float": 5_500_000, "packed": None}
     page = (tmp_path / "page.html").read_text()
-    assert all(words in page for words in ("mIoU", "250.000", "bicyclist", "FLOPs, 64 one-bit as one"))
+    words = ("mIoU", "250.000", "bicyclist", "FLOPs, 64 one-bit as one", "5.500", "not known")
+    assert all(word in page for word in words)
     assert "mIoU" in capsys.readouterr().out
     arguments[arguments.index(json.dumps(SMALL))] = json.dumps({**SMALL, "capacity_blocks": 0})
     assert main(arguments) == 2 and "capacity1" in capsys.readouterr().err
+
+
+def test_memory_of_one_inference(monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda model, **_: model)
+    wide = nn.Sequential(nn.Conv2d(3, 64, 1), nn.Conv2d(64, 1, 1))
+    image = torch.randn(1, 3, 512, 512)
+    much, little = report.measure_peaks(wide, nn.Conv2d(3, 1, 1), image, threads=1)
+    if much is None or little is None:
+        pytest.skip("this system does not tell the peak of a process's memory")
+    inner = 64 * 4 * 512 * 512
+    assert inner < much < 3 * inner and little < inner / 4
+
+    def fail(model, **_):
+        raise RuntimeError("no C++ compiler")
+
+    monkeypatch.setattr(torch, "compile", lambda model, **_: fail)
+    assert report.measure_peaks(wide, wide, torch.randn(1, 3, 8, 8), threads=1) == (None, None)
 
 
 def test_studies_are_those_of_the_paper():
