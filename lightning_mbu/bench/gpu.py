@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from mbu_ops import pack_bits, pack_weight, reference
-from mbu_ops.roofline import CARDS, Card, Convolution, predict, read_layers
+from mbu_ops.cards import CARDS, Card
+from mbu_ops.roofline import Layer, predict, read_layers
 
 from ..timing import Timing, conditions, time_interleaved
 from .gpu_rivals import Call, byte_rows, captured, peak_rows, synchronise
@@ -37,7 +38,7 @@ def card_of(device: torch.device) -> Card | None:
     return next((card for card in CARDS if card.name.split(" GB")[0] in name), None)
 
 
-def layer_call(layer: Convolution, side: tuple[int, int], device: torch.device) -> Call:
+def layer_call(layer: Layer, side: tuple[int, int], device: torch.device) -> Call:
     """A layer of random bits and weights with thresholds, checked against the reference on a small image first.
 
     Raises:
@@ -75,7 +76,7 @@ def layer_call(layer: Convolution, side: tuple[int, int], device: torch.device) 
     return lambda: run(bits)
 
 
-def layer_rows(layers: list[Convolution], device: torch.device, repeats: int) -> list[str]:
+def layer_rows(layers: list[Layer], device: torch.device, repeats: int) -> list[str]:
     """Markdown rows: layer, measured median, predicted bounds, share of the bound reached."""
     card, rows = card_of(device), []
     for layer in layers:
@@ -160,9 +161,9 @@ def page(device: torch.device, repeats: int, dry: bool) -> str:
     from ..prepare import prepare
     from .models import settle, twins
 
-    layers = read_layers(SHAPES, 1)
+    layers = [layer for layer in read_layers(SHAPES, 1) if layer.one_bit]
     if dry:
-        layers = [Convolution("toy", 32, 32, 64, 1, 9, 64), Convolution("toy up", 32, 32, 16, 4, 1, 16)]
+        layers = [Layer("toy", 32, 32, 64, 1, 9, 64), Layer("toy up", 32, 32, 16, 4, 1, 16)]
         from ..deploy import convert
 
         model = settle(MBUNet(width=4), 3)

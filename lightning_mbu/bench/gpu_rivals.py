@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 
 from mbu_ops.peak import peak_rates
-from mbu_ops.roofline import Convolution
+from mbu_ops.roofline import Layer
 
 from ..timing import time_interleaved
 
@@ -71,7 +71,7 @@ def fp8_call(rows: int, k: int, columns: int, device: torch.device) -> Call:
     return run
 
 
-def byte_rows(layers: list[Convolution], device: torch.device, repeats: int) -> list[str]:
+def byte_rows(layers: list[Layer], device: torch.device, repeats: int) -> list[str]:
     """Markdown rows: layer, microseconds of an int8 and of an fp8 product, or why torch has none here."""
     rows = []
     for layer in layers:

@@ -64,9 +64,13 @@ class Layer:
 
 
 def read_shapes(path: Path) -> list[Layer]:
-    """Layers of a shapes file: one per line, `#` starts a comment."""
+    """The one-bit convolutions of a shapes file: one per line, `#` starts a comment."""
     lines = (line.split("#")[0].split() for line in path.read_text().splitlines())
-    return [Layer(line[0], *map(int, line[1:8]), transposed=line[8] == "1") for line in lines if line]
+    return [
+        Layer(name, *map(int, numbers), transposed=kind == "up")
+        for name, *numbers, kind in filter(None, lines)
+        if kind in ("conv", "up")
+    ]
 
 
 def prepare(

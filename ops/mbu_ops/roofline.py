@@ -1,52 +1,33 @@
-"""A model of one-bit convolutions on GPUs: instructions, bytes and launches of a layer, and the time they bound.
+"""A model of packed networks on GPUs: instructions, bytes and launches of every layer, and the time they bound.
 
-    python -m mbu_ops.roofline [--card A100] [--shapes ops/bench/shapes/mbunet_256.txt] [--batch 1]
+    python -m mbu_ops.roofline [--card A100] [--shapes ops/bench/shapes/mbunet_256.txt]
 
 Nothing here is measured. Arithmetic counts whole tiles (pixels, channels, 256 bits of K) and the blocks of the
 busiest multiprocessor at the card's peak; memory counts every byte once; a layer takes at least the larger of the two. Launches are counted and
-not timed: what one costs is for `make gpu-bench` to measure.
+not timed: what one costs is for `make gpu-bench` to measure. The first convolution is taken to be the stem kernel, on the
+ordinary float units, and the head part of the last layer's launch, as the library has them.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import re
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from .cards import ASSUMED, PREDICTED, Card
+
 STAGE_BITS = 256  # K of one step of the pipeline, csrc/cuda/conv2d/tile.h
+STEM_CHANNELS = 64  # of a warp, csrc/cuda/stem/stem__sm75.cu
+FLOAT32_BYTES = WORD_BYTES = 4
 
 
-@dataclass(frozen=True)
-class Card:
-    """Peaks of a card, dense.
-
-    Attributes:
-        family: the kernels that run there (csrc/cuda/choices.inc).
-        multiprocessors: their number.
-        fp16, int8, b1: 10^12 operations a second of the tensor cores (fp16 with fp32 sums), None where unknown.
-        bandwidth: of its memory, 10^9 bytes a second.
-        source: of the numbers.
-    """
-
-    name: str
-    capability: int
-    family: str
-    multiprocessors: int
-    fp16: float
-    int8: float
-    b1: float | None
-    bandwidth: float
-    source: str
-
-
-CARDS = (
-    Card("A100", 80, "sm80_xor", 108, 312, 624, 4992, 1555, "NVIDIA A100 whitepaper, 40 GB"),
-    Card("RTX 2080 Ti", 75, "sm75_xor", 68, 53.8, 215, 2088, 616, "NVIDIA Turing whitepaper, GTC talk (b1)"),
-    Card("RTX 4090", 89, "sm80_xor", 128, 165.2, 660.6, 5285, 1008, "NVIDIA Ada whitepaper; b1 taken as 8 x int8"),
-    Card("Orin Nano 8 GB", 87, "sm80_xor", 8, 10.2, 20.4, 163, 68, "NVIDIA Orin data sheet; b1 taken as 8 x int8"),
-    Card("H200", 90, "sm90_and", 132, 989, 1979, None, 4800, "NVIDIA H200 data sheet; b1 unpublished"),
-)  # fmt: skip
+# Height and width of the MBU-Net paper's images, up to multiples of 16, and numbers of images.
+SIZES = ((640, 960), (480, 640), (512, 512))
+BATCHES = (1, 64)
+LAYER_SIZE = (512, 512)  # of the tables of single layers
 
 _TILES = ("128x64", "64x64", "32x32")
 
@@ -62,8 +43,13 @@ class Tile:
 
 
 @dataclass(frozen=True)
-class Convolution:
-    """A layer: `pixels` outputs of one pass in all images, `passes` of them, `taps` seen by each output."""
+class Layer:
+    """A layer: `pixels` outputs of one pass in all images, `passes` of them, `taps` seen by each output.
+
+    Attributes:
+        kind: `conv` and `up` (transposed) are one-bit, `pool` has bits, `stem` and `head` are the float layers at the
+            ends; `head` is no launch of its own.
+    """
 
     name: str
     channels: int
@@ -72,11 +58,20 @@ class Convolution:
     passes: int
     taps: int
     input_pixels: int
+    kind: str = "conv"
+
+    @property
+    def one_bit(self) -> bool:
+        return self.kind in ("conv", "up")
+
+    @property
+    def weights(self) -> int:
+        return 0 if self.kind == "pool" else self.taps * self.passes * self.channels * self.out_channels
 
     @property
     def macs(self) -> int:
         """Multiply-adds of the float layer."""
-        return self.pixels * self.passes * self.taps * self.channels * self.out_channels
+        return self.pixels * self.weights
 
 
 @dataclass(frozen=True)
@@ -84,9 +79,9 @@ class Prediction:
     """Bounds of a layer on a card, microseconds; None where a peak is unknown.
 
     Attributes:
-        tile: the kernel's.
-        arithmetic_us, memory_us: of the one-bit layer.
-        useful: share of the tensor cores' products that belong to the layer.
+        tile: the kernel's, of one-bit layers.
+        arithmetic_us, memory_us: of the packed layer.
+        useful: share of the products done that belong to the layer.
         fp16_us, int8_us: the same bounds for the float and the int8 layer, at full tiles.
     """
 
@@ -100,7 +95,7 @@ class Prediction:
 
     @property
     def us(self) -> float | None:
-        """What bounds the one-bit layer."""
+        """What bounds the packed layer."""
         return None if self.arithmetic_us is None else max(self.arithmetic_us, self.memory_us)
 
 
@@ -108,7 +103,8 @@ def _up(value: int, step: int) -> int:
     return -(-value // step)
 
 
-def tiles_of(family: str) -> list[Tile]:
+@functools.cache
+def tiles_of(family: str) -> tuple[Tile, ...]:
     """The tiles of a family, largest first, from the lists that the library is built from.
 
     Raises:
@@ -124,10 +120,10 @@ def tiles_of(family: str) -> list[Tile]:
         fewest = re.search(rf"^MBU_CUDA_TILE\({name}, (\d+)\)", choices, re.MULTILINE)
         assert line is not None and fewest is not None, f"kernels.inc or choices.inc lacks {name} of {family}"
         tiles.append(Tile(name, int(line[1]), int(line[2]), int(fewest[1])))
-    return tiles
+    return tuple(tiles)
 
 
-def choose(layer: Convolution, card: Card) -> tuple[Tile, int]:
+def choose(layer: Layer, card: Card) -> tuple[Tile, int]:
     """The tile that csrc/cuda/choose.cpp takes, and its blocks."""
     for tile in tiles_of(card.family):
         blocks = _up(layer.pixels, tile.pixels) * _up(layer.out_channels, tile.channels) * layer.passes
@@ -136,95 +132,164 @@ def choose(layer: Convolution, card: Card) -> tuple[Tile, int]:
     return tile, blocks
 
 
-def predict(layer: Convolution, card: Card) -> Prediction:
-    """Bounds of `layer` on `card`; bits in, bits out."""
-    tile, blocks = choose(layer, card)
-    stages = _up(layer.taps * _up(layer.channels, 32) * 32, STAGE_BITS)
-    # Two planes of one-bit products, or one product of bytes.
-    products = tile.pixels * tile.channels * stages * STAGE_BITS * (1 if card.family.endswith("int8") else 2)
-    peak = card.int8 if card.family.endswith("int8") else card.b1
-    # The busiest multiprocessor sets the time, however many of its blocks run side by side.
-    issued = _up(blocks, card.multiprocessors) * card.multiprocessors * products
-    words = (
-        _up(layer.channels, 32) * layer.input_pixels
-        + _up(layer.out_channels, 32) * layer.pixels * layer.passes
-    )
-    weight_bits = 2 * layer.taps * max(1, layer.passes) * layer.channels * layer.out_channels
-    values = layer.channels * layer.input_pixels + layer.out_channels * layer.pixels * layer.passes
-    weights = weight_bits // 2
+def bytes_of(layer: Layer) -> int:
+    """What a packed layer reads and writes; bits in, bits out, but for the image and the logits."""
+    reads = WORD_BYTES * _up(layer.channels, 32) * layer.input_pixels
+    writes = WORD_BYTES * _up(layer.out_channels, 32) * layer.pixels * layer.passes
+    if layer.kind == "stem":
+        reads = FLOAT32_BYTES * layer.channels * layer.input_pixels
+    if layer.kind == "head":  # the last layer's result is in the block that made it
+        reads, writes = 0, FLOAT32_BYTES * layer.out_channels * layer.pixels
+    # Two planes of bits, or float32.
+    return reads + writes + (_up(2 * layer.weights, 8) if layer.one_bit else FLOAT32_BYTES * layer.weights)
 
-    def bound(operations: float, bytes_moved: float) -> float:
-        return max(2 * layer.macs / operations / 1e6, bytes_moved / card.bandwidth / 1e3)
+
+def operations_of(layer: Layer, card: Card) -> int:
+    """That belong to a packed layer: a multiply-add is two, of each of two planes where products are of one bit."""
+    planes = 2 if layer.one_bit and not card.family.endswith("int8") else 1
+    return 2 * planes * layer.macs
+
+
+def predict(layer: Layer, card: Card) -> Prediction:
+    """Bounds of `layer` on `card`."""
+    tile, blocks, issued, peak = "", 0, operations_of(layer, card), card.fp32
+    if layer.one_bit:
+        chosen, blocks = choose(layer, card)
+        stages = _up(layer.taps * _up(layer.channels, 32) * 32, STAGE_BITS)
+        whole = replace(
+            layer,
+            channels=stages * STAGE_BITS,
+            taps=1,
+            passes=1,
+            out_channels=chosen.channels,
+            pixels=chosen.pixels,
+        )
+        # The busiest multiprocessor sets the time, however many of its blocks run side by side.
+        issued = _up(blocks, card.multiprocessors) * card.multiprocessors * operations_of(whole, card)
+        tile, peak = chosen.name, card.int8 if card.family.endswith("int8") else card.b1
+    elif layer.kind == "stem":
+        issued = issued // layer.out_channels * _up(layer.out_channels, STEM_CHANNELS) * STEM_CHANNELS
+    values = layer.channels * layer.input_pixels + layer.out_channels * layer.pixels * layer.passes
+
+    def bound(rate: float, bytes_each: int) -> float:
+        moved = bytes_each * (values + layer.weights)
+        return max(2 * layer.macs / rate / 1e6, moved / card.bandwidth / 1e3)
 
     return Prediction(
-        tile=tile.name,
+        tile=tile,
         blocks=blocks,
-        arithmetic_us=None if peak is None else 2 * issued / peak / 1e6,
-        memory_us=(4 * words + weight_bits / 8) / card.bandwidth / 1e3,
-        useful=2 * layer.macs / issued if not card.family.endswith("int8") else layer.macs / issued,
-        fp16_us=bound(card.fp16, 2 * (values + weights)),
-        int8_us=bound(card.int8, values + weights),
+        arithmetic_us=None if peak is None else issued / peak / 1e6,
+        memory_us=bytes_of(layer) / card.bandwidth / 1e3,
+        useful=operations_of(layer, card) / issued if issued else 1.0,
+        fp16_us=bound(card.fp16, 2),
+        int8_us=bound(card.int8, 1),
     )
 
 
-def read_layers(path: Path, batch: int) -> list[Convolution]:
-    """Layers of a shapes file (ops/bench/shapes): name C OC H W kernel stride padding transposed."""
+def read_layers(path: Path, batch: int, size: tuple[int, int] | None = None) -> list[Layer]:
+    """Layers of a shapes file (ops/bench/shapes): name C OC H W kernel stride padding kind.
+
+    Args:
+        path: the file.
+        batch: images.
+        size: height and width of the image, instead of that of the file, which its first layer reads.
+    """
+    lines = (text.split("#")[0].split() for text in path.read_text().splitlines())
+    rows = [fields for fields in lines if fields]
+    first = int(rows[0][3]), int(rows[0][4])
     layers = []
-    for text in path.read_text().splitlines():
-        fields = text.split("#")[0].split()
-        if not fields:
-            continue
-        channels, out, height, width, kernel, stride, padding, transposed = map(int, fields[1:9])
+    for name, *numbers, kind in rows:
+        channels, out, height, width, kernel, stride, padding = map(int, numbers)
+        height, width = (
+            side * to // of for side, to, of in zip((height, width), size or first, first, strict=True)
+        )
         pixels = batch * height * width
-        if transposed:
-            layers.append(Convolution(fields[0], channels, out, pixels, stride**2, 1, pixels))
+        if kind == "up":
+            layers.append(Layer(name, channels, out, pixels, stride**2, 1, pixels, kind))
         else:
             outputs = batch * ((height + 2 * padding - kernel) // stride + 1) * (
                 (width + 2 * padding - kernel) // stride + 1
             )  # fmt: skip
-            layers.append(Convolution(fields[0], channels, out, outputs, 1, kernel**2, pixels))
+            layers.append(Layer(name, channels, out, outputs, 1, kernel**2, pixels, kind))
     return layers
 
 
-def table(layers: list[Convolution], cards: tuple[Card, ...] = CARDS) -> str:
-    """The predictions as Markdown."""
-    lines = []
-    for card in cards:
-        lines += [
-            f"### {card.name}",
-            "",
-            f"Peaks: {card.source}. Kernels: `{card.family}`. Predicted, not measured.",
-            "",
-        ]
-        lines += ["| layer | tile | blocks | useful | b1 arithmetic | memory | fp16 | int8 | fp16 / b1 |"]
-        lines += ["|---|---|---|---|---|---|---|---|---|"]
-        total, fp16, int8 = 0.0, 0.0, 0.0
-        for layer in layers:
-            p = predict(layer, card)
-            ours = "unknown" if p.arithmetic_us is None else f"{p.arithmetic_us:.1f}"
-            speed = "unknown" if p.us is None else f"{p.fp16_us / p.us:.1f}"
-            lines.append(
-                f"| {layer.name} | {p.tile} | {p.blocks} | {p.useful:.0%} | {ours} | {p.memory_us:.1f} | "
-                f"{p.fp16_us:.1f} | {p.int8_us:.1f} | {speed} |"
+def network_us(layers: Sequence[Layer], card: Card) -> tuple[float, float, float]:
+    """What bounds all layers one after the other, microseconds: packed, in fp16, in int8.
+
+    Raises:
+        ValueError: the card's one-bit rate is unknown.
+    """
+    packed, fp16, int8 = 0.0, 0.0, 0.0
+    for layer in layers:
+        p = predict(layer, card)
+        if p.us is None:
+            raise ValueError(
+                f"the one-bit rate of {card.name} is unknown; assume one (mbu_ops.cards.ASSUMED)."
             )
-            total, fp16, int8 = total + (p.us or 0), fp16 + p.fp16_us, int8 + p.int8_us
-        ours, speed = (f"{total:.1f}", f"{fp16 / total:.1f}") if card.b1 else ("unknown", "unknown")
-        lines += [f"| all, {len(layers)} launches | | | | {ours} | | {fp16:.1f} | {int8:.1f} | {speed} |", ""]
+        packed, fp16, int8 = packed + p.us, fp16 + p.fp16_us, int8 + p.int8_us
+    return packed, fp16, int8
+
+
+def network_table(
+    shapes: Path, size: tuple[int, int], cards: Sequence[Card], batches: Sequence[int]
+) -> list[str]:
+    """Markdown: the whole network on every card, milliseconds per image."""
+    lines = [
+        "| card | images | one-bit ms | fp16 ms | int8 ms | fp16 / one-bit | int8 / one-bit |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for card in cards:
+        for batch in batches:
+            packed, fp16, int8 = network_us(read_layers(shapes, batch, size), card)
+            times = " | ".join(f"{us / batch / 1e3:.3f}" for us in (packed, fp16, int8))
+            lines.append(f"| {card.name} | {batch} | {times} | {fp16 / packed:.1f} | {int8 / packed:.1f} |")
+    return [*lines, ""]
+
+
+def layer_table(layers: Sequence[Layer], card: Card) -> list[str]:
+    """Markdown: every layer on one card, microseconds."""
+    lines = [f"Peaks: {card.source}. Kernels: `{card.family}`. Predicted, not measured.", ""]
+    lines += ["| layer | tile | blocks | useful | arithmetic | memory | fp16 | int8 | fp16 / one-bit |"]
+    lines += ["|---|---|---|---|---|---|---|---|---|"]
+    for layer in layers:
+        p = predict(layer, card)
+        assert p.us is not None and p.arithmetic_us is not None
+        lines.append(
+            f"| {layer.name} | {p.tile} | {p.blocks or ''} | {p.useful:.0%} | {p.arithmetic_us:.1f} | {p.memory_us:.1f} | "
+            f"{p.fp16_us:.1f} | {p.int8_us:.1f} | {p.fp16_us / p.us:.1f} |"
+        )
+    packed, fp16, int8 = network_us(layers, card)
+    launches = sum(layer.kind != "head" for layer in layers)
+    lines.append(
+        f"| all, {launches} launches | | | | {packed:.1f} | | {fp16:.1f} | {int8:.1f} | {fp16 / packed:.1f} |"
+    )
+    return [*lines, ""]
+
+
+def page(shapes: Path, cards: Sequence[Card] = PREDICTED) -> str:
+    """Every prediction as Markdown: networks at `SIZES`, layers at `LAYER_SIZE`."""
+    lines = []
+    for height, width in SIZES:
+        lines += [f"## {width}x{height}", "", *network_table(shapes, (height, width), cards, BATCHES)]
+    height, width = LAYER_SIZE
+    for card in cards:
+        if card not in ASSUMED[1:]:
+            lines += [f"## Layers on {card.name}, one image of {width}x{height}", ""]
+            lines += layer_table(read_layers(shapes, 1, LAYER_SIZE), card)
     return "\n".join(lines)
 
 
 def main() -> None:
-    """Prints the table."""
+    """Prints the page."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     root = Path(__file__).resolve().parents[1]
-    parser.add_argument("--card", help="one card, by the start of its name")
+    parser.add_argument("--card", default="", help="one card, by the start of its name")
     parser.add_argument("--shapes", type=Path, default=root / "bench" / "shapes" / "mbunet_256.txt")
-    parser.add_argument("--batch", type=int, default=1, help="images")
     options = parser.parse_args()
-    cards = tuple(card for card in CARDS if card.name.startswith(options.card or ""))
-    print(table(read_layers(options.shapes, options.batch), cards))
+    print(page(options.shapes, [card for card in PREDICTED if card.name.startswith(options.card)]))
 
 
 if __name__ == "__main__":
