@@ -3,7 +3,7 @@ import torch
 
 from lightning_mbu import make_plan, prepare
 from lightning_mbu.models import BiSegUNet, bisegunet_512, bisegunet_1024
-from lightning_mbu.models.paper_sizes import PAPER, count, one_bit_layers
+from lightning_mbu.models.paper_sizes import PAPER, STAGES, count, one_bit_layers, stages
 from lightning_mbu.operations import count_operations
 from lightning_mbu.prepare import quantized_layers
 
@@ -85,6 +85,13 @@ def test_sizes_of_table_3(size, make, near):
     }  # fmt: skip
     for found, wanted in zip(count(settings, size), PAPER[size], strict=True):
         assert abs(found / wanted - 1) < near
+
+
+def test_stages_of_table_1():
+    found = stages(width=128, capacity_blocks=5, classes=7)
+    assert {name: found[name] for _, name, *_ in STAGES} == {
+        name: (height, channels or 7) for _, name, height, channels in STAGES
+    }
 
 
 def test_operations_of_a_prepared_network_add_up():
