@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Protocol, TypeVar
@@ -23,10 +23,10 @@ class Timed(Protocol):
 T = TypeVar("T", bound=Timed)
 
 
-def front_of(points: Sequence[T]) -> list[T]:
-    """Points that no other beats in time and score, fastest first."""
+def front_of(points: Sequence[T], cost: Callable[[T], float] = lambda point: point.ms) -> list[T]:
+    """Points that no other beats in `cost`, by default time, and score; cheapest first."""
     found: list[T] = []
-    for point in sorted(points, key=lambda p: (p.ms, -p.score)):
+    for point in sorted(points, key=lambda p: (cost(p), -p.score)):
         if not found or point.score > found[-1].score:
             found.append(point)
     return found

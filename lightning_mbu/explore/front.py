@@ -4,27 +4,18 @@ Time does not depend on what a network has learned: it is that of a fresh one of
 Networks in bfloat16 and int8 are given the score of the float network, the best that they could reach.
 """
 
-# The extra `bench` installs matplotlib.
-# pyright: reportMissingImports=false
-
 from __future__ import annotations
 
-import io
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
-from ..atomic import write_atomically
 from ..bench.child import Job, JobFailed, run_job
-from ..bench.rivals import require
 from ..bench.suite import run_jobs
 from ..comparison import Comparison
 from ..report_pareto import front_of
-from . import results
 from .modelled import PROCESSORS, modelled_ms
 from .training import Experiment
 
@@ -40,8 +31,6 @@ _STREAMS = {"bfloat16": "mbunet-shortcuts", "int8": "mbunet-int8-stream"}
 # Options of `MBUQuantize` that `Job` knows; those that change what is timed, and that a fresh network does not show.
 _TIMED = ("planes", "mask_blocks", "block_density")
 _OTHER_SHAPES = {"shortcuts", "shift", "block_shares", "linear"}
-# Okabe and Ito's palette.
-_COLOURS = {"float": "#BBBBBB", "bfloat16": "#E69F00", "int8": "#CC79A7", "packed": "#0072B2"}
 
 
 @dataclass(frozen=True)
@@ -55,6 +44,7 @@ class Point:
         ms: median for one image; modelled for a processor that is not here.
         megabytes: of its weights.
         score, spread: mean and sample deviation over the seeds; `spread` is None for a single one.
+        seeds: how many there were.
     """
 
     row: str
@@ -64,6 +54,7 @@ class Point:
     megabytes: float
     score: float
     spread: float | None
+    seeds: int
 
     @property
     def precision(self) -> str:
@@ -141,7 +132,7 @@ def measure(
             points.append(
                 Point(
                     name, runtime, isa, comparison.timings[runtime].median, size_b / 1e6,
-                    line[score], line[f"{score} ±"],
+                    line[score], line[f"{score} ±"], line["seeds"],
                 )
             )  # fmt: skip
     return points + _modelled(points, {name: job for (name, _), job in jobs.items()})
@@ -180,75 +171,14 @@ def on_front(points: Sequence[Point]) -> list[Point]:
     return [point for isa in isas for point in front_of([p for p in points if p.isa == isa])]
 
 
-def table(title: str, points: Sequence[Point], score: str) -> Table:
-    """Every point, by instruction set and time; those on the front are marked."""
-    shown = Table(title=title, title_justify="left", caption_justify="left", caption=(
-        "bfloat16 and int8 are given the float network's score, the best that they could reach."
-    ))  # fmt: skip
-    for heading in ("held to", "row", "runtime"):
-        shown.add_column(heading)
-    for heading in ("ms", "MB", score, "front"):
-        shown.add_column(heading, justify="right")
-    front = on_front(points)
-    for point in sorted(points, key=lambda p: (p.isa, p.ms)):
-        spread = "" if point.spread is None else f" ± {point.spread:.3f}"
-        shown.add_row(
-            point.isa, point.row, point.runtime, f"{point.ms:.1f}", f"{point.megabytes:.2f}",
-            f"{point.score:.3f}{spread}", "*" if point in front else "",
-            style="bold" if point.precision == "packed" else None,
-        )  # fmt: skip
-    return shown
+def different(points: Sequence[Point]) -> list[Point]:
+    """One point for each network and precision: what is left where time does not matter."""
+    found: dict[tuple[str, str], Point] = {}
+    for point in points:
+        found.setdefault((point.row, point.precision), point)
+    return list(found.values())
 
 
-def write(output: Path, name: str, facts: dict[str, Any], points: Sequence[Point], score: str) -> list[Path]:
-    """Writes `<name>.json`, `<name>.csv` and, where matplotlib is installed, `<name>.svg`."""
-    front = on_front(points)
-    runs = {f"{p.row}; {p.runtime}; {p.isa}": {**asdict(p), "front": int(p in front)} for p in points}
-    files = results.write(output, name, facts, runs)
-    try:
-        require("matplotlib")
-    except ImportError:
-        return files
-    file = output / f"{name}.svg"
-    write_atomically(file, _draw(points, score))
-    return [*files, file]
-
-
-def _draw(points: Sequence[Point], score: str) -> bytes:
-    """A panel for each instruction set: one-bit networks and all on the front are named, the front is a line."""
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    isas = list(dict.fromkeys(point.isa for point in points))
-    front = on_front(points)
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "mbu", "font.size": 9}):
-        figure = Figure(figsize=(7, 4.5 * len(isas)), layout="constrained")
-        for place, isa in enumerate(isas):
-            axes = figure.add_subplot(len(isas), 1, place + 1)
-            mine = [point for point in front if point.isa == isa]
-            axes.step(
-                [p.ms for p in mine], [p.score for p in mine], where="post", color="#444444", linewidth=1
-            )
-            for precision, colour in _COLOURS.items():
-                those = [point for point in points if (point.isa, point.precision) == (isa, precision)]
-                axes.errorbar(
-                    [p.ms for p in those], [p.score for p in those], yerr=[p.spread or 0 for p in those],
-                    fmt="o", color=colour, label=precision,
-                )  # fmt: skip
-            for point in points:
-                if point.isa == isa and (point in mine or point.precision == "packed"):
-                    axes.annotate(
-                        point.row,
-                        (point.ms, point.score),
-                        xytext=(4, 4),
-                        textcoords="offset points",
-                        fontsize=7,
-                    )
-            axes.set_xscale("log")
-            axes.set_xlabel("ms for one image")
-            axes.set_ylabel(score)
-            axes.set_title(isa, loc="left")
-            axes.legend(loc="lower right")
-        picture = io.BytesIO()
-        figure.savefig(picture, format="svg", metadata={"Date": None})
-    return picture.getvalue()
+def lightest(points: Sequence[Point]) -> list[Point]:
+    """Those of `different` that no other beats in bytes and score, lightest first."""
+    return front_of(different(points), lambda point: point.megabytes)

@@ -62,10 +62,15 @@ def as_table(title: str, lines: list[dict[str, Any]], columns: tuple[str, ...]) 
 
 
 def write(
-    output: Path, name: str, conditions: dict[str, Any], results: dict[str, dict[str, Any]]
+    output: Path,
+    name: str,
+    conditions: dict[str, Any],
+    results: dict[str, dict[str, Any]],
+    lines: list[dict[str, Any]] | None = None,
 ) -> list[Path]:
-    """Writes `<name>.json` (conditions and every run) and `<name>.csv` (one line a row), whole or not at all."""
-    lines = by_row(results)
+    """Writes `<name>.json` (conditions and every run) and `<name>.csv` (`lines`, by default one a row), whole or not at
+    all."""
+    lines = by_row(results) if lines is None else lines
     text = io.StringIO()
     columns = list(dict.fromkeys(key for line in lines for key in line))
     writer = csv.DictWriter(text, columns, lineterminator="\n")

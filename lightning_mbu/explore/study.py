@@ -11,7 +11,7 @@ from rich.console import Console
 
 from ..models import MBUNet
 from ..timing import conditions
-from . import figure3, front, results
+from . import figure3, front, front_show, results
 from .data import DataSet, read_data
 from .measure import primary, row
 from .plans import ranked_blocks
@@ -142,8 +142,8 @@ def _time_front(
         rows, lines, score, len(data.classes), f"{height}x{width}", settings.isa, settings.threads, console
     )
     name = f"{name.replace('ingredients', 'front', 1)}-at-{height}x{width}"
-    console.print(front.table(name, points, score))
-    files = front.write(Path(settings.output), name, _facts(settings), points, score)
+    console.print(front_show.table(name, points, score))
+    files = front_show.write(Path(settings.output), name, _facts(settings), points, score)
     console.print(f"written: {', '.join(str(file) for file in files)}", highlight=False)
 
 

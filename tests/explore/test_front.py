@@ -11,8 +11,8 @@ from rich.console import Console
 
 from lightning_mbu.bench.child import JobFailed
 from lightning_mbu.comparison import Comparison
-from lightning_mbu.explore import front
-from lightning_mbu.explore.front import Point, job_of, measure, on_front
+from lightning_mbu.explore import front, front_show
+from lightning_mbu.explore.front import Point, job_of, lightest, measure, on_front
 from lightning_mbu.explore.modelled import PROCESSORS, Processor, modelled_ms
 from lightning_mbu.explore.results import by_row
 from lightning_mbu.explore.rows import ingredients
@@ -29,8 +29,8 @@ RUNS = {
 }
 
 
-def point(row: str, ms: float, score: float, isa: str = "native") -> Point:
-    return Point(row, "packed eager", isa, ms, 1.0, score, None)
+def point(row: str, ms: float, score: float, isa: str = "native", megabytes: float = 1.0) -> Point:
+    return Point(row, "packed eager", isa, ms, megabytes, score, None, 1)
 
 
 def test_a_job_for_each_shape_of_network() -> None:
@@ -71,6 +71,14 @@ def test_front_is_what_nothing_beats_in_both() -> None:
         point("best", 9, 0.6), point("as good, slower", 10, 0.6), point("elsewhere", 20, 0.1, "avx2"),
     ]  # fmt: skip
     assert [p.row for p in on_front(points)] == ["as fast, better", "best", "elsewhere"]
+
+
+def test_front_of_bytes_knows_each_network_once() -> None:
+    points = [
+        point("heavy", 1, 0.5, megabytes=4.0), point("light", 9, 0.4, megabytes=0.5),
+        point("light", 3, 0.4, "avx2", megabytes=0.5), point("worse", 2, 0.3, megabytes=0.6),
+    ]  # fmt: skip
+    assert [p.row for p in lightest(points)] == ["light", "heavy"]
 
 
 def test_every_network_is_timed_once_and_joined_with_its_score(monkeypatch, tmp_path) -> None:
@@ -123,9 +131,11 @@ def test_every_network_is_timed_once_and_joined_with_its_score(monkeypatch, tmp_
     }  # fmt: skip
     points = [p for p in points if p.isa == "native"]
     console = Console(file=(shown := io.StringIO()), width=200)
-    console.print(front.table("t", points, "test/iou"))
-    assert shown.getvalue().count(" * ") == 2
-    files = front.write(tmp_path, "front", {"threads": 1}, points, "test/iou")
+    console.print(front_show.table("t", points, "test/iou"))
+    assert shown.getvalue().count(" * ") == 4
+    files = front_show.write(tmp_path, "front", {"threads": 1}, points, "test/iou")
     runs = json.loads((tmp_path / "front.json").read_text())["runs"]
-    assert [run["front"] for run in runs.values()] == [0, 1, 0, 1]
+    marks = [(run["seeds"], run["front, ms"], run["front, MB"]) for run in runs.values()]
+    assert marks == [(2, 0, 0), (2, 1, 1), (2, 0, 0), (2, 1, 1)]
+    assert front_show.read(tmp_path / "front.csv") == (points, "test/iou")
     assert all(file.stat().st_size for file in files)
