@@ -12,6 +12,7 @@ VARIANTS = {
     "half resolution, block at the output": {"stem_stride": 2, "capacity_blocks": 5, "groups": 2},
     "two blocks without attention": {"capacity_blocks": 2, "channel_attention": "none"},
     "blocks at chosen levels": {"capacity_blocks": [0, 2]},
+    "se": {"channel_attention": "se"},
     "cbam": {"channel_attention": "cbam"},
     "shortcuts": {"shortcuts": True, "capacity_blocks": 5},
     "shortcuts at the deep levels": {"shortcuts": [3, 4]},

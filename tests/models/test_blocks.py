@@ -49,6 +49,13 @@ def channel_attention(module: ChannelAttention, x):
     return torch.einsum("nc,nchw->nchw", w, x)  # Eq. 10
 
 
+def cbam(module: CBAM, x):
+    weights = torch.sigmoid(module.mlp(x.mean((2, 3))) + module.mlp(x.amax((2, 3))))
+    x = torch.einsum("nc,nchw->nchw", weights, x)
+    pooled = torch.stack([x.mean(1), x.amax(1)], 1)
+    return torch.sigmoid(convolve(pooled, module.spatial.weight)) * x
+
+
 def settled(module: nn.Module) -> nn.Module:
     """In double precision, in evaluation mode, with batch norms that do something."""
     for norm in module.modules():
@@ -104,11 +111,16 @@ def test_channel_attention_moves_bits_behind_a_learned_threshold_only(image):
 
 
 def test_cbam_weighs_channels_then_pixels(image):
-    cbam = CBAM(16).double()
-    weights = torch.sigmoid(cbam.mlp(image.mean((2, 3))) + cbam.mlp(image.amax((2, 3))))
-    x = torch.einsum("nc,nchw->nchw", weights, image)
-    pooled = torch.stack([x.mean(1), x.amax(1)], 1)
-    torch.testing.assert_close(cbam(image), torch.sigmoid(convolve(pooled, cbam.spatial.weight)) * x)
+    attention = CBAM(16).double()
+    torch.testing.assert_close(attention(image), cbam(attention, image))
+
+
+@pytest.mark.parametrize("name, attend", [("se", channel_attention), ("cbam", cbam)])
+def test_multi_scale_block_attends_to_rates(name, attend, image):
+    block = settled(MultiScaleBlock(16, name))
+    rates = torch.cat([unit(rate, image) for rate in block.aspp.rates], 1)
+    torch.testing.assert_close(block(image), attend(block.attention, rates))
+    assert block.out_channels == rates.shape[1] == 16
 
 
 def test_aspp_concatenates_rates(image):
@@ -161,14 +173,19 @@ BLOCKS = {
     "anp": lambda: ANP(16, 4, 8),
     "fusion": lambda: Fusion(16, 8, 3),
     "upsampling": lambda: Upsampling(16, 8, 4),
+    "decoder stage": lambda: DecoderStage(16, 24, 12),
 }
 
 
 @pytest.mark.parametrize("name", BLOCKS)
-def test_gradients_reach_input_and_every_parameter(name, image):
+def test_gradients_reach_every_input_and_parameter(name, image):
     block = BLOCKS[name]().double()
-    x = image.requires_grad_()
-    (block(x) * torch.randn_like(block(x))).sum().backward()
-    for label, tensor in [("input", x), *block.named_parameters()]:
+    skips = 2 if name == "decoder stage" else 0
+    inputs = [image, *torch.randn(skips, 2, 12, 20, 24, dtype=torch.float64)]
+    for x in inputs:
+        x.requires_grad_()
+    y = block(*inputs)
+    (y * torch.randn_like(y)).sum().backward()
+    for label, tensor in [*enumerate(inputs), *block.named_parameters()]:
         assert tensor.grad is not None and tensor.grad.abs().sum() > 0, label
         assert torch.isfinite(tensor.grad).all(), label
