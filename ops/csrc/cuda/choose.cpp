@@ -89,14 +89,19 @@ bool is_wide(const Conv2dParams& p) {
          p.source[1].words % kStageWords == 0 && fills_stages(p.words, int64_t{p.taps} * p.words);
 }
 
+const KernelInfo& info_of(Kernel kernel) {
+  return kKernels[static_cast<int>(kernel)];
+}
+
+// A block with a head has all channels.
+bool holds(const Conv2dParams& p, Kernel kernel) {
+  return !p.stream.head || info_of(kernel).channels >= p.out_channels;
+}
+
 void add(int device, const Family& family, const LoopKernel& each, Kernel kernel, Grid grid,
          const void* params, std::vector<Candidate>& to) {
   if (!std::strcmp(each.family, family.name) && route(device, kernel).function)
     to.push_back({{kernel, grid, params}, environment_says("always") ? 0 : each.fewest_blocks});
-}
-
-const KernelInfo& info_of(Kernel kernel) {
-  return kKernels[static_cast<int>(kernel)];
 }
 
 }  // namespace
@@ -133,15 +138,16 @@ void add_conv2ds(int device, const Family& family, const Conv2dParams& p, bool s
   if (!environment_says("never") && is_wide(p) && vector == 4)
     for (const LoopKernel& each : kWide) {
       const Kernel kernel = stream ? each.stream : each.bits;
-      add(device, family, each, kernel, grid(kernel), &p, candidates);
+      if (holds(p, kernel)) add(device, family, each, kernel, grid(kernel), &p, candidates);
     }
   // A Family is the first member of its line in kFamilies.
   const Kernels& kernels = reinterpret_cast<const FamilyKernels&>(family).kernels;
   const int index = vector == 4 ? 2 : vector == 2 ? 1 : 0;
   for (int tile = 0; tile < kTiles; ++tile) {
     const Kernel kernel = kernels.kernel[tile][stream][index];
-    candidates.push_back({{kernel, grid(kernel), &p}, kFewestBlocks[tile]});
+    if (holds(p, kernel)) candidates.push_back({{kernel, grid(kernel), &p}, kFewestBlocks[tile]});
   }
+  if (!candidates.empty()) candidates.back().fewest_blocks = 0;  // the smallest that there is
 }
 
 void add_gemms(int device, const Family& family, const GemmParams& p, std::vector<Candidate>& candidates) {

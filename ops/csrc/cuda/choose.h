@@ -25,6 +25,9 @@ struct Candidate {
   int64_t fewest_blocks;
 };
 
+// The most output channels of a layer with a head, which takes a block that has them all.
+constexpr int32_t kMostBeforeHead = 64;
+
 // Append the launches for a planned convolution, or a planned product of rows, best first by the table;
 // `vector` as in plan.h, and `params` stay the caller's. MBU_CUDA_GEMM=always|never in the environment asks
 // for kernels on main loops of CUTLASS wherever they can run, or nowhere.

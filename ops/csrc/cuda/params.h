@@ -42,7 +42,7 @@ struct ResidualPart {
 
 // The float residual stream behind a convolution; the formula stands in cpu/stream/stream.h.
 struct StreamParams {
-  void* output;  // [N, OH, OW, OC]
+  void* output;  // [N, OH, OW, OC]; null where it is not stored
   FloatKind kind;
   int32_t steps;
   const float* affine;     // [steps, 2, OC]
@@ -52,6 +52,12 @@ struct StreamParams {
   int32_t pool;
   Divide upsample;
   int32_t relu;
+  // A 1x1 convolution behind the stream, which is then not stored: logits = head * y + head_bias. One block
+  // has all channels.
+  const float* head;       // [classes, OC] or null
+  const float* head_bias;  // [classes] or null: 0
+  int32_t classes;
+  float* logits;  // [N, OH, OW, classes]
 };
 
 // A convolution as an implicit matrix product: rows are output pixels of one pass (a pair of phases), columns
@@ -104,7 +110,7 @@ struct GemmParams {
 // The kernels below run one thread (pack_channels, stem: one warp) per item of a flat list; `items` counts
 // them.
 
-// bit = (x >= threshold) ^ flip
+// bit = (gate * x >= threshold) ^ flip
 struct PackParams {
   const void* input;  // [N, channels, H, W] with any strides
   FloatKind kind;
@@ -112,6 +118,7 @@ struct PackParams {
   int64_t stride_n, stride_c, stride_h, stride_w;
   int32_t planes;
   const float* threshold;        // [planes, channels] or null: 0
+  const float* gate;             // [N, channels] or null: 1
   const Word* flip;              // [words] or null: 0
   Word* output;                  // [N, H, W, words]
   int32_t items, pixels, words;  // items = pixels * words, words those of all planes
@@ -153,49 +160,25 @@ struct MaxPool2dParams {
   Divide by_vectors, by_width, by_height;  // of the output
 };
 
-// Nearest: every pixel becomes factor_h x factor_w pixels.
-struct UpsampleParams {
-  const Word* input;
-  int64_t stride_n, stride_h, stride_w;
-  Word* output;  // [N, OH, OW, words]
-  int32_t items;
-  Divide by_vectors, by_width, by_height;  // of the output
-  Divide factor_h, factor_w;
-};
-
-// A float convolution with few input channels whose result is needed as bits alone. The sum runs over input
-// channels, kernel rows, kernel columns, in that order, every step a fused multiply-add; padding adds
-// nothing.
+// A float convolution with few input channels, and what cpu/stem/stem_tile.h says of what follows it: the
+// same sums in the same order, kernel row by kernel row, column by column, channel by channel, every step a
+// fused multiply-add. Items are warps: kStemPixels neighbouring pixels of a row x two words of output
+// channels.
 struct StemParams {
-  const void* input;  // [N, channels, H, W] with any strides
-  FloatKind kind;
+  const float* input;  // [N, channels, H, W] with any strides
   int32_t channels, height, width;
   int64_t stride_n, stride_c, stride_h, stride_w;
-  const float* weight;  // [channels, KH, KW, OC]
-  int32_t out_channels;
+  const float* weight;  // [OCw, KH, KW, channels, 32]
+  int32_t out_width, out_channels;
   int32_t kernel_h, kernel_w, stride_y, stride_x, padding_h, padding_w, dilation_h, dilation_w;
-  const float* threshold;  // [planes, OC]
-  const Word* flip;        // [planes, words]
+  StreamParams stream;  // no residual, no head
+  const Word* flip;     // [planes, words] or null: 0
   int32_t planes, words;
-  Word* bits;                            // [N, OH, OW, planes * words]
-  int32_t items, pixels;                 // items = warps: groups of kStemPixels output pixels x words
-  Divide by_words, by_width, by_height;  // of the output
+  Word* bits;  // [N, OH, OW, planes * words]
+  int32_t items;
+  Divide by_pairs, by_width, by_height;  // pairs of words, groups of pixels, rows of the output
 };
-constexpr int kStemPixels = 4;
-
-// A 1x1 convolution with float weights on bits: y = bias + sum over channels of (+-weight), channel by
-// channel.
-struct HeadParams {
-  const Word* input;
-  int64_t stride_n, stride_h, stride_w;
-  int32_t channels, classes;
-  const float* weight;  // [classes, channels]
-  const float* bias;    // [classes] or null: 0
-  void* output;         // [N, H, W, classes]
-  FloatKind kind;
-  int32_t items;  // pixels
-  Divide by_width, by_height;
-};
+constexpr int kStemPixels = 8;
 
 // Products on registers, `rounds` times kPeakChains in each warp that do not wait for each other.
 struct PeakParams {

@@ -53,26 +53,16 @@ uint32_t plan_max_pool2d(const ImageSize& output, int64_t words, int vector, Max
   return plan(output, pixels_of(output) * (words / vector), 1, p);
 }
 
-uint32_t plan_upsample(const ImageSize& output, int64_t words, int vector, int64_t factor_h, int64_t factor_w,
-                       UpsampleParams& p) {
-  p.by_vectors = divide_by(std::max<int64_t>(words / vector, 1));
-  p.factor_h = divide_by(factor_h);
-  p.factor_w = divide_by(factor_w);
-  return plan(output, pixels_of(output) * (words / vector), 1, p);
-}
-
 uint32_t plan_stem(const ImageSize& output, StemParams& p) {
-  const int64_t pixels = pixels_of(output), groups = (pixels + kStemPixels - 1) / kStemPixels;
+  const int64_t groups = (output.width + kStemPixels - 1) / kStemPixels;
   p.words = static_cast<int32_t>(words_of(p.out_channels));
-  const uint32_t blocks = plan(output, groups * p.words, 32, p);
+  p.out_width = static_cast<int32_t>(output.width);
+  const int64_t pairs = (p.words + 1) / 2;
+  const ImageSize grouped{output.batch, output.height, groups};
+  const uint32_t blocks = plan(grouped, pixels_of(grouped) * pairs, 32, p);
   if (!blocks) return 0;
-  p.pixels = static_cast<int32_t>(pixels);
-  p.by_words = divide_by(p.words);
+  p.by_pairs = divide_by(pairs);
   return blocks;
-}
-
-uint32_t plan_head(const ImageSize& image, HeadParams& p) {
-  return plan(image, pixels_of(image), 1, p);
 }
 
 }  // namespace mbu::cuda

@@ -18,9 +18,6 @@ uint32_t plan_unpack(const ImageSize& image, UnpackParams& params);
 uint32_t plan_join_bits(const ImageSize& image, int64_t words, JoinBitsParams& params);
 // `words` of a pixel, read `vector` (4 or 1) at a time; 4 needs 16-byte addresses and strides.
 uint32_t plan_max_pool2d(const ImageSize& output, int64_t words, int vector, MaxPool2dParams& params);
-uint32_t plan_upsample(const ImageSize& output, int64_t words, int vector, int64_t factor_h, int64_t factor_w,
-                       UpsampleParams& params);
 uint32_t plan_stem(const ImageSize& output, StemParams& params);
-uint32_t plan_head(const ImageSize& image, HeadParams& params);
 
 }  // namespace mbu::cuda

@@ -9,10 +9,7 @@
 
 namespace mbu {
 
-// torch/stem.cpp, torch/head.cpp, torch/last_floats.cpp
-Tensor stem_threshold_here(const Tensor&, const Tensor&, const Tensor&, const Tensor&, Pair, Pair, Pair);
-FloatAndBits stem_stream_here(const Tensor&, const Tensor&, const Tensor&, std::optional<Tensor>, Pair, Pair,
-                              Pair, bool, std::optional<torch::headeronly::ScalarType>);
+// torch/head.cpp, torch/last_floats.cpp
 Tensor head_conv2d_here(const Tensor&, const Tensor&, std::optional<Tensor>, Pair);
 Tensor joined_head_here(Images, const Tensor&, std::optional<Tensor>, std::optional<Tensor>);
 Tensor upsample_bilinear2d_here(const Tensor&, Pair, bool, std::optional<double>, std::optional<double>);
@@ -50,8 +47,13 @@ void run(const MaxPool2dParams& p) {
 void run(const Conv2dParams& p, const Reader& kernel) {
   conv2d(p, kernel);
 }
+void run(const StemParams& p) {
+  stem(p);
+}
 
 #include "torch/operations.inc"
+
+#include "torch/stem.inc"
 
 }  // namespace
 }  // namespace mbu

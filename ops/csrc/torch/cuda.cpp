@@ -100,7 +100,6 @@ TiledWeight tiled_weight(const char* op, const Tensor& weight, int64_t out_chann
 }
 
 void run(const PackParams& p) {
-  require_kernel(!p.gate, "a gate in front of a binarizer");
   cuda::PackParams c{};
   c.input = p.input;
   c.kind = kind_of(p.type);
@@ -110,6 +109,7 @@ void run(const PackParams& p) {
   c.stride_h = p.stride_h;
   c.stride_w = p.stride_w;
   c.threshold = p.threshold;
+  c.gate = p.gate;
   c.flip = p.flip;
   c.planes = static_cast<int32_t>(p.planes);
   c.output = p.output;
@@ -174,7 +174,7 @@ void run(const MaxPool2dParams& p) {
   start(wide ? cuda::Kernel::max_pool2d_v4__sm75 : cuda::Kernel::max_pool2d_v1__sm75, {blocks, 1, 1}, &c);
 }
 
-// logits = head * y + head_bias by torch, from the stream y.
+// logits = head * y + head_bias by torch, from the stream y of more channels than a block has.
 void project(const Stream& stream, Tensor y) {
   const torch::stable::Device device = y.device();
   const int64_t n = y.size(0), channels = y.size(1), height = y.size(2), width = y.size(3),
@@ -196,7 +196,7 @@ void project(const Stream& stream, Tensor y) {
 }
 
 void run(const Conv2dParams& p, const Reader& reader) {
-  if (p.stream && p.stream->head) {
+  if (p.stream && p.stream->head && p.out_channels > cuda::kMostBeforeHead) {
     Tensor y =
         torch::stable::empty({p.input.batch, p.out_channels, p.output.h, p.output.w}, ScalarType::Float,
                              std::nullopt, kPlace, std::nullopt, MemoryFormat::ChannelsLast);
@@ -247,14 +247,14 @@ void run(const Conv2dParams& p, const Reader& reader) {
   start(best->kernel, best->grid, best->params);
 }
 
-// The first convolution: torch's, whose sums are rounded in another order than the CPU kernel's.
-Tensor stem_threshold_here(const Tensor&, const Tensor&, const Tensor&, const Tensor&, Pair, Pair, Pair) {
-  throw NoKernel{"the first convolution has no kernel on GPUs"};
+void run(const StemParams& p) {
+  if (p.batch * p.output.h * p.output.w * p.out_channels == 0) return;
+  cuda::StemParams c = stem_of(p);
+  const uint32_t blocks = cuda::plan_stem({p.batch, p.output.h, p.output.w}, c);
+  require_kernel(blocks, "more than 2^31 values");
+  start(cuda::Kernel::stem__sm75, {blocks, 1, 1}, &c);
 }
-FloatAndBits stem_stream_here(const Tensor&, const Tensor&, const Tensor&, std::optional<Tensor>, Pair, Pair,
-                              Pair, bool, std::optional<torch::headeronly::ScalarType>) {
-  throw NoKernel{"the first convolution has no kernel on GPUs"};
-}
+
 Tensor head_conv2d_here(const Tensor&, const Tensor&, std::optional<Tensor>, Pair) {
   throw NoKernel{"the head has no kernel on GPUs"};
 }
@@ -271,6 +271,8 @@ Tensor attention_here(const Tensor&, const Tensor&, const Tensor&, double) {
 }
 
 #include "torch/operations.inc"
+
+#include "torch/stem.inc"
 
 #include "torch/on_device.inc"
 

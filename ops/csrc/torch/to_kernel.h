@@ -1,6 +1,7 @@
 // From an operation's checked arguments to what a CUDA kernel is given.
 #pragma once
 #include <cstdint>
+#include <limits>
 #include <string>
 #include <vector>
 
@@ -62,8 +63,41 @@ inline void fill_stream(const Conv2dParams& p, cuda::Conv2dParams& c) {
   s.pool = static_cast<int32_t>(from.pool);
   s.upsample = cuda::divide_by(from.upsample);
   s.relu = from.relu;
+  s.head = from.head;
+  s.head_bias = from.head_bias;
+  s.classes = static_cast<int32_t>(from.classes);
+  s.logits = from.logits;
   c.planes = static_cast<int32_t>(from.planes);
   c.bits = from.bits;
+}
+
+// The first convolution.
+inline cuda::StemParams stem_of(const StemParams& p) {
+  const auto narrow = [](int64_t value) {
+    require_kernel(value <= std::numeric_limits<int32_t>::max(),
+                   "a first convolution of more than 2^31 values");
+    return static_cast<int32_t>(value);
+  };
+  cuda::StemParams c{};
+  c.input = p.input;
+  c.channels = narrow(p.channels), c.height = narrow(p.height), c.width = narrow(p.width);
+  c.stride_n = p.stride_n, c.stride_c = p.stride_c, c.stride_h = p.stride_h, c.stride_w = p.stride_w;
+  c.weight = p.weight;
+  c.out_channels = narrow(p.out_channels);
+  c.kernel_h = narrow(p.kernel.h), c.kernel_w = narrow(p.kernel.w);
+  c.stride_y = narrow(p.stride.h), c.stride_x = narrow(p.stride.w);
+  c.padding_h = narrow(p.padding.h), c.padding_w = narrow(p.padding.w);
+  c.dilation_h = narrow(p.dilation.h), c.dilation_w = narrow(p.dilation.w);
+  c.stream.output = p.stream.output;
+  c.stream.kind = kind_of(p.stream.type);
+  c.stream.steps = narrow(p.stream.steps);
+  c.stream.affine = p.stream.affine;
+  c.stream.threshold = p.stream.threshold;
+  c.stream.relu = p.stream.relu;
+  c.flip = p.flip;
+  c.planes = narrow(p.stream.planes);
+  c.bits = p.stream.bits;
+  return c;
 }
 
 // The images that a convolution joins, at most two, each enlarged by a whole factor.

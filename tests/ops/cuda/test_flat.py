@@ -1,14 +1,14 @@
-"""Packing, pooling, upsampling, first and last layer on the emulator, from source and from PTX."""
+"""Packing, joining, pooling and the first layer on the emulator, from source and from PTX."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-import torch.nn.functional as F
 from emulator import flat
 
+from mbu_ops import functional as F
 from mbu_ops import reference
-from mbu_ops.packing import pack_bits, unpack_bits, words_of
+from mbu_ops.packing import pack_bits, words_of
 
 LIMITS = torch.iinfo(torch.int32)
 
@@ -49,6 +49,8 @@ def test_pack(library, random, name, dtype, channels):
     t, f = torch.stack([threshold, threshold + 0.5, -threshold]), torch.stack([flip, ~flip, flip])
     assert torch.equal(flat.pack(library, name, x, t, f), reference.pack(x, t, f))
     assert torch.equal(flat.pack(library, name, x, t, None), reference.pack(x, t))
+    gate = torch.randn(2, channels, 1, 1, generator=random)
+    assert torch.equal(flat.pack(library, name, x, t, f, gate), reference.pack(x, t, f, gate))
 
 
 @pytest.mark.parametrize("channels", [1, 33, 64])
@@ -80,38 +82,37 @@ def test_max_pool2d(library, random, name, channels, size, stride, padding, dila
     assert torch.equal(flat.max_pool2d(library, name, *arguments), reference.max_pool2d(*arguments))
 
 
-@pytest.mark.parametrize("factors", [(2, 2), (3, 1)])
-@pytest.mark.parametrize("name, channels", [("upsample_v4__sm75", 128), ("upsample_v1__sm75", 70)])
-def test_upsample(library, random, name, channels, factors):
-    bits = random_bits(random, 2, 3, 5, channels)
-    expected = bits.repeat_interleave(factors[0], 1).repeat_interleave(factors[1], 2)
-    assert torch.equal(flat.upsample(library, name, bits, factors), expected)
+# height, width, channels, out_channels, kernel, stride, padding, dilation; the first two read values once for three columns
+STEMS = [
+    (5, 9, 3, 40, (3, 3), (1, 1), (1, 1), (1, 1)),
+    (4, 17, 3, 70, (2, 3), (2, 1), (0, 2), (1, 1)),
+    (9, 7, 3, 64, (7, 7), (2, 2), (3, 3), (1, 1)),
+    (6, 11, 1, 33, (3, 3), (1, 1), (2, 1), (2, 1)),
+    (5, 10, 3, 7, (3, 3), (1, 1), (1, 2), (1, 2)),
+]
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-@pytest.mark.parametrize("stride, padding, dilation", [((1, 1), (1, 1), (1, 1)), ((2, 2), (3, 0), (1, 2))])
-def test_stem(library, random, dtype, stride, padding, dilation):
-    """Small integers, so that every order of additions gives the same sum."""
-    x = torch.randint(-9, 10, (2, 3, 9, 7), generator=random).to(dtype)
-    weight = torch.randint(-9, 10, (40, 3, 3, 3), generator=random).float()
-    sums = F.conv2d(x.float(), weight, None, stride, padding, dilation)
-    threshold = torch.randint(-30, 30, (2, 40), generator=random).float()
-    threshold[0, 0] = sums[0, 0, 1, 1]
-    flip = torch.randint(LIMITS.min, LIMITS.max, (2, 2), generator=random).to(torch.int32)
-    bits = flat.stem(library, "stem__sm75", x, weight, threshold, flip, stride, padding, dilation)
-    assert torch.equal(bits, reference._threshold(sums, threshold, flip))
-
-
-@pytest.mark.parametrize("classes", [1, 6])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_head(library, random, classes, dtype):
-    bits = random_bits(random, 2, 5, 9, 70)
-    weight = torch.randn(classes, 70, generator=random)
-    bias = torch.randn(classes, generator=random)
-    expected = bias.view(1, -1, 1, 1).expand(2, -1, 5, 9).contiguous()
-    signs = unpack_bits(bits, 70).float().permute(0, 3, 1, 2) * 2 - 1
-    for channel in range(70):  # the kernel's order of additions
-        expected = expected + signs[:, channel : channel + 1] * weight[:, channel].view(1, -1, 1, 1)
-    assert torch.equal(flat.head(library, "head__sm75", bits, weight, bias, dtype), expected.to(dtype))
-    without_bias = flat.head(library, "head__sm75", bits, torch.ones(classes, 70), None, torch.float32)
-    assert torch.equal(without_bias, signs.sum(1, keepdim=True).expand(-1, classes, -1, -1))
+@pytest.mark.parametrize("layer", STEMS, ids=str)
+def test_stem(library, random, layer):
+    """What the kernels for processors give, to the last bit, for floats that round at every step."""
+    height, width, channels, oc, kernel, *geometry = layer
+    x = torch.randn(2, channels, height, width, generator=random)
+    weight = torch.randn(oc, channels, *kernel, generator=random)
+    tiled = F.tile_stem_weight(weight)
+    affine = torch.randn(2, 2, oc, generator=random)
+    threshold = torch.randn(2, oc, generator=random)
+    flip = torch.randint(LIMITS.min, LIMITS.max, (2, words_of(oc)), generator=random).to(torch.int32)
+    sums, _ = F.stem_stream(x, tiled, affine[:0], None, *geometry)
+    threshold[0, 0] = sums[0, 0, 1, 1]  # met exactly
+    for view in (x, x.to(memory_format=torch.channels_last)):
+        y, bits = flat.stem(library, "stem__sm75", view, weight, None, threshold, flip, *geometry)
+        assert torch.equal(bits, F.stem_threshold(x, tiled, threshold, flip, *geometry))
+        assert y.numel() == 0
+    for dtype in (torch.float32, torch.bfloat16, torch.int8):
+        options = {"relu": dtype != torch.int8, "dtype": dtype}
+        y, bits = flat.stem(library, "stem__sm75", x, weight, affine, threshold, None, *geometry, **options)
+        expected = F.stem_stream(x, tiled, affine, threshold, *geometry, **options)
+        assert torch.equal(y, expected[0])
+        assert torch.equal(bits, expected[1])
+    y, _ = flat.stem(library, "stem__sm75", x, weight, affine, None, None, *geometry, dtype=torch.float32)
+    assert torch.equal(y, F.stem_stream(x, tiled, affine, None, *geometry)[0])

@@ -80,7 +80,8 @@ MBU_DEVICE float residual_at(const Conv2dParams& p, int32_t n, int32_t y, int32_
 // y = dot; y = fma(y, factor, offset) for every step; y += residual; relu; y rounded once to what memory
 // holds; then bit = (y >= threshold).
 // Dot products go through shared memory so that a warp's lanes are 32 channels of one pixel: constants and
-// shortcuts are read, results written and bits gathered a whole row at a time.
+// shortcuts are read, results written and bits gathered a whole row at a time. Where a head follows, y takes
+// the place of its dot product.
 struct ToStream {
   template <class T>
   static constexpr int kBytes = T::kSumsBytes;
@@ -101,13 +102,42 @@ struct ToStream {
           const int row = warp_m * T::kWarpPixels + own_row(i, half), column = warp_channel + own_channel(j);
           const Words<2> pair{
               {static_cast<Word>(sums[i][j][half * 2]), static_cast<Word>(sums[i][j][half * 2 + 1])}};
-          store_shared<2>(static_cast<uint32_t>(4 * (row * T::kSumsPitch + column)), pair);
+          store_shared<2>(place_of_sum<T>(row, column), pair);
         }
     barrier();
     const int warp = thread_index() / kWarpLanes;
     for (int word = 0; word < T::kChannels / 32 && first_channel / 32 + word < p.out_words; ++word)
       for (int row = warp; row < T::kPixels && first_pixel + row < pass.pixels; row += T::kWarps)
         finish_word<T>(p, pass, pass.pixel(first_pixel + row), row, first_channel, word);
+    if (!p.stream.head) return;
+    barrier();  // all channels are there
+    project<T>(p, pass, first_pixel);
+  }
+
+  template <class T>
+  static MBU_DEVICE uint32_t place_of_sum(int row, int column) {
+    return static_cast<uint32_t>(4 * (row * T::kSumsPitch + column));
+  }
+
+  // logits = head * y + head_bias, channel by channel, every step a fused multiply-add: a thread has a class
+  // of a pixel, a warp one class.
+  template <class T>
+  static MBU_DEVICE void project(const Conv2dParams& p, const Pass& pass, int32_t first_pixel) {
+    const StreamParams& s = p.stream;
+    for (int32_t i = thread_index(); i < T::kPixels * s.classes; i += T::kThreads) {
+      const int32_t row = i % T::kPixels, k = i / T::kPixels;
+      if (first_pixel + row >= pass.pixels) continue;
+      const float* weight = s.head + k * p.out_channels;
+      float sum = s.head_bias ? s.head_bias[k] : 0.0f;
+      for (int32_t channel = 0; channel < p.out_channels; channel += 4) {
+        const Words<4> y = load_shared<4>(place_of_sum<T>(row, channel));
+#pragma unroll
+        for (int e = 0; e < 4; ++e)
+          if (channel + e < p.out_channels)
+            sum = multiply_add(bits_float(y.word[e]), weight[channel + e], sum);
+      }
+      s.logits[pass.output(p, pass.pixel(first_pixel + row)) * s.classes + k] = sum;
+    }
   }
 
   template <class T>
@@ -119,8 +149,7 @@ struct ToStream {
     const int64_t output = pass.output(p, px);
     float y = 0;
     if (channel < oc) {
-      y = static_cast<float>(static_cast<int32_t>(
-          load_shared<1>(static_cast<uint32_t>(4 * (row * T::kSumsPitch + column))).word[0]));
+      y = static_cast<float>(static_cast<int32_t>(load_shared<1>(place_of_sum<T>(row, column)).word[0]));
       for (int32_t step = 0; step < s.steps; ++step)
         y = multiply_add(y, s.affine[2 * step * oc + channel], s.affine[(2 * step + 1) * oc + channel]);
       if (s.residuals)
@@ -128,7 +157,10 @@ struct ToStream {
                                px.x * p.out_step_w + pass.phase_w, channel));
       if (s.relu && y < 0) y = 0;
       y = round_to(y, s.kind);
-      store_float(s.output, output * oc + channel, s.kind, y);
+      if (s.head)
+        store_shared<1>(place_of_sum<T>(row, column), Words<1>{{float_bits(y)}});
+      else
+        store_float(s.output, output * oc + channel, s.kind, y);
     }
     for (int32_t plane = 0; plane < p.planes; ++plane) {
       const Word bits = ballot(channel < oc && y >= s.threshold[plane * oc + (channel < oc ? channel : 0)]);

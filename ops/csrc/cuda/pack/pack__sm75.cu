@@ -2,6 +2,14 @@
 #include "cuda/arithmetic.h"
 
 namespace mbu::cuda {
+namespace {
+
+MBU_DEVICE float gated_value(const PackParams& p, int64_t pixel, int32_t n, int32_t channel) {
+  const float value = load_float(p.input, pixel + channel * p.stride_c, p.kind);
+  return p.gate ? value * p.gate[n * p.channels + channel] : value;
+}
+
+}  // namespace
 
 // Channels side by side in memory: a warp reads the 32 channels of a word at once, and after 32 words each
 // lane has one to write.
@@ -16,9 +24,9 @@ MBU_KERNEL void __launch_bounds__(kFlatThreads) pack_channels__sm75(const __grid
     const int32_t channel = plane.remainder * 32 + lane;
     bool bit = false;
     if (channel < p.channels) {
-      const int64_t from = px.n * p.stride_n + px.y * p.stride_h + px.x * p.stride_w + channel * p.stride_c;
+      const int64_t from = px.n * p.stride_n + px.y * p.stride_h + px.x * p.stride_w;
       const float threshold = p.threshold ? p.threshold[plane.quotient * p.channels + channel] : 0.0f;
-      bit = load_float(p.input, from, p.kind) >= threshold;
+      bit = gated_value(p, from, px.n, channel) >= threshold;
     }
     const Word word =
         ballot(bit) ^ (p.flip ? p.flip[at.remainder] & valid_bits(plane.remainder, p.channels) : 0);
@@ -39,7 +47,7 @@ MBU_KERNEL void __launch_bounds__(kFlatThreads) pack_pixels__sm75(const __grid_c
   const int32_t first = plane.remainder * 32, thresholds = plane.quotient * p.channels;
   Word bits = 0;
   for (int32_t channel = first; channel < first + 32 && channel < p.channels; ++channel) {
-    const float value = load_float(p.input, from + channel * p.stride_c, p.kind);
+    const float value = gated_value(p, from, px.n, channel);
     const float threshold = p.threshold ? p.threshold[thresholds + channel] : 0.0f;
     bits |= static_cast<Word>(value >= threshold) << (channel - first);
   }

@@ -10,6 +10,7 @@ from emulator import build
 from torch import Tensor
 
 from mbu_ops import fallback, reference
+from mbu_ops import functional as mbu
 from mbu_ops.packing import pack_bits, pack_weight, words_of
 
 from .conftest import CARDS, Gpu
@@ -142,15 +143,34 @@ def test_float_stream(gpu: Gpu) -> None:
     launched(gpu)
 
 
-def test_a_stream_with_a_head(gpu: Gpu) -> None:
-    bits, planes = random_bits(1, 4, 4, 32), random_planes(8, 32, 1)
-    affine, head, bias = torch.full((1, 2, 8), 0.5), torch.randn(3, 8), torch.randn(3)
-    layer = 8, [1, 1], [1, 1], [0, 0], [1, 1], 0, 1, 1, True, []
-    logits, words = OPS.conv2d_stream([bits], OPS.tile_weight(planes), affine, [], None, *layer, head, bias)
-    y, _ = reference.stream(reference.conv2d(bits, planes), affine, [], None, relu=True)
-    torch.testing.assert_close(logits, torch.nn.functional.conv2d(y, head[:, :, None, None], bias))
-    assert words.shape == (1, 4, 4, 0)
+# By one block of each size, and by torch behind the stream.
+@pytest.mark.parametrize("oc, head_is_fused", [(8, True), (32, True), (61, True), (70, False)])
+def test_a_stream_with_a_head(gpu: Gpu, oc: int, head_is_fused: bool) -> None:
+    bits, planes = random_bits(1, 5, 7, 64), random_planes(oc, 64, 3)
+    affine, head, bias = torch.rand(2, 2, oc), torch.randn(3, oc), torch.randn(3)
+    residual = [torch.randn(1, oc, 5, 7)]
+    layer = oc, [3, 3], [1, 1], [1, 1], [1, 1], 0, 1, 1, True, []
+    weight = OPS.tile_weight(planes)
+    y, _ = OPS.conv2d_stream([bits], weight, affine, residual, None, *layer)
+    for b in (bias, None):
+        logits, words = OPS.conv2d_stream([bits], weight, affine, residual, None, *layer, head, b)
+        assert words.shape == (1, 5, 7, 0)
+        assert logits.is_contiguous(memory_format=torch.channels_last)
+        torch.testing.assert_close(logits, torch.nn.functional.conv2d(y, head[:, :, None, None], b))
+        if head_is_fused and gpu.family != "none":
+            assert torch.equal(logits, one_by_one(y, head, b))
     launched(gpu)
+
+
+def one_by_one(y: Tensor, head: Tensor, bias: Tensor | None) -> Tensor:
+    """Logits as the kernels take them: channel by channel, each product and sum rounded once."""
+    logits = (
+        torch.zeros(len(head), *y.shape[2:]) if bias is None else bias[:, None, None].expand(-1, *y.shape[2:])
+    )
+    for channel in range(y.shape[1]):
+        product = head[:, channel, None, None].double() * y[0, channel].double()
+        logits = (logits.double() + product).float()
+    return logits[None]
 
 
 @pytest.mark.parametrize(
@@ -168,20 +188,31 @@ def test_joined_inputs(gpu: Gpu, sizes: list[tuple[int, int]]) -> None:
     assert bool([line for line in gpu.log() if line.startswith("launch")]) == by_kernel
 
 
-def test_the_first_convolution_is_torchs(gpu: Gpu) -> None:
-    x, weight = torch.randn(1, 3, 6, 6), torch.randn(1, 3, 3, 3, 32)
-    affine = torch.ones(1, 2, 20)
-    y, _ = OPS.stem_stream(x, weight, affine, None, [1, 1], [1, 1], [1, 1], False)
-    plain = weight.permute(0, 4, 3, 1, 2).flatten(0, 1)[:20]
-    torch.testing.assert_close(y, torch.nn.functional.conv2d(x, plain, padding=1) + 1)
-    threshold, flip = torch.zeros(1, 20), torch.zeros(1, 1, dtype=torch.int32)
-    bits = OPS.stem_threshold(x, weight, threshold, flip, [1, 1], [1, 1], [1, 1])
-    assert torch.equal(bits, reference.pack(y, torch.ones(20)))
-    head = torch.randn(2, 3, 3, 20)
+def test_the_first_convolution(gpu: Gpu) -> None:
+    """As on the CPU, to the last bit; without a kernel torch's own, whose sums round in another order."""
+    equal = torch.testing.assert_close if gpu.family == "none" else torch.equal
+    x, weight = torch.randn(2, 3, 6, 11), mbu.tile_stem_weight(torch.randn(40, 3, 3, 3))
+    affine, threshold = torch.rand(1, 2, 40), torch.randn(2, 40)
+    geometry = [2, 1], [1, 1], [1, 1]
+    for dtype in (None, torch.bfloat16):
+        found = OPS.stem_stream(x, weight, affine, threshold, *geometry, True, dtype)
+        expected = mbu.stem_stream(x, weight, affine, threshold, *geometry, relu=True, dtype=dtype)
+        assert equal(found[0], expected[0]) is not False
+        assert found[0].is_contiguous(memory_format=torch.channels_last)
+        assert gpu.family == "none" or torch.equal(found[1], expected[1])
+    flip = pack_bits(torch.rand(2, 40) < 0.5)
+    bits = OPS.stem_threshold(x, weight, threshold, flip, *geometry)
+    assert gpu.family == "none" or torch.equal(
+        bits, mbu.stem_threshold(x, weight, threshold, flip, *geometry)
+    )
+    assert set(launched(gpu)) <= {"stem__sm75"}
+
+
+def test_heads_are_torchs(gpu: Gpu) -> None:
+    y, head, gate = torch.randn(1, 20, 6, 6), torch.randn(2, 3, 3, 20), torch.rand(1, 20, 1, 1)
     logits = OPS.head_conv2d(y, head, None, [1, 1])
     expected = torch.nn.functional.conv2d(y, head.permute(0, 3, 1, 2), padding=1)
     torch.testing.assert_close(logits, expected)
-    gate = torch.rand(1, 20, 1, 1)
     logits = OPS.joined_head([y[:, :8], y[:, 8:]], head[:, 0, 0], None, gate)
     expected = torch.nn.functional.conv2d(y * gate, head[:, 0, 0, :, None, None])
     torch.testing.assert_close(logits, expected)
@@ -192,6 +223,8 @@ def test_the_first_convolution_is_torchs(gpu: Gpu) -> None:
 def test_pack_and_unpack(gpu: Gpu, dtype: torch.dtype, memory_format: torch.memory_format) -> None:
     x = torch.randn(2, 37, 3, 5).to(dtype).contiguous(memory_format=memory_format)
     threshold, flip = torch.randn(37), pack_bits(torch.rand(37) < 0.5)
+    gate = torch.randn(2, 37, 1, 1)
+    assert torch.equal(OPS.pack(x, threshold, flip, gate), reference.pack(x, threshold, flip, gate))
     bits = OPS.pack(x, threshold, flip)
     assert torch.equal(bits, reference.pack(x, threshold, flip))
     assert torch.equal(OPS.unpack(bits, 37), reference.unpack(bits, 37))

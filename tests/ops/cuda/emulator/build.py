@@ -97,13 +97,11 @@ PTX_FILES = (
     "conv2d/conv2d_32x32__sm75_xor",
     "conv2d/conv2d_32x32__sm80_int8",
     "conv2d/conv2d_32x32__sm90_and",
-    "head/head__sm75",
     "join_bits/join_bits__sm75",
     "max_pool2d/max_pool2d__sm75",
     "pack/pack__sm75",
     "stem/stem__sm75",
     "unpack/unpack__sm75",
-    "upsample/upsample__sm75",
 )
 GENERATED_FILES = (
     "gemm/gemm_128x128__sm80_xor",

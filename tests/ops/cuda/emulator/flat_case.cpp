@@ -15,17 +15,17 @@ namespace {
 
 // Mirrored by FlatCase in tests/ops/cuda/flat.py. What `number` holds, each operation reads in order.
 struct FlatCase {
-  const void* input[4];
-  int64_t input_bytes[4];
-  void* output;
-  int64_t output_bytes;
+  const void* input[5];
+  int64_t input_bytes[5];
+  void* output[2];
+  int64_t output_bytes[2];
   int64_t number[32];
   int64_t backwards;
 };
 
 struct Memory {
-  const void* input[4];
-  void* output;
+  const void* input[5];
+  void* output[2];
 };
 
 class Numbers {
@@ -65,7 +65,8 @@ std::string pack(const emu::Kernel& kernel, const FlatCase& c, const Memory& m) 
   p.input = m.input[0];
   p.threshold = as<const float>(m.input[1]);
   p.flip = as<const mbu::Word>(m.input[2]);
-  p.output = as<mbu::Word>(m.output);
+  p.gate = as<const float>(m.input[3]);
+  p.output = as<mbu::Word>(m.output[0]);
   const uint32_t blocks = plan_pack(image, p);
   return run(kernel, p, blocks, c);
 }
@@ -76,7 +77,7 @@ std::string unpack(const emu::Kernel& kernel, const FlatCase& c, const Memory& m
   const ImageSize image = n.image();
   n.into(p.channels, p.stride_n, p.stride_h, p.stride_w);
   p.input = as<const mbu::Word>(m.input[0]);
-  p.output = as<float>(m.output);
+  p.output = as<float>(m.output[0]);
   const uint32_t blocks = plan_unpack(image, p);
   return run(kernel, p, blocks, c);
 }
@@ -94,7 +95,7 @@ std::string join_bits(const emu::Kernel& kernel, const FlatCase& c, const Memory
     n.into(p.part[i].channels);
     from += (p.part[i].channels + 31) / 32;
   }
-  p.output = as<mbu::Word>(m.output);
+  p.output = as<mbu::Word>(m.output[0]);
   const uint32_t blocks = plan_join_bits(image, words, p);
   return run(kernel, p, blocks, c);
 }
@@ -111,20 +112,8 @@ std::string max_pool2d(const emu::Kernel& kernel, const FlatCase& c, const Memor
   n.into(words, p.height, p.width, p.stride_n, p.stride_h, p.stride_w, p.kernel_h, p.kernel_w, p.stride_y,
          p.stride_x, p.padding_h, p.padding_w, p.dilation_h, p.dilation_w);
   p.input = as<const mbu::Word>(m.input[0]);
-  p.output = as<mbu::Word>(m.output);
+  p.output = as<mbu::Word>(m.output[0]);
   const uint32_t blocks = plan_max_pool2d(output, words, vector_of(kernel), p);
-  return run(kernel, p, blocks, c);
-}
-
-std::string upsample(const emu::Kernel& kernel, const FlatCase& c, const Memory& m) {
-  UpsampleParams p{};
-  Numbers n(c.number);
-  const ImageSize output = n.image();
-  int64_t words = 0, factor_h = 0, factor_w = 0;
-  n.into(words, factor_h, factor_w, p.stride_n, p.stride_h, p.stride_w);
-  p.input = as<const mbu::Word>(m.input[0]);
-  p.output = as<mbu::Word>(m.output);
-  const uint32_t blocks = plan_upsample(output, words, vector_of(kernel), factor_h, factor_w, p);
   return run(kernel, p, blocks, c);
 }
 
@@ -132,49 +121,42 @@ std::string stem(const emu::Kernel& kernel, const FlatCase& c, const Memory& m) 
   StemParams p{};
   Numbers n(c.number);
   const ImageSize output = n.image();
-  n.into(p.kind, p.channels, p.height, p.width, p.stride_n, p.stride_c, p.stride_h, p.stride_w,
-         p.out_channels, p.kernel_h, p.kernel_w, p.stride_y, p.stride_x, p.padding_h, p.padding_w,
-         p.dilation_h, p.dilation_w, p.planes);
-  p.input = m.input[0];
+  n.into(p.channels, p.height, p.width, p.stride_n, p.stride_c, p.stride_h, p.stride_w, p.out_channels,
+         p.kernel_h, p.kernel_w, p.stride_y, p.stride_x, p.padding_h, p.padding_w, p.dilation_h, p.dilation_w,
+         p.planes, p.stream.steps, p.stream.relu, p.stream.kind);
+  p.input = as<const float>(m.input[0]);
   p.weight = as<const float>(m.input[1]);
-  p.threshold = as<const float>(m.input[2]);
-  p.flip = as<const mbu::Word>(m.input[3]);
-  p.bits = as<mbu::Word>(m.output);
+  p.stream.affine = as<const float>(m.input[2]);
+  p.stream.threshold = as<const float>(m.input[3]);
+  p.flip = as<const mbu::Word>(m.input[4]);
+  p.bits = as<mbu::Word>(m.output[0]);
+  p.stream.output = m.output[1];
   const uint32_t blocks = plan_stem(output, p);
-  return run(kernel, p, blocks, c);
-}
-
-std::string head(const emu::Kernel& kernel, const FlatCase& c, const Memory& m) {
-  HeadParams p{};
-  Numbers n(c.number);
-  const ImageSize image = n.image();
-  n.into(p.channels, p.classes, p.stride_n, p.stride_h, p.stride_w, p.kind);
-  p.input = as<const mbu::Word>(m.input[0]);
-  p.weight = as<const float>(m.input[1]);
-  p.bias = as<const float>(m.input[2]);
-  p.output = m.output;
-  const uint32_t blocks = plan_head(image, p);
   return run(kernel, p, blocks, c);
 }
 
 std::string run_named(const std::string& name, const FlatCase& c) {
   using Operation = std::string (*)(const emu::Kernel&, const FlatCase&, const Memory&);
   static const std::map<std::string, Operation> operations = {
-      {"pack", pack},         {"unpack", unpack}, {"join", join_bits}, {"max", max_pool2d},
-      {"upsample", upsample}, {"stem", stem},     {"head", head}};
+      {"pack", pack}, {"unpack", unpack}, {"join", join_bits}, {"max", max_pool2d}, {"stem", stem}};
   const emu::Kernel* kernel = emu::find_kernel(name);
   if (!kernel) return "no kernel " + name;
   emu::forget_global();
   std::deque<emu::Guarded> guarded;
   Memory memory{};
-  for (int i = 0; i < 4; ++i)
+  for (int i = 0; i < 5; ++i)
     if (c.input[i])
       memory.input[i] =
           guarded.emplace_back(c.input[i], static_cast<uint64_t>(c.input_bytes[i]), false).as<void>();
-  emu::Guarded& output = guarded.emplace_back(c.output, static_cast<uint64_t>(c.output_bytes), true);
-  memory.output = output.as<void>();
+  emu::Guarded* output[2] = {};
+  for (int i = 0; i < 2; ++i)
+    if (c.output[i]) {
+      output[i] = &guarded.emplace_back(c.output[i], static_cast<uint64_t>(c.output_bytes[i]), true);
+      memory.output[i] = output[i]->as<void>();
+    }
   const std::string error = operations.at(name.substr(0, name.find('_')))(*kernel, c, memory);
-  output.copy_to(c.output);
+  for (int i = 0; i < 2; ++i)
+    if (output[i]) output[i]->copy_to(c.output[i]);
   return error;
 }
 
