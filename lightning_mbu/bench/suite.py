@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
@@ -32,11 +33,13 @@ SCHEMA = 3  # of the JSON; grows with every change that a reader would notice
 _PACKAGES = ("onnxruntime", "openvino", "nncf", "torchao")
 KINDS = ("compare", "threads", "layers", "memory")
 _CANDIDATES = (memory.PACKED, memory.FLOAT)
+_LARGE = ("mbunet-shortcuts", "unet-resnet34")
 
 
 def standard_jobs(base: Job) -> list[Job]:
     """What `make bench` measures: MBUNet at three sizes, with a second thread, with shortcuts and as `MBUQuantize` trains it
-    by default, two other U-Nets, two of these held to the instruction sets of older processors, its layers and its memory.
+    by default, two other U-Nets, larger images, two networks held
+    to the instruction sets of older processors, its layers and its memory.
 
     Args:
         base: settings that all jobs share.
@@ -50,11 +53,11 @@ def standard_jobs(base: Job) -> list[Job]:
         *memory_jobs(first, ("256x256", "1024x1024")),
         replace(first, size="64x64", rivals=False),
         replace(first, threads=2, kind="threads"),
-        replace(base, model="mbunet-shortcuts"),
+        replace(base, model="mbunet-shortcuts", rivals=False),
         replace(base, model="mbunet-shortcuts", planes=PRESETS["default"].planes, rivals=False),
         replace(base, model="mbunet-int8-stream", planes=PRESETS["default"].planes, rivals=False),
         replace(base, model="unet-classic"),
-        replace(base, model="unet-resnet34", size="512x512"),
+        *(replace(base, model=model, size="512x512") for model in _LARGE),
         *(replace(base, model=model, isa=isa) for isa in older for model in ("mbunet", "unet-classic")),
         layers_job(first),
     ]
@@ -129,6 +132,7 @@ def run_jobs(
         SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     )  # fmt: skip
     turns = Turns()
+    began = time.monotonic()
     with Progress(*columns, console=console, transient=True) as progress:
         total = progress.add_task("jobs", total=len(jobs))
 
@@ -156,6 +160,7 @@ def run_jobs(
                 pool.shutdown(wait=False, cancel_futures=True)
                 turns.end()
                 raise
+    results["conditions"]["took"] = f"{(time.monotonic() - began) / 60:.1f} min"
     failures = [
         f"{entry['title']}: {entry['failed']}"
         for kind in KINDS
