@@ -6,8 +6,8 @@
 
 using mbu::cuda::MaxPool2dParams;
 
-extern "C" const char* emulate_faulty(void (*kernel)(MaxPool2dParams), const uint32_t* input, uint32_t* output,
-                                      int64_t late_copies, int64_t warps_backwards) {
+extern "C" const char* emulate_faulty(void (*kernel)(MaxPool2dParams), const uint32_t* input,
+                                      uint32_t* output, int64_t late_copies, int64_t warps_backwards) {
   static std::string error;
   constexpr uint32_t kThreads = 128;
   emu::forget_global();
