@@ -11,7 +11,7 @@ from lightning_mbu.explore.front_show import draw, read
 
 def main(*tables: str) -> None:
     for table in map(Path, tables):
-        table.with_suffix(".svg").write_bytes(draw(*read(table)))
+        draw(table.with_suffix(".svg"), *read(table))
 
 
 if __name__ == "__main__":

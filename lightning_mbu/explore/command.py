@@ -14,8 +14,8 @@ from ..commands.options import image_size
 
 STUDY = (
     "Run one of the studies of MBU-Net, or ours, on a folder of data: table1 (weight bits), ingredients (training), "
-    "figure3 (which blocks are masked), pareto (quality against latency, block by block), front (against float networks "
-    "of several widths in every runtime), budget (search under a limit). "
+    "figure3 (which blocks are masked), bits (how many bits for each block), pareto (quality against latency, block by "
+    "block), front (against float networks of several widths in every runtime), budget (search under a limit). "
     "Finished networks are kept: a study that was stopped goes on, and several processes can share one."
 )
 SWEEP = (
@@ -25,7 +25,7 @@ SWEEP = (
 
 def add_study_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("name", help="table1, ingredients, figure3, pareto, front or budget")
+    add("name", help="table1, ingredients, figure3, bits, pareto, front or budget")
     _add_common(parser, "mbu-study")
     add("--quick", action="store_true", help="64 pixels, 8 epochs: the ordering in minutes, not the accuracy")
     add("--lr", type=float, help="peak learning rate; 3e-3 with shortcuts and 5e-3 without if not given")
@@ -61,7 +61,7 @@ def add_study_options(parser: argparse.ArgumentParser) -> None:
         default=["native"],
         help="front: instruction sets to hold everything to",
     )
-    add("--trials", type=int, default=20, help="budget: networks to try")
+    add("--trials", type=int, default=20, help="bits, budget: networks to try")
     add("--max-dice-drop", type=float, help="budget: find the fastest network that loses at most this")
     add("--max-latency-ms", type=float, help="budget: find the best network that takes at most this")
 

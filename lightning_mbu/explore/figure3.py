@@ -1,11 +1,7 @@
 """Figure 3 of MBU-Net: which blocks are masked, against operations, Dice, zeros, and what each gains."""
 
-# The extra `bench` installs matplotlib.
-# pyright: reportMissingImports=false
-
 from __future__ import annotations
 
-import io
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,8 +9,6 @@ from typing import Any
 
 from rich.table import Table
 
-from ..atomic import write_atomically
-from ..bench.rivals import require
 from . import results
 from .shapley import named_subset, shapley_values
 
@@ -52,46 +46,32 @@ def write(
     output: Path, name: str, runs: dict[str, dict[str, Any]], blocks: Sequence[str], score: str
 ) -> list[Path]:
     """Writes `<name>.svg`, three panels as in the paper; nothing where matplotlib is not installed."""
-    try:
-        require("matplotlib")
-    except ImportError:
-        return []
-    file = output / f"{name}.svg"
-    write_atomically(file, _draw(runs, blocks, score))
-    return [file]
+    return results.draw(output / f"{name}.svg", (7, 11), lambda figure: _fill(figure, runs, blocks, score))
 
 
-def _draw(runs: dict[str, dict[str, Any]], blocks: Sequence[str], score: str) -> bytes:
-    import matplotlib
-    from matplotlib.figure import Figure
-
+def _fill(figure: Any, runs: dict[str, dict[str, Any]], blocks: Sequence[str], score: str) -> None:
     lines = results.by_row(runs)
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "mbu", "font.size": 9}):
-        figure = Figure(figsize=(7, 11), layout="constrained")
-        scatter, zeros, bars = figure.subplots(3, 1)
-        masked = [line["row"].count("1") for line in lines]
-        dots = scatter.scatter(
-            [line[_OPERATIONS] for line in lines], [line[score] for line in lines], c=masked, cmap="viridis"
-        )
-        figure.colorbar(dots, ax=scatter, label="blocks masked")
-        scatter.set_xlabel(f"{_OPERATIONS}, as in the paper")
-        scatter.set_ylabel(score)
-        scatter.set_title("a  configurations", loc="left")
-        for axes, values, title, label, colour in (
-            (zeros, zero_shares(runs), "b  zeros in the weights of masked layers", "share", _ORANGE),
-            (
-                bars,
-                gains(lines, blocks, score),
-                "c  mean gain of masking a block, cheapest first",
-                score,
-                _BLUE,
-            ),
-        ):
-            axes.bar(list(values), list(values.values()), color=colour)
-            axes.axhline(0, color=_GREY, linewidth=1)
-            axes.tick_params(axis="x", rotation=90)
-            axes.set_ylabel(label)
-            axes.set_title(title, loc="left")
-        picture = io.BytesIO()
-        figure.savefig(picture, format="svg", metadata={"Date": None})
-    return picture.getvalue()
+    scatter, zeros, bars = figure.subplots(3, 1)
+    masked = [line["row"].count("1") for line in lines]
+    dots = scatter.scatter(
+        [line[_OPERATIONS] for line in lines], [line[score] for line in lines], c=masked, cmap="viridis"
+    )
+    figure.colorbar(dots, ax=scatter, label="blocks masked")
+    scatter.set_xlabel(f"{_OPERATIONS}, as in the paper")
+    scatter.set_ylabel(score)
+    scatter.set_title("a  configurations", loc="left")
+    for axes, values, title, label, colour in (
+        (zeros, zero_shares(runs), "b  zeros in the weights of masked layers", "share", _ORANGE),
+        (
+            bars,
+            gains(lines, blocks, score),
+            "c  mean gain of masking a block, cheapest first",
+            score,
+            _BLUE,
+        ),
+    ):
+        axes.bar(list(values), list(values.values()), color=colour)
+        axes.axhline(0, color=_GREY, linewidth=1)
+        axes.tick_params(axis="x", rotation=90)
+        axes.set_ylabel(label)
+        axes.set_title(title, loc="left")

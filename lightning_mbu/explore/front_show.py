@@ -1,12 +1,8 @@
 """A front as table, CSV, JSON and plot: quality against time on every instruction set, and against bytes."""
 
-# The extra `bench` installs matplotlib.
-# pyright: reportMissingImports=false
-
 from __future__ import annotations
 
 import csv
-import io
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -14,8 +10,6 @@ from typing import Any
 
 from rich.table import Table
 
-from ..atomic import write_atomically
-from ..bench.rivals import require
 from . import results
 from .front import Point, different, lightest, on_front
 
@@ -59,13 +53,7 @@ def write(output: Path, name: str, facts: dict[str, Any], points: Sequence[Point
         }
         lines.append({**known, score: p.score, f"{score} ±": p.spread, **marks})
     files = results.write(output, name, facts, runs, lines)
-    try:
-        require("matplotlib")
-    except ImportError:
-        return files
-    file = output / f"{name}.svg"
-    write_atomically(file, draw(points, score))
-    return [*files, file]
+    return [*files, *draw(output / f"{name}.svg", points, score)]
 
 
 def _marks(points: Sequence[Point]) -> dict[Point, dict[str, int]]:
@@ -95,16 +83,13 @@ def read(file: Path) -> tuple[list[Point], str]:
     return points, score
 
 
-def draw(points: Sequence[Point], score: str) -> bytes:
+def draw(file: Path, points: Sequence[Point], score: str) -> list[Path]:
     """An SVG with a panel for each instruction set and one for bytes: one-bit networks and all on the front are named,
-    the front is a line."""
-    import matplotlib
-    from matplotlib.figure import Figure
-
+    the front is a line. Nothing where matplotlib is not installed."""
     isas = list(dict.fromkeys(point.isa for point in points))
     front = on_front(points)
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "mbu", "font.size": 9}):
-        figure = Figure(figsize=(7, 4.5 * (len(isas) + 1)), layout="constrained")
+
+    def fill(figure: Any) -> None:
         *timed, weighed = figure.subplots(len(isas) + 1)
         for axes, isa in zip(timed, isas, strict=True):
             mine = [point for point in points if point.isa == isa]
@@ -118,9 +103,8 @@ def draw(points: Sequence[Point], score: str) -> bytes:
             axes.set_xscale("log")
             axes.set_ylabel(score)
             axes.legend(loc="lower right")
-        picture = io.BytesIO()
-        figure.savefig(picture, format="svg", metadata={"Date": None})
-    return picture.getvalue()
+
+    return results.draw(file, (7, 4.5 * (len(isas) + 1)), fill)
 
 
 def _panel(axes: Any, points: Sequence[Point], front: Sequence[Point], cost: str) -> None:

@@ -9,6 +9,7 @@ import csv
 import io
 import json
 import statistics
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -83,20 +84,28 @@ def write(
     return files
 
 
-def plot(output: Path, name: str, lines: list[dict[str, Any]], x: str, y: str) -> Path | None:
-    """`<name>.svg`: one point a row, labelled; None where matplotlib is not installed or nothing has both numbers."""
-    points = [line for line in lines if x in line and y in line]
+def draw(file: Path, size: tuple[float, float], fill: Callable[[Any], None]) -> list[Path]:
+    """Writes the SVG that `fill` draws on a figure of so many inches; nothing where matplotlib is not installed."""
     try:
         require("matplotlib")
     except ImportError:
-        return None
-    if not points:
-        return None
+        return []
     import matplotlib
     from matplotlib.figure import Figure
 
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "mbu", "font.size": 9}):
-        figure = Figure(figsize=(7, 4.5), layout="constrained")
+        figure = Figure(figsize=size, layout="constrained")
+        fill(figure)
+        picture = io.BytesIO()
+        figure.savefig(picture, format="svg", metadata={"Date": None})
+    return [write_atomically(file, picture.getvalue())]
+
+
+def plot(output: Path, name: str, lines: list[dict[str, Any]], x: str, y: str) -> list[Path]:
+    """`<name>.svg`: one point a row, labelled; nothing where no line has both numbers."""
+    points = [line for line in lines if x in line and y in line]
+
+    def fill(figure: Any) -> None:
         axes = figure.subplots()
         for line in points:
             colour = "#BBBBBB" if line["row"].startswith("float") else "#0072B2"
@@ -108,8 +117,5 @@ def plot(output: Path, name: str, lines: list[dict[str, Any]], x: str, y: str) -
         axes.set_ylabel(y)
         if all(line[x] > 0 for line in points):
             axes.set_xscale("log")
-        picture = io.BytesIO()
-        figure.savefig(picture, format="svg", metadata={"Date": None})
-    file = output / f"{name}.svg"
-    write_atomically(file, picture.getvalue())
-    return file
+
+    return draw(output / f"{name}.svg", (7, 4.5), fill) if points else []

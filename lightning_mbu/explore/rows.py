@@ -6,6 +6,7 @@ import random
 from dataclasses import replace
 from typing import Any
 
+from .bits import draw_kinds
 from .shapley import chains, subset_name
 from .training import Experiment
 
@@ -149,6 +150,12 @@ def chosen_blocks(
         subset_name(subset, blocks): replace(base, layers={block: "masked" for block in subset})
         for subset in subsets
     }
+
+
+def bit_widths(base: Experiment, blocks: tuple[str, ...], networks: int) -> dict[str, Experiment]:
+    """Figure A.3 of MBU-Net: binary, masked, 4- and 8-bit weights, drawn for every block."""
+    drawn = draw_kinds(blocks, networks, random.Random(base.seed))
+    return {name: replace(base, layers=kinds) for name, kinds in drawn.items()}
 
 
 def pareto(

@@ -11,16 +11,16 @@ from rich.console import Console
 
 from ..models import MBUNet
 from ..timing import conditions
-from . import figure3, front, front_show, results
+from . import bits, figure3, front, front_show, results
 from .data import DataSet, read_data
 from .measure import primary, row
 from .plans import ranked_blocks
-from .rows import chosen_blocks, ingredients, pareto, repeat, table1
+from .rows import bit_widths, chosen_blocks, ingredients, pareto, repeat, table1
 from .search import search_budget
 from .store import finished, open_study, run_rows
 from .training import Experiment
 
-STUDIES = ("table1", "ingredients", "figure3", "pareto", "front", "budget")
+STUDIES = ("table1", "ingredients", "figure3", "bits", "pareto", "front", "budget")
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class StudySettings:
         threads: processor threads for the timing of `pareto`, `front` and `budget`.
         at: height and width of the image that `front` times; by default that of the training images.
         isa: instruction sets that `front` holds every candidate to, one after the other (`bench.isa.ISAS`).
-        trials: networks that `budget` tries.
+        trials: networks that `budget` and `bits` try.
         max_dice_drop, max_latency_ms: of `budget`; give one.
     """
 
@@ -165,6 +165,8 @@ def _rows(settings: StudySettings, data: DataSet) -> tuple[dict[str, Experiment]
     blocks = _blocks(settings, data)
     if settings.name == "figure3":
         return chosen_blocks(base, blocks, settings.permutations, settings.depth), False
+    if settings.name == "bits":
+        return bit_widths(base, blocks, settings.trials), False
     if settings.name == "pareto":
         counts = (0, 4, 8, 12) if settings.quick else tuple(range(len(blocks) + 1))
         orders = {w_op: _blocks(settings, data, w_op) for w_op in settings.w_op}
@@ -198,10 +200,13 @@ def _show(
     files = results.write(output, name, _facts(settings), found)
     axes = {"pareto": "ms", "budget": "ms"}
     if settings.name in axes:
-        drawn = results.plot(output, name, lines, axes[settings.name], f"test/{score}")
-        files += [drawn] if drawn else []
+        files += results.plot(output, name, lines, axes[settings.name], f"test/{score}")
     if settings.name == "figure3":
         blocks = _blocks(settings, data)
         console.print(figure3.table(figure3.gains(lines, blocks, f"test/{score}"), score))
         files += figure3.write(output, name, found, blocks, f"test/{score}")
+    if settings.name == "bits":
+        found_scores = bits.scores(lines, _blocks(settings, data), f"test/{score}")
+        console.print(bits.table(found_scores, f"test/{score}"))
+        files += bits.write(output, name, found_scores, f"test/{score}")
     console.print(f"written: {', '.join(str(file) for file in files)}", highlight=False)
