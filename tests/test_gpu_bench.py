@@ -2,38 +2,225 @@
 
 from __future__ import annotations
 
-import math
+import json
 import re
+import sys
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
-from lightning_mbu import summary
-from lightning_mbu.bench import gpu, gpu_rivals
-from lightning_mbu.models import MBUNet
+from lightning_mbu.bench import gpu, gpu_layers, gpu_networks, gpu_page, gpu_rivals
 from mbu_ops import peak
-from mbu_ops.cards import ASSUMED, CARDS, H200
-from mbu_ops.roofline import Layer, choose, network_us, page, predict, read_layers, tiles_of
+from mbu_ops.cards import CARDS, H200
+from mbu_ops.roofline import Layer, bytes_of, read_layers
 
 ROOT = Path(__file__).resolve().parents[1]
 SHAPES = ROOT / "ops/bench/shapes/mbunet_256.txt"
 WIDE = Layer("wide", 256, 256, 512 * 512, 1, 9, 512 * 512)
 
 
+DRY = ["--dry", "--repeats", "2", "--results"]
+
+
+@pytest.fixture
+def toy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No networks: what surrounds them is quick."""
+    monkeypatch.setattr(gpu, "networks", lambda dry: (None, None, torch.nn.Identity()))
+    monkeypatch.setattr(gpu_networks, "check", lambda *a: {"bits": 1, "logits": 0.0})
+    monkeypatch.setattr(gpu_networks, "network_row", lambda *a: network(1, "bf16"))
+
+
+def side(ms: float, joules: float | None = None) -> dict[str, Any]:
+    return {"ms": ms, "quartiles": [ms, ms], "images_per_s": 1e3 / ms, "joules": joules}
+
+
+def network(images: int, rival: str, ours: float = 1.0, theirs: float = 2.5, **more: Any) -> dict[str, Any]:
+    row = {"images": images, "size": [512, 512], "rival": rival, "note": "", "faster": theirs / ours}
+    return row | {"ours": side(ours, 0.1), "theirs": side(theirs, 0.4)} | more
+
+
 @pytest.mark.filterwarnings("ignore:only .* of the multiply-adds become one-bit:UserWarning")  # a toy network
 def test_every_step_runs_dry(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert gpu.main(["--dry", "--results", str(tmp_path), "--repeats", "2"]) == 0
+    assert gpu.main([*DRY, str(tmp_path)]) == 0
     text = (tmp_path / "gpu.md").read_text()
     assert text in capsys.readouterr().out
     assert "none of these numbers is a result" in text
-    for name in ("| toy |", "| toy up |", "| one-bit |", "| bf16 |"):
+    for name in (
+        "| toy |",
+        "| toy up |",
+        "| 1 x 32x32 | bf16 |",
+        "bits of the packed network are its trained twin's",
+    ):
         assert name in text
-    products = [
-        line for line in text[text.index("## The same sums in 8 bits") :].splitlines() if "toy" in line
+    products = text[text.index("## The same sums in eight bits") :].splitlines()
+    assert (
+        len([line for line in products if re.fullmatch(r"\| \d+ x \d+ x \d+ \| [^|]+ \| [^|]+ \|", line)])
+        == 2
+    )
+    results = json.loads((tmp_path / "gpu.json").read_text())
+    assert results["networks"][0]["differences"][0] == 0
+    assert not results["dropped"]
+
+
+@pytest.mark.usefixtures("toy")
+def test_a_run_that_is_cut_off_keeps_what_it_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(gpu_rivals, "product_row", killed)
+    with pytest.raises(KeyboardInterrupt):
+        gpu.main([*DRY, str(tmp_path)])
+    results = json.loads((tmp_path / "gpu.json").read_text())
+    assert [row["layer"] for row in results["layers"]] == ["toy", "toy up"]
+    assert "| toy up |" in (tmp_path / "gpu.md").read_text()
+
+
+@pytest.mark.usefixtures("toy")
+def test_rows_without_time_or_memory_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(gpu_layers, "layer_row", full)
+    assert gpu.main([*DRY, str(tmp_path)]) == 0
+    assert "- toy up, 1 x 32x32: memory of the card does not suffice" in (tmp_path / "gpu.md").read_text()
+    assert gpu.main([*DRY, str(tmp_path), "--budget", "0"]) == 0
+    text = (tmp_path / "gpu.md").read_text()
+    assert "- 1 x 32x32 against bf16: no time was left" in text and "--budget 0" in text
+
+
+@pytest.mark.usefixtures("toy")
+def test_a_wrong_bit_is_not_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    right = gpu_layers.reference.conv2d_threshold
+    monkeypatch.setattr(gpu_layers.reference, "conv2d_threshold", lambda *a: right(*a) ^ 1)
+    with pytest.raises(RuntimeError, match="differs from the reference"):
+        gpu_layers.layer_call(Layer("x", 32, 32, 16, 1, 9, 16), torch.device("cpu"))
+    assert gpu.main([*DRY, str(tmp_path)]) == 1
+    results = json.loads((tmp_path / "gpu.json").read_text())
+    assert [row["layer"] for row in results["layers"]] == ["toy up"]
+    assert results["dropped"][0][0] == "toy, 1 x 32x32"
+
+
+def test_a_network_with_other_logits_is_not_timed() -> None:
+    cpu, packed = torch.device("cpu"), identity()
+    arguments = packed, 1, (8, 8), "bf16", cpu, 1, gpu_networks.Energy(cpu), True
+    assert gpu_networks.network_row(packed, *arguments)["ours"]["joules"] is None
+    with pytest.raises(RuntimeError, match="bf16 logits differ from float32 by 1"):
+        gpu_networks.network_row(Zero(), *arguments)
+
+
+def identity() -> Any:
+    """A network that is its own packed twin."""
+    packed: Any = torch.nn.Identity()
+    packed.input_spec = SimpleNamespace(channels=3)
+    return packed
+
+
+class Zero(torch.nn.Module):
+    """Another function in bfloat16."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x if x.dtype == torch.float32 else 0 * x
+
+
+def test_every_shape_is_compiled_for_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second shape would else be compiled with dynamic sizes, which slows the rivals."""
+    calls: list[Any] = []
+    monkeypatch.setattr(torch, "compile", lambda module, **how: calls.append(how) or module)
+    monkeypatch.setattr(torch.compiler, "reset", lambda: calls.append("reset"))
+    cpu, packed = torch.device("cpu"), identity()
+    for size in ((8, 8), (8, 16)):
+        gpu_networks.network_row(packed, packed, 1, size, "bf16", cpu, 1, gpu_networks.Energy(cpu))
+    assert calls == ["reset", *[{"mode": "reduce-overhead", "dynamic": False}] * 2] * 2
+
+
+def test_a_network_that_does_not_compile_runs_in_a_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(module: object, dry: bool) -> object:
+        def run(_: torch.Tensor) -> None:
+            raise RuntimeError("no such op\nmore")
+
+        return run
+
+    monkeypatch.setattr(gpu_networks, "compiled", broken)
+    x = torch.ones(1, 1, 2, 2)
+    run, note = gpu_networks.one_bit_call(identity(), x, False)
+    assert torch.equal(run(x), x)
+    assert note.endswith("torch.compile failed: RuntimeError: no such op")
+
+
+def test_layers_are_judged_by_what_bounds_them() -> None:
+    card = replace(CARDS[0], b1=1000.0)
+    ideal = 4 * WIDE.macs / 1000 / 1e6
+    judged = gpu_layers.judge(WIDE, 1.9 * ideal, card)
+    assert judged["peak"] == pytest.approx(1 / 1.9)
+    assert (judged["bound"], judged["met"]) == ("arithmetic", True)
+    assert gpu_layers.judge(WIDE, 2.1 * ideal, card)["met"] is False
+    thin = Layer("thin", 32, 32, 512 * 512, 1, 1, 512 * 512)
+    fast = replace(card, b1=1e6)
+    judged = gpu_layers.judge(thin, bytes_of(thin) / 0.71 / card.bandwidth / 1e3, fast)
+    assert (judged["bound"], judged["met"]) == ("memory", True)
+    assert judged["bandwidth"] == pytest.approx(0.71)
+    assert gpu_layers.judge(WIDE, 1.0, H200)["met"] is None
+
+
+def test_eight_bits_take_at_least_their_products() -> None:
+    """A product at its own time or at the best rate, in proportion to its rows."""
+    one = Layer("one", 64, 64, 2 * gpu_rivals.MOST_ROWS, 1, 9, 1)
+    up = Layer("up", 64, 32, 1024, 4, 1, 1024, "up")
+    rows = [
+        {"shape": list(shape), "int8": us}
+        for shape, us in zip(gpu_rivals.timed_shapes([one, up]), (9.0, 100.0), strict=True)
     ]
-    assert len(products) == 2
-    assert all(re.fullmatch(r"\| toy( up)? \| [^|]+ \| [^|]+ \|", line) for line in products)
+    assert gpu_rivals.timed_shapes([one, up]) == [(1024, 64, 128), (gpu_rivals.MOST_ROWS, 576, 64)]
+    rate = gpu_rivals.MOST_ROWS * 576 * 64 / 100
+    assert gpu_rivals.bound_ms([one, up], rows, "int8") == pytest.approx((200 + 1024 * 64 * 128 / rate) / 1e3)
+    rows[0]["int8"] = "refused"
+    assert gpu_rivals.bound_ms([one, up], rows, "int8") is None
+
+
+def test_the_page_says_what_is_met() -> None:
+    layers = [layer for layer in read_layers(SHAPES, 64, (512, 512)) if layer.one_bit]
+    products = [{"shape": list(s), "int8": 100.0, "fp8": "refused"} for s in gpu_rivals.timed_shapes(layers)]
+    row = {"layer": "x", "images": 1, "size": [8, 8], "us": 1.0, "quartiles": [1.0, 1.0]}
+    judged = {"predicted_us": 0.5, "bound": "memory", "peak": 0.1, "bandwidth": 0.3, "met": False}
+    results = {
+        "command": "make gpu-bench", "dry": False, "conditions": {}, "copy": 4300.0, "dropped": [],
+        "peaks": [{"instruction": "s8", "rate": 1979.0, "why": ""}], "products": products, "layers": [row | judged],
+        "networks": [network(64, "bf16"), network(64, "fp16", theirs=1.9), network(1, "fp16", note="a note")],
+    }  # fmt: skip
+    text = gpu_page.page(results, SHAPES)
+    assert (
+        "| 1 x 512x512 | fp16 | 1.000 (1.000 to 1.000) | 2.500 (2.500 to 2.500) | 2.50x | met | 1000 | 400 |"
+        in text
+    )
+    assert re.search(r"64 x 512x512 \| fp16 .* 1\.90x \| \*\*not met\*\* .* 25% \| met \|", text)
+    least = gpu_rivals.bound_ms(layers, products, "int8")
+    assert (
+        least is not None
+        and f"| 64 x 512x512 | int8, lower bound | 1.000 | at least {least / 64:.3f} |" in text
+    )
+    assert "fp8, lower bound" not in text
+    assert "0 of 1 reach what is asked" in text and "| a note |" in text and "| s8 | 1979 |" in text
+
+
+def test_energy_is_the_cards_own_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    counter = iter(range(0, 10**6, 5000))  # millijoules
+    nvml = SimpleNamespace(
+        nvmlInit=lambda: None,
+        nvmlDeviceGetHandleByUUID=lambda name: name,
+        nvmlDeviceGetTotalEnergyConsumption=lambda handle: next(counter),
+    )
+    monkeypatch.setitem(sys.modules, "pynvml", nvml)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(uuid="1-2"))
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
+    energy = gpu_networks.Energy(torch.device("cuda:0"))
+    assert energy.joules(lambda: None, 250.0) == 5.0 / 4
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    energy = gpu_networks.Energy(torch.device("cuda:0"))
+    assert energy.joules(lambda: None, 250.0) is None and "pynvml" in energy.why
 
 
 def test_products_of_bytes_are_what_torch_says_or_refused() -> None:
@@ -52,76 +239,7 @@ def test_rates_count_every_product() -> None:
     assert peak.operations("sm80_int8", 3, 5) * 8 == 3 * 5 * peak.operations("sm80_xor", 1, 1)
 
 
-def test_a_wrong_bit_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    flipped = gpu.reference.conv2d_threshold
-    monkeypatch.setattr(gpu.reference, "conv2d_threshold", lambda *a: flipped(*a) ^ 1)
-    with pytest.raises(RuntimeError, match="differs from the reference"):
-        gpu.layer_call(Layer("x", 32, 32, 16, 1, 9, 16), (4, 4), torch.device("cpu"))
-
-
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_without_a_gpu_it_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert gpu.main(["--results", str(tmp_path)]) == 1
     assert "needs an NVIDIA GPU" in capsys.readouterr().err
-
-
-def test_bounds_follow_from_counts() -> None:
-    """A layer of whole tiles is bound by its products: 2 planes x 2 operations x multiply-adds at the peak."""
-    for card in CARDS:
-        p = predict(WIDE, card)
-        if card.b1 is None:
-            assert p.us is None
-            continue
-        ideal = 4 * WIDE.macs / card.b1 / 1e6
-        assert p.arithmetic_us == pytest.approx(ideal / p.useful)
-        assert 0.9 < p.useful <= 1
-        assert p.us == max(p.arithmetic_us or 0, p.memory_us)
-    # Three channels still cost a word of K.
-    thin = predict(Layer("thin", 3, 256, 512 * 512, 1, 9, 512 * 512), CARDS[0])
-    assert thin.useful == pytest.approx(3 * 9 / 512, rel=0.02)
-
-
-def test_small_layers_take_small_tiles() -> None:
-    names = [tile.name for tile in tiles_of("sm80_xor")]
-    assert names == ["128x64", "64x64", "32x32"]
-    assert choose(WIDE, CARDS[0])[0].name == "128x64"
-    assert choose(Layer("tiny", 64, 64, 64, 1, 9, 64), CARDS[0])[0].name == "32x32"
-
-
-def test_the_shapes_file_is_the_network() -> None:
-    """Its 21 one-bit layers, stem and head; pools halve, and are no layers of the summary."""
-    found = {layer.name: layer for layer in read_layers(SHAPES, 1) if layer.kind != "pool"}
-    expected = summary(MBUNet(), (1, 3, 256, 256)).layers
-    assert [layer.name for layer in expected] == list(found)
-    for layer in expected:
-        mine = found[layer.name]
-        ins, outs = (0, 1) if mine.kind == "up" else (1, 0)
-        assert (mine.channels, mine.out_channels) == (layer.weight_shape[ins], layer.weight_shape[outs])
-        assert (mine.macs, mine.pixels * mine.passes) == (layer.macs, math.prod(layer.shape[2:]))
-    assert sum(layer.one_bit for layer in found.values()) == 21
-    larger = read_layers(SHAPES, 3, (640, 960))
-    assert sum(layer.macs for layer in larger) * 256 * 256 == 3 * 640 * 960 * sum(
-        layer.macs for layer in found.values()
-    )
-
-
-def test_the_ends_of_the_network_are_float() -> None:
-    first, *_, head = read_layers(SHAPES, 1, (512, 512))
-    stem = predict(first, CARDS[0])
-    assert stem.arithmetic_us == pytest.approx(2 * first.macs / CARDS[0].fp32 / 1e6)
-    assert stem.memory_us == pytest.approx((512 * 512 * (3 * 4 + 64 / 8) + 27 * 64 * 4) / 1555e3)
-    assert predict(head, CARDS[0]).memory_us == pytest.approx((512 * 512 + 64) * 4 / 1555e3)
-    narrow = Layer("narrow", 3, 16, 512 * 512, 1, 9, 512 * 512, "stem")  # a warp has 64 channels
-    assert predict(narrow, CARDS[0]).arithmetic_us == pytest.approx(stem.arithmetic_us)
-
-
-def test_an_unknown_rate_is_assumed_or_refused() -> None:
-    layers = read_layers(SHAPES, 1)
-    with pytest.raises(ValueError, match="rate of H200 is unknown; assume one"):
-        network_us(layers, H200)
-    times = [network_us(layers, card)[0] for card in ASSUMED]
-    assert times == sorted(times, reverse=True)
-
-
-def test_the_page_of_predictions_is_what_the_model_says() -> None:
-    assert (ROOT / "docs/roofline.md").read_text().endswith(page(SHAPES) + "\n")

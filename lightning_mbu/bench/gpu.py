@@ -1,209 +1,177 @@
-"""`make gpu-bench`: one-bit convolutions and whole networks on a GPU, against the model and against float.
+"""`make gpu-bench`: one-bit layers and whole networks on a GPU, against the model and against float.
 
-    python -m lightning_mbu.bench.gpu --results docs/results [--dry]
+    python -m lightning_mbu.bench.gpu --results docs/results [--budget 540] [--repeats 15] [--dry]
 
-Equality first: a layer that differs from the reference by one bit ends the run. Layers are timed inside a CUDA graph, so
-that what one costs is the card's time and not Python's. `--dry` runs every step on the CPU at toy sizes and writes nothing
-but a page that says so: for tests, and for machines without a card.
+Equality first: nothing that differs is timed. Whatever was measured is in gpu.json and gpu.md after every row, so that a
+run which is cut off keeps it. The most important rows come first; where `--budget` leaves no time for others, the page
+names them. `--dry` runs every step on the CPU at toy sizes and says so: for tests, and for machines without a card.
 """
 
 from __future__ import annotations
 
 import argparse
-import copy
+import json
 import sys
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor, nn
 
-from mbu_ops import pack_bits, pack_weight, reference
-from mbu_ops.cards import CARDS, Card
-from mbu_ops.roofline import Layer, predict, read_layers
+from mbu_ops.peak import peak_rates
+from mbu_ops.roofline import SIZES, Layer, read_layers
 
-from ..timing import Timing, conditions, time_interleaved
-from .gpu_rivals import Call, byte_rows, captured, peak_rows, synchronise
+from ..atomic import write_atomically
+from ..timing import conditions
+from . import gpu_layers, gpu_networks, gpu_rivals
+from .gpu_page import page
 
 SHAPES = Path(__file__).resolve().parents[2] / "ops" / "bench" / "shapes" / "mbunet_256.txt"
-# Height and width of the MBU-Net paper's images, up to multiples of 16.
-SIZES = ((640, 960), (480, 640), (512, 512))
-BATCHES = (1, 64)
+BUDGET_S = 540.0  # a lent card may be one for ten minutes
+LATENCY, THROUGHPUT, LARGE = 1, 64, (128, 256)  # images; the last ones of Table A.2 of the MBU-Net paper
 
 
-def card_of(device: torch.device) -> Card | None:
-    """The model's entry for a card, if it has one."""
-    if device.type != "cuda":
-        return None
-    name = torch.cuda.get_device_name(device).replace("GeForce ", "")
-    return next((card for card in CARDS if card.name.split(" GB")[0] in name), None)
+class Run:
+    """What was measured so far, kept on disk, and the time that is left."""
+
+    def __init__(self, results: dict[str, Any], folder: Path, budget_s: float, shapes: Path) -> None:
+        self.results, self.folder, self.shapes = results, folder, shapes
+        self.end = time.monotonic() + budget_s
+        self.slowest: dict[str, float] = {}
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def save(self) -> None:
+        """Both files, as they stand."""
+        for name, text in (
+            ("gpu.json", json.dumps(self.results, indent=1)),
+            ("gpu.md", page(self.results, self.shapes)),
+        ):
+            write_atomically(self.folder / name, text.encode())
+
+    def rows(self, kind: str, named: Iterable[tuple[str, Callable[[], dict[str, Any]]]]) -> None:
+        """Adds a row to a list of the results for each that there is time for, by the slowest before it; what fails is
+        named with the reason."""
+        for name, measure in named:
+            start = time.monotonic()
+            if start + self.slowest.get(kind, 0.0) > self.end:
+                self.results["dropped"].append([name, "no time was left"])
+                continue
+            try:
+                self.results[kind].append(measure())
+            except torch.OutOfMemoryError:
+                self.results["dropped"].append([name, "memory of the card does not suffice"])
+            except RuntimeError as error:
+                self.refuse(name, error)
+            took = time.monotonic() - start
+            print(f"{name}: {took:.1f} s", file=sys.stderr, flush=True)
+            self.slowest[kind] = max(self.slowest.get(kind, 0.0), took)
+            self.save()
+
+    def refuse(self, name: str, error: RuntimeError) -> None:
+        """Says that something was wrong or failed."""
+        self.results["dropped"].append([name, " ".join(str(error).split())[:500] or repr(error)])
+        self.results["refused"] += 1
 
 
-def layer_call(layer: Layer, side: tuple[int, int], device: torch.device) -> Call:
-    """A layer of random bits and weights with thresholds, checked against the reference on a small image first.
+def toy_layers(images: int, size: tuple[int, int]) -> list[Layer]:
+    """Of a dry run."""
+    pixels = images * size[0] * size[1]
+    return [Layer("toy", 32, 32, pixels, 1, 9, pixels), Layer("toy up", 32, 16, pixels, 4, 1, pixels, "up")]
 
-    Raises:
-        RuntimeError: some bit differs.
-    """
-    kernel = 2 if layer.passes > 1 else round(layer.taps**0.5)
-    weight = pack_weight(torch.randint(-1, 2, (layer.out_channels, layer.channels, kernel, kernel)))
-    threshold = torch.zeros(1, layer.out_channels, dtype=torch.int32)
-    flip = torch.zeros(1, -(-layer.out_channels // 32), dtype=torch.int32)
-    tiles, limits, flips = (
-        torch.ops.mbu.tile_weight(weight.to(device)),
-        threshold.to(device),
-        flip.to(device),
-    )
-    pad = kernel // 2
 
-    def run(bits: Tensor) -> Tensor:
-        if layer.passes > 1:
-            return torch.ops.mbu.conv_transpose2d_threshold(
-                [bits], tiles, limits, flips, layer.out_channels, [2, 2], [2, 2], [0, 0], [0, 0], [1, 1]
-            )
-        size, step = [kernel] * 2, [1, 1]
-        return torch.ops.mbu.conv2d_threshold(
-            [bits], tiles, limits, flips, layer.out_channels, size, step, [pad, pad], [1, 1]
+def networks(dry: bool) -> tuple[torch.nn.Module, torch.nn.Module, Any]:
+    """The float network, its one-bit twin and the packed one."""
+    from .models import twins
+
+    return twins("mbunet", 3, arguments={"width": 4} if dry else None)
+
+
+def measure(run: Run, device: torch.device, repeats: int, dry: bool) -> None:
+    """Fills `run.results`: `peaks`, `copy`, `checked`, and rows of `networks`, `layers` and `products`; `dropped` has
+    what was not measured and why, `refused` the number of those that were wrong or failed."""
+    results, peaks = run.results, []
+    if not dry:
+        torch.backends.cudnn.benchmark = True  # the float networks' fastest convolutions
+        try:
+            peaks = peak_rates(device)
+        except RuntimeError as error:
+            run.refuse("instructions", error)
+        results["peaks"] = [asdict(peak) for peak in peaks]
+    results["copy"] = gpu_rivals.copy_rate(device, repeats)
+    run.save()
+    card = gpu_rivals.card_of(device, peaks, results["copy"])
+    energy = gpu_networks.Energy(device)
+    results["conditions"]["energy"] = energy.why or "the card's own counter"
+    model, one_bit, packed = networks(dry)
+    checked = False
+    try:
+        found = gpu_networks.check(one_bit, packed, device)
+        checked = True
+        results["conditions"]["equality"] = (
+            f"{found['bits']} bits of the packed network are its trained twin's; its logits on the card differ by "
+            f"{found['logits']:.1g} of the largest from the processor's"
+        )
+    except RuntimeError as error:
+        run.refuse("networks", error)
+    packed = packed.to(device)
+    sizes = ((32, 32),) if dry else SIZES[::-1]
+    batches, large = ((1,), ()) if dry else ((LATENCY, THROUGHPUT), LARGE)
+
+    def compare(images: int, size: tuple[int, int], rival: str) -> tuple[str, Callable[[], dict[str, Any]]]:
+        name = f"{images} x {size[1]}x{size[0]} against {rival}"
+        return name, lambda: gpu_networks.network_row(
+            model, packed, images, size, rival, device, repeats, energy, dry
         )
 
-    small = pack_bits(torch.rand(1, 6, 6, layer.channels) < 0.5)
-    if layer.passes > 1:
-        expected = reference.conv_transpose2d_threshold(small, weight, threshold, flip, 2)
-    else:
-        expected = reference.conv2d_threshold(small, weight, threshold, flip, 1, pad)
-    if not torch.equal(run(small.to(device)).cpu(), expected):
-        raise RuntimeError(f"{layer.name} differs from the reference on {device}; nothing is timed")
-    bits = pack_bits(torch.rand(1, *side, layer.channels) < 0.5).to(device)
-    return lambda: run(bits)
+    def layers_of(images: int, size: tuple[int, int]) -> list[Layer]:
+        return toy_layers(images, size) if dry else read_layers(run.shapes, images, size)
 
-
-def layer_rows(layers: list[Layer], device: torch.device, repeats: int) -> list[str]:
-    """Markdown rows: layer, measured median, predicted bounds, share of the bound reached."""
-    card, rows = card_of(device), []
-    for layer in layers:
-        side = round(layer.input_pixels**0.5)
-        call = captured(layer_call(layer, (side, side), device), device)
-        timing = time_interleaved({"b1": call}, repeats, synchronise=lambda: synchronise(device))["b1"]
-        row = f"| {layer.name} | {1e3 * timing.median:.1f} | {layer.macs / timing.median / 1e9:.2f} |"
-        if card is None:
-            rows.append(f"{row} - | - | - |")
-            continue
-        p = predict(layer, card)
-        arithmetic = "unknown" if p.arithmetic_us is None else f"{p.arithmetic_us:.1f}"
-        reached = "unknown" if p.us is None else f"{p.us / (1e3 * timing.median):.0%}"
-        rows.append(f"{row} {arithmetic} | {p.memory_us:.1f} | {reached} |")
-    return rows
-
-
-def energy_j(call: Call, calls: int, device: torch.device) -> float | None:
-    """Joules per call by the card's own counter; None without a card or without nvidia-ml-py."""
-    if device.type != "cuda":
-        return None
-    try:
-        import pynvml  # pyright: ignore[reportMissingImports]
-    except ImportError:
-        return None
-    pynvml.nvmlInit()
-    handle = pynvml.nvmlDeviceGetHandleByIndex(device.index or 0)
-    synchronise(device)
-    before = pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)  # millijoules
-    for _ in range(calls):
-        call()
-    synchronise(device)
-    return (pynvml.nvmlDeviceGetTotalEnergyConsumption(handle) - before) / 1e3 / calls
-
-
-def candidates(model: nn.Module, packed: nn.Module, x: Tensor, dry: bool) -> dict[str, Call]:
-    """The packed network and the float one in half precision, each compiled with CUDA graphs."""
-    device = x.device
-    mode = None if dry else "reduce-overhead"
-
-    def compiled(module: nn.Module) -> nn.Module:
-        return module if dry else torch.compile(module, mode=mode)  # pyright: ignore[reportReturnType]
-
-    calls: dict[str, Call] = {}
-    one_bit = compiled(packed.to(device))
-    calls["one-bit"] = lambda: one_bit(x)
-    for name, dtype in (("fp16", torch.float16), ("bf16", torch.bfloat16)):
-        if dry and dtype == torch.float16:
-            continue  # slow on processors without it
-        half = compiled(copy.deepcopy(model).to(device, dtype).to(memory_format=torch.channels_last))
-        images = x.to(dtype).contiguous(memory_format=torch.channels_last)
-        calls[name] = lambda half=half, images=images: half(images)
-    return calls
-
-
-@torch.inference_mode()
-def network_rows(
-    model: nn.Module, packed: nn.Module, shapes: list[tuple[int, int, int]], device: torch.device, repeats: int,
-    dry: bool,
-) -> list[str]:  # fmt: skip
-    """Markdown rows: batch and size, candidate, ms and joules per image."""
-    rows = []
-    for batch, height, width in shapes:
-        x = torch.randn(batch, 3, height, width, device=device)
-        calls = candidates(copy.deepcopy(model), copy.deepcopy(packed), x, dry)
-        timings: dict[str, Timing] = time_interleaved(calls, repeats, synchronise=lambda: synchronise(device))
-        for name, timing in timings.items():
-            low, high = timing.spread
-            joules = energy_j(calls[name], max(1, round(500 / timing.median)), device)
-            energy = "-" if joules is None else f"{joules / batch:.4f}"
-            rows.append(
-                f"| {batch} x {width}x{height} | {name} | {timing.median / batch:.3f} | "
-                f"{low / batch:.3f} to {high / batch:.3f} | {energy} |"
+    if checked:
+        first = "bf16" if dry else "fp16"  # processors without fp16 are slow at it
+        run.rows("networks", [compare(n, size, first) for size in sizes for n in batches])
+    run.rows(
+        "layers",
+        (
+            (
+                f"{layer.name}, {n} x {size[1]}x{size[0]}",
+                lambda layer=layer, n=n, size=size: gpu_layers.layer_row(
+                    layer, n, size, device, card, repeats
+                ),
             )
-    return rows
-
-
-def page(device: torch.device, repeats: int, dry: bool) -> str:
-    """The results as Markdown."""
-    from ..models import MBUNet
-    from ..plan import make_plan
-    from ..prepare import prepare
-    from .models import settle, twins
-
-    layers = [layer for layer in read_layers(SHAPES, 1) if layer.one_bit]
-    if dry:
-        layers = [Layer("toy", 32, 32, 64, 1, 9, 64), Layer("toy up", 32, 32, 16, 4, 1, 16)]
-        from ..deploy import convert
-
-        model = settle(MBUNet(width=4), 3)
-        example = torch.randn(1, 3, 64, 64)
-        one_bit = prepare(MBUNet(width=4), make_plan(model, example))
-        packed, shapes = convert(settle(one_bit, 3), example), [(1, 32, 32)]
-    else:
-        model, _, packed = twins("mbunet", 3)
-        shapes = [(batch, *size) for size in SIZES for batch in BATCHES]
-    lines = ["# One-bit networks on a GPU", ""]
-    if dry:
-        lines += ["A dry run on the CPU at toy sizes: none of these numbers is a result.", ""]
-    lines += [f"- {name}: {value}" for name, value in conditions(device, torch.get_num_threads()).items()]
-    lines += [
-        "",
-        "## Instructions on registers alone",
-        "",
-        "| instruction | 10^12 operations/s |",
-        "|---|---|",
-    ]
-    lines += peak_rows(device)
-    lines += ["", "## Layers of MBU-Net, one image of 256x256, in a CUDA graph", ""]
-    lines += ["| layer | median us | TMAC/s | predicted arithmetic us | memory us | reached |"]
-    lines += ["|---|---|---|---|---|---|", *layer_rows(layers, device, repeats)]
-    lines += ["", "## The same sums in 8 bits, as matrix products of torch", ""]
-    lines += ["Without the copies that make a matrix of an image, so a bound that favours them.", ""]
-    lines += ["| layer | int8 us | fp8 us |", "|---|---|---|", *byte_rows(layers, device, repeats)]
-    lines += ["", "## MBU-Net, width 64", ""]
-    lines += ["| images | network | median ms per image | quartiles | J per image |", "|---|---|---|---|---|"]
-    lines += network_rows(model, packed, shapes, device, repeats, dry)
-    return "\n".join([*lines, ""])
+            for size in sizes
+            for n in batches
+            for layer in gpu_layers.distinct(layers_of(n, size))
+        ),
+    )
+    shapes = gpu_rivals.timed_shapes(
+        layer for n in (*batches, *large) for size in sizes for layer in layers_of(n, size)
+    )
+    run.rows(
+        "products",
+        (
+            (f"product {shape}", lambda shape=shape: gpu_rivals.product_row(shape, device, repeats))
+            for shape in shapes
+        ),
+    )
+    if checked and not dry:
+        run.rows("networks", [compare(n, size, "bf16") for size in sizes for n in batches])
+        run.rows("networks", [compare(n, size, "fp16") for n in large for size in sizes])
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Writes `gpu.md` into the results folder; 1 where there is no GPU and no `--dry`."""
+    """Writes `gpu.json` and `gpu.md` into the results folder.
+
+    Returns:
+        1 where there is no GPU and no `--dry`, or where something was wrong; what was right is written all the same.
+    """
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--results", type=Path, required=True, help="folder for gpu.md")
+    parser.add_argument("--results", type=Path, required=True, help="folder for gpu.json and gpu.md")
     parser.add_argument("--repeats", type=int, default=15, help="rounds")
+    parser.add_argument("--budget", type=float, default=BUDGET_S, help="seconds for the whole run")
     parser.add_argument("--dry", action="store_true", help="every step on the CPU at toy sizes")
     options = parser.parse_args(arguments)
     if not options.dry and not torch.cuda.is_available():
@@ -213,11 +181,27 @@ def main(arguments: list[str] | None = None) -> int:
         )
         return 1
     device = torch.device("cpu" if options.dry else "cuda:0")
-    text = page(device, options.repeats, options.dry)
-    options.results.mkdir(parents=True, exist_ok=True)
-    (options.results / "gpu.md").write_text(text)
-    print(text)
-    return 0
+    changed = [
+        f"--{name} {getattr(options, name):g}"
+        for name in ("repeats", "budget")
+        if getattr(options, name) != parser.get_default(name)
+    ]
+    results: dict[str, Any] = {
+        "schema": 1,
+        "command": "make gpu-bench" + (f" ARGS='{' '.join(changed)}'" if changed else ""),
+        "dry": options.dry,
+        "conditions": conditions(device, torch.get_num_threads()),
+        "peaks": [], "copy": None, "networks": [], "layers": [], "products": [], "dropped": [], "refused": 0,
+    }  # fmt: skip
+    run = Run(results, options.results, options.budget, SHAPES)
+    start = time.monotonic()
+    try:
+        measure(run, device, options.repeats, options.dry)
+    finally:
+        results["conditions"]["took"] = f"{time.monotonic() - start:.0f} s"
+        run.save()
+        print(page(results, SHAPES))
+    return 1 if results["refused"] else 0
 
 
 if __name__ == "__main__":
