@@ -73,7 +73,39 @@ def _show_gpus(console: Console, findings: dict[str, Any]) -> None:
         )  # fmt: skip
     console.print(table)
     for gpu in findings["gpus"]:
+        _show_routes(console, gpu)
+        _show_fallbacks(console, gpu)
         _show_choices(console, gpu)
+
+
+def _show_routes(console: Console, gpu: dict[str, Any]) -> None:
+    """How the kernels of each file reach the card, and why others do not."""
+    from mbu_ops.cuda import cuda_kernels
+
+    files: dict[tuple[str, str, str], int] = {}
+    for kernel in cuda_kernels():
+        usable = kernel.name in gpu["routes"]
+        why = "" if usable else gpu["refusals"][kernel.name]
+        key = kernel.stem, gpu["routes"][kernel.name] if usable else "none", why
+        files[key] = files.get(key, 0) + 1
+    table = _table(f"Kernels on {gpu['index']}: {gpu['name']}", "file", "kernels", "route", "why not")
+    for (stem, route, why), count in files.items():
+        table.add_row(stem, str(count), route, why)
+    console.print(table)
+
+
+def _show_fallbacks(console: Console, gpu: dict[str, Any]) -> None:
+    """What torch runs there, operation by operation."""
+    if gpu["self_test"] is None:
+        console.print(f"{gpu['name']}: this torch cannot use it, so no operation was tried", highlight=False)
+        return
+    if not gpu["fallbacks"]:
+        console.print(f"{gpu['name']}: every operation has a kernel", highlight=False)
+        return
+    table = _table(f"Operations that torch runs on {gpu['index']}: {gpu['name']}", "operation", "why")
+    for name, why in gpu["fallbacks"].items():
+        table.add_row(name, why)
+    console.print(table)
 
 
 def _show_choices(console: Console, gpu: dict[str, Any]) -> None:

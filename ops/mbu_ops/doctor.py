@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import cuda, reference
+from . import cuda, fallback, reference
 from .backends import cpu_kernels, library_path, use_cpu_kernel
 from .packing import pack_bits, pack_weight
 
@@ -44,6 +44,56 @@ def self_test(device: str = "cpu") -> bool:
     return all(layer(*sizes) for sizes in _LAYERS)
 
 
+def examples(device: str = "cpu") -> dict[str, tuple[Any, ...]]:
+    """A small call of every operation of `torch.ops.mbu`, on `device`."""
+
+    def ints(*shape: int) -> Tensor:
+        return torch.zeros(shape, dtype=torch.int32, device=device)
+
+    def floats(*shape: int) -> Tensor:
+        return torch.zeros(shape, device=device)
+
+    bits, x, taps, doubling, one = (
+        ints(1, 4, 4, 1),
+        floats(1, 8, 4, 4),
+        ints(2, 8, 3, 3, 1),
+        ints(2, 8, 2, 2, 1),
+        [1, 1],
+    )
+    weight, up, product = (torch.ops.mbu.tile_weight(p) for p in (taps, doubling, ints(2, 8, 1, 1, 1)))
+    limits, affine = (ints(1, 8), ints(1, 1)), (floats(1, 2, 8), [], None)
+    same, twice = (8, [3, 3], one, one, one), (8, [2, 2], [2, 2], [0, 0], [0, 0], one)
+    image, stem, query = floats(1, 3, 4, 4), floats(1, 3, 3, 3, 32), floats(1, 1, 4, 8)
+    return {
+        "pack": (x,),
+        "unpack": (bits, 8),
+        "join_bits": ([bits, bits], [8, 8]),
+        "tile_weight": (taps,),
+        "conv2d": ([bits], weight, *same),
+        "conv2d_threshold": ([bits], weight, *limits, *same),
+        "conv2d_stream": ([bits], weight, *affine, *same),
+        "conv_transpose2d": ([bits], up, *twice),
+        "conv_transpose2d_threshold": ([bits], up, *limits, *twice),
+        "conv_transpose2d_stream": ([bits], up, *affine, *twice),
+        "gemm": (bits, product, 8),
+        "gemm_threshold": (bits, product, *limits, 8),
+        "stem_threshold": (image, stem, floats(1, 8), ints(1, 1), one, one, one),
+        "stem_stream": (image, stem, floats(1, 2, 8), None, one, one, one),
+        "head_conv2d": (x, floats(1, 3, 3, 8), None, one),
+        "joined_head": ([x], floats(1, 8), None, None),
+        "upsample_bilinear2d": (x, [8, 8], False),
+        "attention": (query, query, query, 1.0),
+        "max_pool2d": (bits, [2, 2], [2, 2], [0, 0], one, False),
+    }
+
+
+def _fallbacks(device: str) -> dict[str, str]:
+    """Operation -> why no kernel runs it on `device`: of whatever ran in this process, and of every example."""
+    for name, arguments in examples(device).items():
+        getattr(torch.ops.mbu, name)(*arguments)
+    return {name: why for (name, place), why in fallback.reasons.items() if place == device}
+
+
 def _cpu() -> list[dict[str, Any]]:
     kernels = []
     for kernel in cpu_kernels():
@@ -59,10 +109,11 @@ def _gpus() -> list[dict[str, Any]]:
     usable = torch.cuda.is_available()
     devices = []
     for device in cuda.cuda_devices():
-        tested = self_test(f"cuda:{device.index}") if usable else None
+        name = f"cuda:{device.index}"
+        tested, fallbacks = (self_test(name), _fallbacks(name)) if usable else (None, {})
         choices = [{**vars(choice), "fastest": choice.fastest} for choice in cuda.cuda_choices(device.index)]
         found = {**vars(device), "families": device.families, "self_test": tested, "choices": choices}
-        devices.append(found)
+        devices.append({**found, "fallbacks": fallbacks})
     return devices
 
 
@@ -95,9 +146,8 @@ def doctor() -> dict[str, Any]:
 
     Returns:
         `torch`, `torch_cuda`, `library`, `processor`; `cpu_kernels` (see `backends.CpuKernel`) and `gpus` (see
-        `cuda.CudaDevice`, with the `choices` that were measured there), each with `self_test`: bit-exact, or None
-        where it could not run; `images` of the library
-        as target -> number; `driver` with its `version` (0: none), `devices` and `why`; `kernel_cache`; `advice`,
+        `cuda.CudaDevice`, with the `choices` that were measured there and the `fallbacks`, operation -> why torch runs it),
+        each with `self_test`: bit-exact, or None where it could not run; `images` of the library as target -> number; `driver` with its `version` (0: none), `devices` and `why`; `kernel_cache`; `advice`,
         one sentence for each thing that makes this machine slower than it could be.
     """
     version, count, why = cuda.driver()

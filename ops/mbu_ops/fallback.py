@@ -6,8 +6,11 @@ up to 2**24, summed in float64: whatever algorithm a convolution uses, the resul
 
 from __future__ import annotations
 
+import re
+import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -18,19 +21,57 @@ from .packing import WORD_BITS, words_of
 
 # A weight's layout is its size modulo 8 (csrc/torch/cuda.cpp): DeviceLayout + 1, or 0 for planes as they are.
 _PLANES, _XOR_POPC, _AND_POPC, _INT8 = range(4)
+# Float in any case; the last two are torch's own by choice, so nobody has to be asked why.
+_FLOAT = ("stem_threshold", "stem_stream", "head_conv2d", "joined_head", "upsample_bilinear2d", "attention")
+_TORCHS_OWN = _FLOAT[-2:]
+
+reasons: dict[tuple[str, str], str] = {}
+"""(operation, device) -> why no kernel of the library ran it there, the first time."""
+
+_operations = torch.ops.mbu
+_asking = threading.local()
 _warned: set[str] = set()
 
 
-def _warn(device: torch.device) -> None:
-    if str(device) in _warned:
-        return
-    _warned.add(str(device))
-    warnings.warn(
-        f"mbu_ops: packed layers on {device} run as float operations of torch: right, but slow. No kernel of this "
-        "library runs them there; `mbu doctor` lists the reason for each.",
-        RuntimeWarning,
-        stacklevel=2,
-    )
+def _reason(name: str, arguments: Sequence[object]) -> str:
+    """What the library says of a call that falls back. It says so where the fallback fails; so the call is made again, and
+    this time it does."""
+    if name in _TORCHS_OWN:
+        return "torch's own runs there"
+    _asking.now = True
+    try:
+        getattr(_operations, name)(*arguments)
+    except RuntimeError as error:
+        found = re.search(
+            r"no CUDA kernel of this library runs the call \((.*)\), and", str(error), re.DOTALL
+        )
+        return found[1] if found else "not known"
+    finally:
+        _asking.now = False
+    return "not known"
+
+
+def _recorded(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function`, which writes down why it was needed, and warns once for each device."""
+
+    def run(*arguments: Any) -> Any:
+        if getattr(_asking, "now", False):
+            raise RuntimeError("only the reason was asked for")
+        first = arguments[0]
+        device = str((first if isinstance(first, Tensor) else first[0]).device)
+        if (name, device) not in reasons:
+            reasons[name, device] = _reason(name, arguments)
+        if name not in _FLOAT and device not in _warned:
+            _warned.add(device)
+            warnings.warn(
+                f"mbu_ops: packed layers on {device} run as float operations of torch: right, but slow. The first is "
+                f"{name}: {reasons[name, device]}. `mbu doctor` lists the reason for each.",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+        return function(*arguments)
+
+    return run
 
 
 def store_planes(planes: Tensor) -> Tensor:
@@ -76,29 +117,8 @@ def load_planes(weight: Tensor, out_channels: int, kernel_size: list[int], words
     return torch.stack([pos, pos | neg]).reshape(shape)
 
 
-def _tile_weight(planes: Tensor) -> Tensor:
-    _warn(planes.device)
-    return store_planes(planes)
-
-
-def _pack(x: Tensor, threshold=None, flip=None, gate=None) -> Tensor:
-    _warn(x.device)
-    return reference.pack(x, threshold, flip, gate)
-
-
-def _unpack(bits: Tensor, channels: int) -> Tensor:
-    _warn(bits.device)
-    return reference.unpack(bits, channels)
-
-
-def _join_bits(bits, channels) -> Tensor:
-    _warn(bits[0].device)
-    return reference.join_bits(bits, channels)
-
-
 def _input(bits, weight, out_channels, kernel_size, size) -> tuple[Tensor, Tensor]:
     """The joined activations and the planes of a convolution."""
-    _warn(weight.device)
     joined = reference.join(bits, size)
     return joined, load_planes(weight, out_channels, kernel_size, joined.shape[3])
 
@@ -158,12 +178,10 @@ def _conv_transpose2d_stream(
 
 
 def _gemm(bits, weight, out_channels):
-    _warn(weight.device)
     return reference.gemm(bits, load_planes(weight, out_channels, [1, 1], bits.shape[-1]))
 
 
 def _gemm_threshold(bits, weight, threshold, flip, out_channels):
-    _warn(weight.device)
     planes = load_planes(weight, out_channels, [1, 1], bits.shape[-1])
     return reference.gemm_threshold(bits, planes, threshold, flip)
 
@@ -204,16 +222,11 @@ def _attention(query, key, value, scale):
     return F.scaled_dot_product_attention(query, key, value, scale=scale)
 
 
-def _max_pool2d(bits, kernel_size, stride, padding, dilation, ceil_mode):
-    _warn(bits.device)
-    return reference.max_pool2d(bits, kernel_size, stride, padding, dilation, ceil_mode)
-
-
 FALLBACKS: dict[str, Callable[..., Tensor | tuple[Tensor, Tensor]]] = {
-    "pack": _pack,
-    "unpack": _unpack,
-    "join_bits": _join_bits,
-    "tile_weight": _tile_weight,
+    "pack": reference.pack,
+    "unpack": reference.unpack,
+    "join_bits": reference.join_bits,
+    "tile_weight": store_planes,
     "conv2d": _conv2d,
     "conv2d_threshold": _conv2d_threshold,
     "conv_transpose2d": _conv_transpose2d,
@@ -228,11 +241,13 @@ FALLBACKS: dict[str, Callable[..., Tensor | tuple[Tensor, Tensor]]] = {
     "joined_head": _joined_head,
     "upsample_bilinear2d": _upsample_bilinear2d,
     "attention": _attention,
-    "max_pool2d": _max_pool2d,
+    "max_pool2d": reference.max_pool2d,
 }
 
 if _library.AVAILABLE:
     for _name, _function in FALLBACKS.items():
         _schema = str(getattr(torch.ops.mbu, _name).default._schema).replace("mbu::", "mbu_fallback::", 1)
         torch.library.define(_schema.partition("(")[0], "(" + _schema.partition("(")[2])
-        torch.library.impl(_schema.partition("(")[0], "CompositeExplicitAutograd", _function)
+        torch.library.impl(
+            _schema.partition("(")[0], "CompositeExplicitAutograd", _recorded(_name, _function)
+        )
