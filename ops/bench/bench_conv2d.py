@@ -2,6 +2,7 @@
 
     python ops/bench/bench_conv2d.py [--shapes FILE] [--kernels NAME ...] [--threads N] [--repeats N] [--sums]
     python ops/bench/bench_conv2d.py --blocks [--shapes FILE] [--kernels NAME ...] [--repeats N] [--sums]
+    python ops/bench/bench_conv2d.py --binary [--shapes FILE] [--kernels NAME ...] [--repeats N] [--sums]
     python ops/bench/bench_conv2d.py --tails [--kernels NAME ...] [--repeats N] [--sums]
 
 Every layer is compared with the plain-torch reference before anything is timed; one wrong bit ends the run.
@@ -9,7 +10,7 @@ Kernels are timed in turn within each repeat, so that a change of clock frequenc
 GMAC/s counts the multiply-adds that the float layer would do.
 
 --blocks leaves blocks of 32 outputs x 32 inputs of one tap out of the weights, a share of them at random, and shows how
-many times faster each layer gets.
+many times faster each layer gets. --binary shows the same of weights without zeros.
 
 --tails looks for cliffs instead: 3x3 layers with channel counts and widths that fill no word, tile or register. The
 work of a layer is what an ideal kernel must do: output pixels x words in x words out. Time per work is compared with
@@ -74,12 +75,18 @@ def read_shapes(path: Path) -> list[Layer]:
 
 
 def prepare(
-    layer: Layer, sums: bool, density: float = 1.0
+    layer: Layer, sums: bool, density: float = 1.0, zeros: bool = True
 ) -> tuple[Tensor, Callable[[Tensor], Tensor], Callable[[], Tensor]]:
-    """Weight planes, the operation on tiled ones and its reference, on random data; `density`: share of blocks."""
+    """Weight planes, the operation on tiled ones and its reference, on random data.
+
+    Args:
+        density: share of blocks that are present.
+        zeros: a third of the weights in them, or none.
+    """
     torch.manual_seed(0)
     bits = pack_bits(torch.rand(1, layer.height, layer.width, layer.channels) < 0.5)
-    weight = torch.randint(-1, 2, (layer.out_channels, layer.channels, layer.kernel, layer.kernel))
+    shape = (layer.out_channels, layer.channels, layer.kernel, layer.kernel)
+    weight = torch.randint(-1, 2, shape) if zeros else torch.randint(0, 2, shape) * 2 - 1
     blocks = torch.rand(-(-layer.out_channels // 32), -(-layer.channels // 32), *weight.shape[2:]) < density
     present = blocks.repeat_interleave(32, 0).repeat_interleave(32, 1)
     planes = pack_weight(weight * present[: layer.out_channels, : layer.channels])
@@ -126,18 +133,24 @@ def measure(
     return {kernel: sorted(values) for kernel, values in times.items()}
 
 
-DENSITIES = (1.0, 0.75, 0.5, 0.25, 0.1)
+# Column -> arguments of `prepare`; every layer also has weights with their defaults.
+BLOCKS = {f"{density:.0%}": {"density": density} for density in (0.75, 0.5, 0.25, 0.1)}
+BINARY = {"binary": {"zeros": False}}
 
 
-def bench_blocks(shapes: Path, kernels: list[str], repeats: int, sums: bool) -> int:
-    """Prints a line for each layer and kernel: dense time, and speed at each density, the fastest of all rounds."""
-    print("dense ms, and how many times faster with this share of blocks present")
-    print(f"{'':14s} {'':14s} {'ms':>9s}" + "".join(f"{density:8.0%}" for density in DENSITIES[1:]))
+def bench_weights(
+    columns: dict[str, dict[str, float]], shapes: Path, kernels: list[str], repeats: int, sums: bool
+) -> int:
+    """Prints a line for each layer and kernel: dense time, and speed with other weights, the fastest of all rounds."""
+    print(
+        "dense ms with zeros, and how many times faster with this share of blocks present, or without zeros"
+    )
+    print(f"{'':14s} {'':14s} {'ms':>9s}" + "".join(f"{column:>8s}" for column in columns))
     for layer in read_shapes(shapes):
-        prepared = [prepare(layer, sums, density) for density in DENSITIES]
+        prepared = [prepare(layer, sums, **arguments) for arguments in ({}, *columns.values())]
         expected = [reference() for _, _, reference in prepared]
         for kernel in kernels:
-            best = [float("inf")] * len(DENSITIES)
+            best = [float("inf")] * len(prepared)
             with use_cpu_kernel(kernel):
                 weights = [F.tile_weight(planes) for planes, _, _ in prepared]
                 for (_, run, _), weight, right in zip(prepared, weights, expected, strict=True):
@@ -228,6 +241,7 @@ def main() -> int:
     parser.add_argument("--repeats", type=int, default=11)
     parser.add_argument("--sums", action="store_true", help="float sums instead of packed bits")
     parser.add_argument("--blocks", action="store_true", help="weights with absent blocks")
+    parser.add_argument("--binary", action="store_true", help="weights without zeros")
     parser.add_argument("--tails", action="store_true", help="channel counts and widths that fill nothing")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -235,8 +249,9 @@ def main() -> int:
         f"{device_name()}, {options.threads} threads, torch {torch.__version__}, {options.repeats} repeats, "
         f"{'float sums' if options.sums else 'packed bits'}; ms is the median (quartiles)"
     )
-    if options.blocks:
-        return bench_blocks(options.shapes, options.kernels, options.repeats, options.sums)
+    if options.blocks or options.binary:
+        columns = (BLOCKS if options.blocks else {}) | (BINARY if options.binary else {})
+        return bench_weights(columns, options.shapes, options.kernels, options.repeats, options.sums)
     if options.tails:
         return bench_tails(options.kernels, options.repeats, options.sums)
     total = dict.fromkeys(options.kernels, 0.0)

@@ -90,6 +90,7 @@ struct Conv2dTile {
   Conv2dPicture picture;
   const Word* weight;     // tiles, see types.h
   int64_t weight_stride;  // words from one tile to the next
+  bool binary;            // no weight is zero: masks need not be read
   // Words before those that a tile meets, for every tile of the layer; read by run_tiles, not by kernels.
   const int32_t* first_word;
   int64_t tile_begin, tile_end;

@@ -158,6 +158,7 @@ void run_pass(const Conv2dParams& p, const CpuKernel& kernel, const Conv2dPlan& 
   }
   tile.weight = p.weight.tiles();
   tile.weight_stride = p.weight.tile_stride();
+  tile.binary = p.weight.header().binary;
   tile.first_word = p.weight.first_word();
   tile.tile_begin = plan.tiles * split / plan.splits;
   tile.tile_end = plan.tiles * (split + 1) / plan.splits;

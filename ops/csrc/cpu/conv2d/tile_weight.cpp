@@ -67,6 +67,7 @@ void tile_weight(const Word* planes, int64_t out_channels, Extent kernel, int64_
   auto* tap_nnz = const_cast<int32_t*>(weight.nnz());
   auto* tiles = const_cast<Word*>(weight.tiles());
   const int64_t present_words = TiledWeight::present_words(taps, ranges.count);
+  header.binary = 1;
   std::copy(ranges.first.begin(), ranges.first.end(), const_cast<int32_t*>(weight.first_word()));
   for (int64_t oc = 0; oc < out_channels; ++oc) {
     Word* tile = tiles + oc / kTileChannels * weight.tile_stride();
@@ -77,6 +78,7 @@ void tile_weight(const Word* planes, int64_t out_channels, Extent kernel, int64_
         const Word* source = planes + (oc * taps + tap) * words + first + k;
         const Word mask = source[plane], sign = source[0] & mask;
         const int64_t place = tap * ranges.count + k;
+        header.binary &= mask == ~Word{0};
         if (mask) present[place / kWordBits] |= Word{1} << place % kWordBits;
         const int32_t nnz = std::popcount(mask), sum = 2 * std::popcount(sign) - nnz;
         weight_sum[tap * padded + oc] += sum;

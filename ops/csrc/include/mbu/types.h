@@ -66,7 +66,8 @@ struct TiledWeightHeader {
   WeightLayout layout;
   int32_t tile_words;  // Tw
   int32_t skips;       // 1: enough words are absent that each tile meets only its own
-  int32_t reserved[8];
+  int32_t binary;      // 1: no weight is zero, and input channels fill their words
+  int32_t reserved[7];
 };
 static_assert(sizeof(TiledWeightHeader) == 64, "tiles stay aligned to cache lines");
 
