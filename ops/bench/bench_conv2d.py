@@ -27,6 +27,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -134,12 +135,14 @@ def measure(
 
 
 # Column -> arguments of `prepare`; every layer also has weights with their defaults.
-BLOCKS = {f"{density:.0%}": {"density": density} for density in (0.75, 0.5, 0.25, 0.1)}
-BINARY = {"binary": {"zeros": False}}
+BLOCKS: dict[str, dict[str, Any]] = {
+    f"{density:.0%}": {"density": density} for density in (0.75, 0.5, 0.25, 0.1)
+}
+BINARY: dict[str, dict[str, Any]] = {"binary": {"zeros": False}}
 
 
 def bench_weights(
-    columns: dict[str, dict[str, float]], shapes: Path, kernels: list[str], repeats: int, sums: bool
+    columns: dict[str, dict[str, Any]], shapes: Path, kernels: list[str], repeats: int, sums: bool
 ) -> int:
     """Prints a line for each layer and kernel: dense time, and speed with other weights, the fastest of all rounds."""
     print(

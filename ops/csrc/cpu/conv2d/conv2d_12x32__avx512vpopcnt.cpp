@@ -7,8 +7,6 @@
 // operation for one. They do where no weight is zero and a ^ sign is all there is to a product, for the adder
 // takes it in: 5 operations for two words instead of 6 (count_pair). Pixels come as a list of offsets, so
 // that tiles are full for every width, stride and word count.
-#include <algorithm>
-
 #include "cpu/conv2d/finish_avx512.h"
 
 namespace mbu {
@@ -207,11 +205,20 @@ void run(const Conv2dTile& t) {
   }
 }
 
+// Whether count_half can take the words, and there are enough of them for what comes behind the last one.
+bool come_in_pairs(const Conv2dTile& t) {
+  int64_t words = 0;
+  for (const Conv2dRun *run = t.run, *last = run + t.runs; run != last; ++run) {
+    if (run->count % 2) return false;
+    words += run->count;
+  }
+  return words >= 8;
+}
+
 }  // namespace
 
 void conv2d_12x32__avx512vpopcnt(const Conv2dTile& t) {
-  const bool pairs =
-      t.binary && std::all_of(t.run, t.run + t.runs, [](auto& run) { return run.count % 2 == 0; });
+  const bool pairs = t.binary && come_in_pairs(t);
   if (t.sums || t.stream)
     pairs ? run<true, true>(t) : run<true, false>(t);
   else
