@@ -116,7 +116,9 @@ const Family* family_of(int device, const char** why) {
   const std::lock_guard<std::mutex> lock(mutex);
   auto [at, fresh] = found.try_emplace(device);
   if (fresh) {
+    const char* wanted = std::getenv("MBU_CUDA_FAMILY");
     for (const FamilyKernels& candidate : kFamilies) {
+      if (wanted && std::strcmp(wanted, candidate.family.name)) continue;
       const char* reason = missing(device, candidate);
       if (!reason) {
         at->second.family = &candidate.family;
@@ -125,6 +127,9 @@ const Family* family_of(int device, const char** why) {
       if (at->second.why.find(reason) == std::string::npos)
         at->second.why += (at->second.why.empty() ? "" : "; ") + std::string(reason);
     }
+    if (wanted && !at->second.family)
+      at->second.why = std::string("MBU_CUDA_FAMILY=") + wanted + ": " +
+                       (at->second.why.empty() ? "there is no such family, see mbu doctor" : at->second.why);
   }
   *why = at->second.why.c_str();
   return at->second.family;

@@ -15,8 +15,8 @@ struct Family {
   DeviceLayout layout;
 };
 
-// The family of a device: of those whose kernels all have a route there, the first of choices.inc. Null where
-// there is none, with the reason in `why`.
+// The family of a device: of those whose kernels all have a route there, the first of choices.inc, or the one
+// that MBU_CUDA_FAMILY names in the environment. Null where there is none, with the reason in `why`.
 const Family* family_of(int device, const char** why);
 
 // A launch that may run a layer, and the fewest blocks per multiprocessor for which the table takes it.

@@ -12,7 +12,7 @@ from emulator import build
 from mbu_ops import fallback, peak, reference
 from mbu_ops.packing import pack_bits, pack_weight
 
-from .conftest import Gpu
+from .conftest import CARDS, Gpu
 from .test_dispatch import generated_files, launched, random_bits, random_planes
 
 OPS = torch.ops.mbu_emulated
@@ -49,6 +49,20 @@ def test_wide_convolutions(gpu: Gpu, setting: str, monkeypatch: pytest.MonkeyPat
         assert torch.equal(found, reference.conv2d_threshold(joined, planes, threshold, flip, 1, 1))
         starts = "wide_conv2d_" if possible and channels != (512, 128) else "conv2d_"
         assert all(name.startswith(starts) and gpu.family in name for name in launched(gpu))
+
+
+@pytest.mark.parametrize("index, family", [(0, "sm80_int8"), (1, "sm70_xor")])
+def test_a_family_by_name(gpu: Gpu, index: int, family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bytes on a card that has bits too, to compare them there; a name that does not exist is refused."""
+    if gpu.family != "sm90_and":
+        pytest.skip("once is enough")
+    monkeypatch.setenv("MBU_CUDA_FAMILY", family)
+    gpu.libraries["operations"].host_set_device(len(CARDS) + index)
+    bits, planes = random_bits(1, 3, 7, 32), random_planes(7, 32, 3)
+    found = OPS.conv2d([bits], OPS.tile_weight(planes), 7, [3, 3], [1, 1], [1, 1], [1, 1], 0)
+    assert torch.equal(found, reference.conv2d(bits, planes, 1, 1))
+    names = [line.split()[1] for line in gpu.log() if line.startswith("launch")]
+    assert names == (["conv2d_32x32_stream_v1__sm80_int8"] if index == 0 else [])
 
 
 def test_instructions_reach_their_sums(gpu: Gpu) -> None:
