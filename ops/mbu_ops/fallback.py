@@ -19,7 +19,8 @@ from torch import Tensor
 from . import _library, reference
 from .packing import WORD_BITS, words_of
 
-# A weight's layout is its size modulo 8 (csrc/torch/cuda.cpp): DeviceLayout + 1, or 0 for planes as they are.
+# A weight's layout is its size modulo 8 (csrc/torch/cuda.cpp): DeviceLayout + 1, or 0 for planes as they are; and 4 more
+# where no weight is zero.
 _PLANES, _XOR_POPC, _AND_POPC, _INT8 = range(4)
 # Float in any case; the last two are torch's own by choice, so nobody has to be asked why.
 _FLOAT = ("stem_threshold", "stem_stream", "head_conv2d", "joined_head", "upsample_bilinear2d", "attention")
@@ -87,17 +88,17 @@ def load_planes(weight: Tensor, out_channels: int, kernel_size: list[int], words
         RuntimeError: its size fits no layout.
     """
     taps, padded = kernel_size[0] * kernel_size[1], words_of(out_channels) * WORD_BITS
-    layout = weight.numel() % 8
+    layout, size = weight.numel() % 4, weight.numel() // 8 * 8
     shape = (2, out_channels, *kernel_size, words)
     row = -(-taps * words // 8) * 8
     start = (2 * taps + 1) * padded
     sizes = {
         _PLANES: -(-2 * out_channels * taps * words // 8) * 8,
-        _XOR_POPC: start + 2 * padded * row + _XOR_POPC,
-        _AND_POPC: start + 2 * padded * row + _AND_POPC,
-        _INT8: start + taps * words * padded * 8 + _INT8,
+        _XOR_POPC: start + 2 * padded * row,
+        _AND_POPC: start + 2 * padded * row,
+        _INT8: start + taps * words * padded * 8,
     }
-    if weight.dim() != 1 or weight.numel() != sizes.get(layout):
+    if weight.dim() != 1 or size != sizes[layout]:
         raise RuntimeError(
             f"weight has shape {tuple(weight.shape)}, which is no layout of {out_channels} output channels, kernel "
             f"{kernel_size} and {words} channel words; tile the planes again on this device (PackedModel.tile_weights)"
@@ -105,14 +106,14 @@ def load_planes(weight: Tensor, out_channels: int, kernel_size: list[int], words
     if layout == _PLANES:
         return weight[: 2 * out_channels * taps * words].view(shape)
     if layout == _INT8:
-        values = weight[start:-layout].view(torch.int8).view(taps * words, padded // 8, 8, 4, 2, 4)
+        values = weight[start:size].view(torch.int8).view(taps * words, padded // 8, 8, 4, 2, 4)
         # [k, group, channel, lane t, register r, byte i] is input 2 t + r + 8 i.
         inputs = values.permute(1, 2, 0, 5, 3, 4).reshape(padded, taps * words, WORD_BITS)[:out_channels]
         shifts = torch.arange(WORD_BITS, device=weight.device)
         sign, mask = (((inputs == 1) << shifts).sum(-1), ((inputs != 0) << shifts).sum(-1))
         # Bit 31 of an int64 sum becomes the sign of the int32 word.
         return torch.stack([sign, mask]).to(torch.int32).view(shape)
-    first, second = weight[start:-layout].view(2, padded, row)[:, :out_channels, : taps * words]
+    first, second = weight[start:size].view(2, padded, row)[:, :out_channels, : taps * words]
     pos, neg = (~second, first) if layout == _XOR_POPC else (first, second)
     return torch.stack([pos, pos | neg]).reshape(shape)
 

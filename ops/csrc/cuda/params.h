@@ -77,6 +77,7 @@ struct Conv2dParams {
   // The weight (cuda/weight.h).
   const Word* weight;
   int32_t weight_row;         // bit layouts: words of an output channel
+  int32_t weight_planes;      // bit layouts: to multiply by, 1 where both are the same
   int32_t scale;              // dot = scale * accumulator + base
   const int32_t* base;        // [taps + 1, padded_channels]; the last row is the sum of the others
   const int32_t* weight_sum;  // [taps, padded_channels]
@@ -98,6 +99,7 @@ struct GemmParams {
   const Word* weight;         // both planes (cuda/weight.h)
   int32_t weight_row;         // words of an output channel
   int64_t weight_plane;       // words from one plane to the next
+  int32_t weight_planes;      // to multiply by, 1 where both are the same
   const int32_t* weight_sum;  // [out_channels]
   // Bits, or where they are null dot products.
   Word* bits;  // [rows, planes * out_words]

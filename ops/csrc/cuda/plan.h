@@ -20,6 +20,7 @@ struct Layer {
   int64_t kernel_h, kernel_w, stride_h, stride_w, padding_h, padding_w, dilation_h, dilation_w;
   int64_t out_height, out_width, out_channels;
   bool transposed, zero_padding;
+  bool binary;  // of the weight (cuda/weight.h)
 };
 
 Divide divide_by(int64_t divisor);

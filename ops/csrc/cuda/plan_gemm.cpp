@@ -29,6 +29,7 @@ const char* plan_gemm(const Product& product, DeviceLayout layout, const int32_t
   p.weight = reinterpret_cast<const Word*>(weight + w.data());
   p.weight_row = static_cast<int32_t>(w.row());
   p.weight_plane = w.padded_channels() * w.row();
+  p.weight_planes = product.binary && layout == DeviceLayout::xor_popc ? 1 : 2;
   p.weight_sum = weight + w.weight_sum();
   return nullptr;
 }

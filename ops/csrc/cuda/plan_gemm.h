@@ -11,6 +11,7 @@ namespace mbu::cuda {
 struct Product {
   int64_t rows, words, stride;  // stride: words from one row to the next
   int64_t out_channels;
+  bool binary;  // of the weight (cuda/weight.h)
 };
 
 // Fills everything of `params` but the pointers of input and results: `weight` is the device address of what

@@ -26,6 +26,11 @@ void place_bytes(const DeviceWeight& w, Word sign, Word mask, int64_t channel, i
 
 }  // namespace
 
+bool is_binary(const Word* planes, const DeviceWeight& w) {
+  const int64_t plane = w.out_channels * w.taps * w.words;
+  return std::all_of(planes + plane, planes + 2 * plane, [](Word mask) { return mask == ~Word{0}; });
+}
+
 void lay_out_weight(const Word* planes, const DeviceWeight& w, int32_t* to) {
   std::fill(to, to + w.size(), 0);
   const int64_t padded = w.padded_channels(), plane = w.out_channels * w.taps * w.words;

@@ -39,6 +39,10 @@ constexpr int32_t scale_of(DeviceLayout layout) {
   return layout == DeviceLayout::xor_popc ? 1 : 2;
 }
 
+// Whether no weight is zero and input channels fill their words. The planes of xor_popc are the same then,
+// and one of them says it all: dot = 2 popc(a ^ neg) - K.
+bool is_binary(const Word* planes, const DeviceWeight& weight);
+
 // `planes` is [2, OC, taps, Cw]: sign, mask; `to` has weight.size() words.
 void lay_out_weight(const Word* planes, const DeviceWeight& weight, int32_t* to);
 

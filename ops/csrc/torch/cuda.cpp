@@ -67,19 +67,20 @@ void start(cuda::Kernel kernel, cuda::Grid grid, const void* params) {
 }
 
 // The layout shows in a weight's size, so that it can be checked without reading device memory: sizes are
-// multiples of 8, and the layout's number is added.
-int64_t stored_words(const cuda::DeviceWeight& weight) {
-  return weight.size() + 1 + static_cast<int64_t>(weight.layout);
+// multiples of 8, and the layout's number is added, and 4 where the weight is binary.
+int64_t stored_words(const cuda::DeviceWeight& weight, bool binary) {
+  return weight.size() + 1 + static_cast<int64_t>(weight.layout) + (binary ? 4 : 0);
 }
 
 Tensor tile_planes(const Tensor& planes, int64_t out_channels, Extent kernel, int64_t channel_words) {
   const cuda::DeviceWeight weight{reader().family->layout, out_channels, kernel.h * kernel.w, channel_words};
   Tensor source = torch::stable::empty({planes.numel()}, ScalarType::Int);
   torch::stable::copy_(source, torch::stable::reshape(planes, {planes.numel()}));
-  Tensor made = torch::stable::empty({stored_words(weight)}, ScalarType::Int);
-  cuda::lay_out_weight(static_cast<const Word*>(source.const_data_ptr()), weight,
-                       made.mutable_data_ptr<int32_t>());
-  Tensor out = torch::stable::empty({stored_words(weight)}, ScalarType::Int, std::nullopt, kPlace);
+  const auto* from = static_cast<const Word*>(source.const_data_ptr());
+  const int64_t stored = stored_words(weight, cuda::is_binary(from, weight));
+  Tensor made = torch::stable::empty({stored}, ScalarType::Int);
+  cuda::lay_out_weight(from, weight, made.mutable_data_ptr<int32_t>());
+  Tensor out = torch::stable::empty({stored}, ScalarType::Int, std::nullopt, kPlace);
   torch::stable::copy_(out, made);
   return out;
 }
@@ -89,14 +90,15 @@ TiledWeight tiled_weight(const char* op, const Tensor& weight, int64_t out_chann
                          int64_t words, const Reader& reader) {
   check_here(op, "weight", weight);
   const cuda::DeviceWeight wanted{reader.family->layout, out_channels, kernel.h * kernel.w, words};
+  const bool binary = weight.dim() == 1 && weight.numel() == stored_words(wanted, true);
   MBU_CHECK(
       weight.scalar_type() == ScalarType::Int && weight.dim() == 1 && weight.is_contiguous() &&
-          weight.numel() == stored_words(wanted),
+          weight.numel() == stored_words(wanted, binary),
       op, ": weight has ", weight.numel(), " words; a weight of ", out_channels, " output channels, kernel [",
-      kernel.h, ", ", kernel.w, "] and ", words, " channel words has ", stored_words(wanted),
+      kernel.h, ", ", kernel.w, "] and ", words, " channel words has ", stored_words(wanted, false),
       " in the layout of this GPU (", reader.family->name,
       "); tile the planes again on this device (mbu_ops.functional.tile_weight, PackedModel.tile_weights)");
-  return {static_cast<const int32_t*>(weight.const_data_ptr())};
+  return {static_cast<const int32_t*>(weight.const_data_ptr()), binary};
 }
 
 void run(const PackParams& p) {
@@ -213,10 +215,10 @@ void run(const Conv2dParams& p, const Reader& reader) {
   cuda::GemmParams product{};
   if (plan_product(p, reader.family->layout, product))
     cuda::add_gemms(reader.device, *reader.family, product, candidates);
-  cuda::Layer layer{p.input.batch,  p.input.height, p.input.width, {0, 0},     {1, 1},
-                    p.kernel.h,     p.kernel.w,     p.stride.h,    p.stride.w, p.padding.h,
-                    p.padding.w,    p.dilation.h,   p.dilation.w,  p.output.h, p.output.w,
-                    p.out_channels, p.transposed,   p.zero_padding};
+  cuda::Layer layer{p.input.batch,  p.input.height, p.input.width,  {0, 0},         {1, 1},
+                    p.kernel.h,     p.kernel.w,     p.stride.h,     p.stride.w,     p.padding.h,
+                    p.padding.w,    p.dilation.h,   p.dilation.w,   p.output.h,     p.output.w,
+                    p.out_channels, p.transposed,   p.zero_padding, p.weight.binary};
   const std::vector<PackedImage> sources = sources_of(p, layer);
   cuda::Conv2dParams c{};
   const char* why = cuda::plan_conv2d(layer, reader.family->layout, p.weight.data, c);

@@ -126,7 +126,8 @@ inline bool plan_product(const Conv2dParams& p, cuda::DeviceLayout layout, cuda:
                     !p.stream && (in.height == 1 || in.stride_h == in.width * in.stride_w) &&
                     (in.batch == 1 || in.stride_n == in.height * in.width * in.stride_w);
   if (!rows) return false;
-  const cuda::Product product{in.batch * in.height * in.width, in.words, in.stride_w, p.out_channels};
+  const cuda::Product product{in.batch * in.height * in.width, in.words, in.stride_w, p.out_channels,
+                              p.weight.binary};
   if (alignment(in) < 4 || !cuda::fills_stages(in.words, in.words) ||
       cuda::plan_gemm(product, layout, p.weight.data, c))
     return false;

@@ -21,6 +21,7 @@ PRODUCTS = {
     "two stages, several tiles": lambda: Product(150, 1024, 150, seed=1),
     "five stages and a rest": lambda: Product(33, 2 * 1024 + 640, 65, zeros=3, seed=2),
     "all weights zero": lambda: Product(3, 512, 40, zeros=4),
+    "no zeros": lambda: Product(5, 1024, 40, zeros=0),
     "one row, one channel": lambda: Product(1, 1152, 1, seed=3),
 }
 

@@ -25,6 +25,7 @@ LAYERS = {
     "rows without a single tap": Conv((2, 3), (512,), 9, kernel=(2, 1), padding=(3, 0), dilation=(1, 2)),
     "1x1 with stride": Conv((5, 5), (1024,), 20, kernel=(1, 1), padding=(0, 0), stride=(2, 2)),
     "all weights zero": Conv((3, 3), (512,), 32, kernel=(1, 1), padding=(1, 1), zeros=4),
+    "no zeros": Conv((4, 5), (512,), 40, zeros=0),
 }
 
 

@@ -3,6 +3,7 @@
 // included):
 //
 //   xor:   S = popc(a ^ neg) + popc(a ^ ~pos)    a bit adds 0, 1 or 2 for a product -1, 0 or +1: dot = S - K
+//                                                without zeros neg is ~pos, and half of S suffices
 //   and:   S = popc(a & pos) + popc(~a & neg)    counts the products that are +1:        dot = 2 S - nnz
 //   bytes: S = sum of a * w with a in {0, 1}     sum (2a - 1) w:                         dot = 2 S - sum w
 //
@@ -65,13 +66,14 @@ struct Planes {
   using Weight = PlaneStage<T, kVector, kAsync>;
 
   template <class T>
-  static MBU_DEVICE void stage(Accumulators<T>& sums, uint32_t input, uint32_t weight, int warp_m,
-                               int warp_n) {
+  static MBU_DEVICE void stage(const Conv2dParams& p, Accumulators<T>& sums, uint32_t input, uint32_t weight,
+                               int warp_m, int warp_n) {
     Word a[T::kRowParts][4];
 #pragma unroll
     for (int i = 0; i < T::kRowParts; ++i) load_rows(a[i], input, warp_m * T::kWarpPixels + i * 16);
 #pragma unroll
     for (int plane = 0; plane < 2; ++plane) {
+      if (plane == p.weight_planes) break;
 #pragma unroll
       for (int i = 0; i < T::kRowParts; ++i)
 #pragma unroll
@@ -99,8 +101,8 @@ struct Bytes {
   using Weight = ByteStage<T, kAsync>;
 
   template <class T>
-  static MBU_DEVICE void stage(Accumulators<T>& sums, uint32_t input, uint32_t weight, int warp_m,
-                               int warp_n) {
+  static MBU_DEVICE void stage(const Conv2dParams&, Accumulators<T>& sums, uint32_t input, uint32_t weight,
+                               int warp_m, int warp_n) {
     const int lane = thread_index() % kWarpLanes, shift = lane % 4 * 2;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {

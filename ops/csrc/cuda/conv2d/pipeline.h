@@ -45,7 +45,7 @@ struct Pipeline {
       const bool more = step + kStages - 1 < steps;
       if (more) begin(step + kStages - 1, writing);
       if constexpr (Form::kAsync) commit_copies();
-      Form::template stage<T>(sums, reading, reading + kInputBytes, warp_m, warp_n);
+      Form::template stage<T>(p, sums, reading, reading + kInputBytes, warp_m, warp_n);
       if (more) finish(writing);
       reading = reading + kStageBytes == kBytes ? 0 : reading + kStageBytes;
       writing = writing + kStageBytes == kBytes ? 0 : writing + kStageBytes;

@@ -92,7 +92,7 @@ struct PlaneRows {
     for (int i = 0; i < Rows::kCount; ++i) {
       const int32_t row = Rows::row(i), plane = row >= T::kChannels;
       const int32_t channel = first_channel + row - plane * T::kChannels;
-      const bool present = inside && channel < p.padded_channels;
+      const bool present = inside && channel < p.padded_channels && plane < p.weight_planes;
       const Word* from = p.weight;
       if (present) from += (int64_t{plane} * p.padded_channels + channel) * p.weight_row + weight_word;
       copies.begin(i, stage + row_offset(row, Rows::word()), from, present);

@@ -58,7 +58,7 @@ struct Gemm {
     Sums sums;
     sums.clear();
 #pragma unroll 1
-    for (int plane = 0; plane < 2; ++plane) {
+    for (int plane = 0; plane < p.weight_planes; ++plane) {
       // The planes lie as (neg, ~pos) for xor and as (pos, neg) for and, of which the subtracted one comes
       // first.
       const int64_t from = int64_t{kXor ? plane : 1 - plane} * p.weight_plane;
@@ -79,6 +79,7 @@ struct Gemm {
   }
 
   static MBU_DEVICE void finish(const GemmParams& p, int32_t row, int32_t column, Sums& sums) {
+    const int32_t scale = kXor && p.weight_planes == 2 ? 1 : 2;
 #pragma unroll
     for (int j = 0; j < kColumnParts; ++j)
 #pragma unroll
@@ -90,7 +91,7 @@ struct Gemm {
 #pragma unroll
           for (int half = 0; half < kHalves; ++half) {
             auto& sum = sums[index(i, j, half, e)];
-            sum = (kXor ? 1 : 2) * sum + base;
+            sum = scale * sum + base;
           }
       }
     if (p.bits)

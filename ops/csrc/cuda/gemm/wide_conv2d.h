@@ -36,7 +36,7 @@ struct WideConv2d {
     Sums sums;
     sums.clear();
 #pragma unroll 1
-    for (int plane = 0; plane < 2; ++plane) {
+    for (int plane = 0; plane < p.weight_planes; ++plane) {
       // As in gemm/gemm.h: with and, the subtracted plane comes first.
       const int64_t from = int64_t{kXor ? plane : 1 - plane} * p.padded_channels * p.weight_row;
       auto* weight = reinterpret_cast<Bit*>(const_cast<Word*>(p.weight + from));

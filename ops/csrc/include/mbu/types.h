@@ -73,6 +73,7 @@ static_assert(sizeof(TiledWeightHeader) == 64, "tiles stay aligned to cache line
 
 struct TiledWeight {
   const int32_t* data;
+  bool binary = false;  // on a GPU, whose memory the host does not read: what the header says elsewhere
 
   const TiledWeightHeader& header() const { return *reinterpret_cast<const TiledWeightHeader*>(data); }
   int64_t taps() const { return int64_t{header().kernel_h} * header().kernel_w; }

@@ -66,9 +66,11 @@ std::string run(const char* name, const ConvCase& c) {
               c.output[1],
               c.out_channels,
               c.transposed != 0,
-              c.zero_padding != 0};
+              c.zero_padding != 0,
+              false};
   const DeviceLayout layout = layout_of(name);
   const DeviceWeight weight{layout, c.out_channels, c.kernel[0] * c.kernel[1], c.words[0] + c.words[1]};
+  layer.binary = is_binary(static_cast<const mbu::Word*>(c.weight), weight);
   std::string laid_out(static_cast<size_t>(weight.size()) * 4, '\0');
   lay_out_weight(static_cast<const mbu::Word*>(c.weight), weight,
                  reinterpret_cast<int32_t*>(laid_out.data()));

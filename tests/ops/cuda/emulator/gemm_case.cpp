@@ -33,7 +33,8 @@ std::string run(const std::string& name, const GemmCase& c) {
   lay_out_weight(static_cast<const mbu::Word*>(c.weight), weight,
                  reinterpret_cast<int32_t*>(laid_out.data()));
   GemmParams p{};
-  const Product product{c.rows, c.words, c.stride, c.out_channels};
+  const Product product{c.rows, c.words, c.stride, c.out_channels,
+                        is_binary(static_cast<const mbu::Word*>(c.weight), weight)};
   const auto* device = put(laid_out.data(), weight.size() * 4, false)->as<const int32_t>();
   if (const char* reason = plan_gemm(product, layout, device, p)) return reason;
   const int64_t out_words = mbu::words_of(c.out_channels);
