@@ -5,41 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 from emulator import build
-from emulator.cases import Conv, Problem, Stream
+from emulator.cases import LAYERS, Conv, Problem, Stream
 from emulator.checks import check_bits, check_stream
 
 KERNELS = [kernel.name for kernel in build.kernels() if kernel.name.startswith("conv2d_")]
 PTX = [kernel.name for kernel in build.kernels() if kernel.file in build.PTX_FILES and kernel.name in KERNELS]
-# With w the words that a kernel reads at a time.
-LAYERS = {
-    "3x3": lambda w: Conv((6, 5), (32 * w,), 40),
-    "tail channels": lambda w: Conv((4, 9), (32 * w - 5,), 33, gap=w),
-    "one pixel": lambda w: Conv((1, 1), (32 * w,), 5),
-    "ring of -1": lambda w: Conv((5, 4), (64 * w,), 32, pad_value=-1, planes=2),
-    "stride and dilation": lambda w: Conv(
-        (7, 9), (32 * w,), 70, stride=(2, 1), padding=(0, 2), dilation=(2, 1), batch=2
-    ),
-    "wide padding": lambda w: Conv((3, 2), (32 * w,), 9, kernel=(5, 2), padding=(4, 3), dilation=(1, 2)),
-    "1x1, many channels": lambda w: Conv((9, 16), (288 * w,), 65, kernel=(1, 1), padding=(0, 0), zeros=3),
-    "concat with upsampling": lambda w: Conv((8, 6), (32 * w, 64 * w), 65, upsample=(2, 1), planes=2),
-    "transposed 2x2": lambda w: Conv(
-        (5, 6), (32 * w,), 33, kernel=(2, 2), stride=(2, 2), padding=(0, 0), transposed=True, batch=2
-    ),
-    "transposed, ragged": lambda w: Conv(
-        (4, 4),
-        (32 * w - 5,),
-        32,
-        stride=(3, 2),
-        padding=(1, 0),
-        dilation=(2, 1),
-        extra=(1, 1),
-        transposed=True,
-    ),
-    "transposed, no taps": lambda w: Conv(
-        (3, 2), (32 * w,), 32, kernel=(1, 2), stride=(2, 3), padding=(0, 0), transposed=True
-    ),
-    "all weights zero": lambda w: Conv((3, 3), (32 * w,), 32, zeros=4),
-}
 
 
 def vector(kernel: str) -> int:
