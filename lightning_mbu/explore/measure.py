@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -59,17 +60,22 @@ def row(
     experiment: Experiment, data: DataSet, *, timed: bool = False, threads: int = 1, compiled: bool = True
 ) -> Callable[[Callable[[float], None]], dict[str, Any]]:
     """A row of a study: trains, measures, and returns plain numbers; `value` is the validation score."""
+    return partial(
+        _measure, experiment, data, timed, threads, compiled
+    )  # which can be sent to another process
 
-    def measure(report: Callable[[float], None]) -> dict[str, Any]:
-        trained = run(experiment, data, report)
-        example = next(iter(loader(data, "test", 1)))[0]
-        result = {"value": trained.scores[f"val/{primary(data)}"], **trained.scores}
-        result |= operations(trained, example)
-        if timed:
-            result |= latency(trained, example, threads, compiled)
-        return result
 
-    return measure
+def _measure(
+    experiment: Experiment, data: DataSet, timed: bool, threads: int, compiled: bool,
+    report: Callable[[float], None],
+) -> dict[str, Any]:  # fmt: skip
+    trained = run(experiment, data, report)
+    example = next(iter(loader(data, "test", 1)))[0]
+    result = {"value": trained.scores[f"val/{primary(data)}"], **trained.scores}
+    result |= operations(trained, example)
+    if timed:
+        result |= latency(trained, example, threads, compiled)
+    return result
 
 
 def primary(data: DataSet) -> str:

@@ -7,14 +7,14 @@ where it was.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import optuna
 from optuna.study import Study
-from optuna.trial import TrialState
+from optuna.trial import Trial, TrialState
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
@@ -41,39 +41,69 @@ def finished(study: Study) -> dict[str, dict[str, Any]]:
     return {t.user_attrs["row"]: json.loads(t.user_attrs["result"]) for t in trials if "row" in t.user_attrs}
 
 
-def run_rows(study: Study, rows: dict[str, Row], console: Console) -> dict[str, dict[str, Any]]:
-    """Runs what is missing and returns all results, in the order of `rows`.
+def claim(study: Study, rows: Mapping[str, Row], mine: Collection[str] = ()) -> tuple[Trial, str] | None:
+    """Takes the next row that nobody has finished and that is not in `mine`: its trial, whose attribute `row` names it to
+    all processes, and a title with its number. None where there is no such row.
 
     Rows that another process works on come last: they are run again only if it never finished them.
+    """
+    done = finished(study)
+    waiting = [name for name in rows if name not in done and name not in mine]
+    if not waiting:
+        return None
+    running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+    taken = {t.user_attrs.get("row") for t in running}
+    name = next((name for name in waiting if name not in taken), waiting[0])
+    trial = study.ask()
+    trial.set_user_attr("row", name)
+    return trial, f"{name} ({len(rows) - len(waiting) + 1} of {len(rows)})"
+
+
+def keep(study: Study, trial: Trial, result: dict[str, Any], console: Console) -> None:
+    """Writes the result of a claimed row into the record."""
+    trial.set_user_attr("result", json.dumps(result))
+    study.tell(trial, [result["value"]] * len(study.directions))
+    console.print(f"{trial.user_attrs['row']}: {result['value']:.3f}", highlight=False)
+
+
+def give_up(study: Study, trial: Trial) -> None:
+    """Leaves a claimed row to whoever comes next."""
+    study.tell(trial, state=TrialState.FAIL, skip_if_finished=True)
+
+
+def run_rows(study: Study, rows: Mapping[str, Row], console: Console) -> dict[str, dict[str, Any]]:
+    """Runs what is missing and returns all results, in the order of `rows`.
 
     Raises:
         KeyboardInterrupt: stopped with Ctrl-C; finished rows are kept.
     """
-    while True:
-        done = finished(study)
-        waiting = [name for name in rows if name not in done]
-        if not waiting:
-            return {name: done[name] for name in rows}
-        running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-        taken = {t.user_attrs.get("row") for t in running}
-        name = next((name for name in waiting if name not in taken), waiting[0])
-        trial = study.ask()
-        trial.set_user_attr("row", name)
+    while (claimed := claim(study, rows)) is not None:
+        trial, title = claimed
         try:
-            with bar(console, f"{name} ({len(done) + 1} of {len(rows)})") as report:
-                result = rows[name](report)
+            with bar(console, title) as report:
+                result = rows[trial.user_attrs["row"]](report)
         except BaseException:
-            study.tell(trial, state=TrialState.FAIL)
+            give_up(study, trial)
             raise
-        trial.set_user_attr("result", json.dumps(result))
-        study.tell(trial, [result["value"]] * len(study.directions))
-        console.print(f"{name}: {result['value']:.3f}", highlight=False)
+        keep(study, trial, result, console)
+    return results_of(study, rows)
+
+
+def results_of(study: Study, rows: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Results of rows that are all complete, in their order."""
+    done = finished(study)
+    return {name: done[name] for name in rows}
+
+
+def bars(console: Console) -> Progress:
+    """Progress bars for shares in [0, 1], gone when they are done."""
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
+    return Progress(*columns, console=console, transient=True)
 
 
 @contextmanager
 def bar(console: Console, title: str) -> Iterator[Callable[[float], None]]:
     """A progress bar; yields what sets its share, in [0, 1]."""
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
+    with bars(console) as progress:
         task = progress.add_task(title, total=1.0)
         yield lambda share: progress.update(task, completed=share)

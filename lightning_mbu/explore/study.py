@@ -19,8 +19,10 @@ from .rows import bit_widths, chosen_blocks, ingredients, pareto, repeat, table1
 from .search import search_budget
 from .store import finished, open_study, run_rows
 from .training import Experiment
+from .workers import cores, run_side_by_side
 
 STUDIES = ("table1", "ingredients", "figure3", "bits", "pareto", "front", "budget")
+TIMED = ("pareto", "budget")  # of these, those that time every network that they train
 
 
 @dataclass(frozen=True)
@@ -32,13 +34,15 @@ class StudySettings:
         data: folder of nuclei, CamVid or ISBI 2012.
         output: folder for the database, tables and plots.
         storage: SQLAlchemy URL that several machines share; None keeps the record in `output`.
-        quick: 64 pixels, 8 epochs: the ordering in minutes, not the accuracy.
+        quick: 64 pixels, 8 epochs, as many processes as cores: the ordering in minutes, not the accuracy.
         size: height of the images, pixels; by default 128, or 64 with `quick`.
         epochs: of every network; by default 12, or 8 with `quick`.
         width: channels of the first level.
-        lr: peak learning rate of every network whose row names none; by default that of `Experiment`.
+        lr: peak learning rate of every network whose row names none; by default that of `Experiment`, and 1e-4 for a quick
+            `table1`, at which the rows come in the order of the paper.
         shortcuts: real-valued shortcuts in every network, the float one too.
-        seeds: runs of each row.
+        seeds: runs of each row; by default 1, for a quick `table1` 3.
+        processes: networks that train at the same time; by default 1. `pareto` and `budget` time theirs, one at a time.
         only: rows of `ingredients` and `front` to run, all if empty.
         permutations, depth: of `figure3`, see `shapley.chains`.
         w_op: weights of the operations in the cost score of `pareto`, each another order of masking; that of the parameters
@@ -60,7 +64,8 @@ class StudySettings:
     width: int = 16
     lr: float | None = None
     shortcuts: bool = False
-    seeds: int = 1
+    seeds: int | None = None
+    processes: int | None = None
     only: tuple[str, ...] = ()
     permutations: int = 6
     depth: int = 4
@@ -75,9 +80,13 @@ class StudySettings:
     def __post_init__(self) -> None:
         if self.name not in STUDIES:
             raise ValueError(f"study {self.name!r} is unknown; choose one of {', '.join(STUDIES)}.")
-        for name in ("seeds", "permutations", "depth", "threads", "trials"):
-            if getattr(self, name) < 1:
+        for name in ("seeds", "processes", "permutations", "depth", "threads", "trials"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1.")
+        if self.name in TIMED and (self.processes or 1) > 1:
+            raise ValueError(
+                f"processes={self.processes}: {self.name} times its networks, one at a time; leave --processes out."
+            )
         if self.lr is not None and not 0 < self.lr < 1:
             raise ValueError(f"lr={self.lr} must lie between 0 and 1, as 1e-3.")
         if self.name == "budget" and (self.max_dice_drop is None) == (self.max_latency_ms is None):
@@ -90,10 +99,30 @@ class StudySettings:
         return self.size if self.size is not None else (64 if self.quick else 128)
 
     @property
+    def rate(self) -> float | None:
+        """Peak learning rate of rows that name none; None leaves it to `Experiment`."""
+        return 1e-4 if self.lr is None and self._for_order else self.lr
+
+    @property
+    def runs(self) -> int:
+        """Of each row."""
+        return self.seeds or (3 if self._for_order else 1)
+
+    @property
+    def side_by_side(self) -> int:
+        """Networks that train at the same time."""
+        return self.processes or (cores() if self.quick and self.name not in TIMED else 1)
+
+    @property
+    def _for_order(self) -> bool:
+        # The order of the paper comes at a low rate, as a mean of seeds: docs/results/accuracy.md.
+        return self.quick and self.name == "table1"
+
+    @property
     def base(self) -> Experiment:
         """What every row starts from."""
         epochs = self.epochs if self.epochs is not None else (8 if self.quick else 12)
-        return Experiment(width=self.width, shortcuts=self.shortcuts, epochs=epochs, lr=self.lr)
+        return Experiment(width=self.width, shortcuts=self.shortcuts, epochs=epochs, lr=self.rate)
 
 
 def run_study(settings: StudySettings, console: Console) -> dict[str, dict[str, Any]]:
@@ -112,17 +141,19 @@ def run_study(settings: StudySettings, console: Console) -> dict[str, dict[str, 
     # The name holds what makes results comparable: a study with other settings is another study.
     record = "ingredients" if settings.name == "front" else settings.name  # what one has trained serves both
     name = f"{record}-{data.name}-{settings.pixels}px-w{settings.width}-e{settings.base.epochs}"
-    name += f"-lr{settings.lr:g}" if settings.lr is not None else ""
+    name += f"-lr{settings.rate:g}" if settings.rate is not None else ""
     name += "-shortcuts" if settings.shortcuts else ""
     study = open_study(name, output, settings.storage, direction="maximize")
     rows = {
         key: row(experiment, data, timed=timed, threads=settings.threads, compiled=not settings.quick)
-        for key, experiment in repeat(experiments, settings.seeds).items()
+        for key, experiment in repeat(experiments, settings.runs).items()
     }
     if settings.name == "budget":
         found = search_budget(settings, data, study, rows, console)
     else:
-        found = run_rows(study, rows, console)
+        processes = settings.side_by_side
+        one = processes == 1
+        found = run_rows(study, rows, console) if one else run_side_by_side(study, rows, console, processes)
         # Rows of earlier calls with other `only` or fewer seeds belong to the same table.
         found |= {key: value for key, value in finished(study).items() if key not in found}
     _show(settings, data, name, found, console)
@@ -177,6 +208,7 @@ def _rows(settings: StudySettings, data: DataSet) -> tuple[dict[str, Experiment]
 def _facts(settings: StudySettings) -> dict[str, Any]:
     """What the results depend on besides code and data."""
     facts = {**conditions(torch.device("cpu"), settings.threads), **asdict(settings)}
+    facts |= {"lr": settings.rate, "seeds": settings.runs, "processes": settings.side_by_side}
     return {key: value for key, value in facts.items() if key not in ("data", "output", "storage")}
 
 
@@ -195,7 +227,12 @@ def _show(
         "ms",
         "minutes",
     )
-    console.print(results.as_table(name, lines, columns))
+    title = (
+        f"{name}: peak rate {settings.base.peak:g}, seeds {settings.runs}"
+        if settings.name == "table1"
+        else name
+    )
+    console.print(results.as_table(title, lines, columns))
     output = Path(settings.output)
     files = results.write(output, name, _facts(settings), found)
     axes = {"pareto": "ms", "budget": "ms"}
