@@ -38,7 +38,7 @@ def approx_sign(x: Tensor, sharpness: Tensor | float = 1.0) -> Tensor:
 
 
 def tanh_slope(x: Tensor, sharpness: Tensor | float = 1.0) -> Tensor:
-    """1 - tanh(x)^2: a smooth bump that never reaches 0."""
+    """1 - tanh(x)^2: a smooth bump that never reaches 0; `annealed` at sharpness 1 (IR-Net, arXiv:1909.10788)."""
     return 1 - torch.tanh(x).square_()
 
 
@@ -149,7 +149,8 @@ def round_stream(x: Tensor, dtype: str = "bfloat16") -> Tensor:
     """`x` as a packed network stores it in `dtype`, one of `STREAM_DTYPES`.
 
     `"bfloat16"`: rounded to nearest, ties to even; gradient: identity (STE). `"int8"`: to the nearest sixteenth, ties
-    to even, within [-8, 127/16]; gradient: identity inside that range, 0 outside.
+    to even, within [-8, 127/16]; gradient: identity inside that range, 0 outside. Both are simulated quantization
+    (arXiv:1712.05877, section 3).
     """
     return _STREAMS[dtype].apply(x) if dtype in _STREAMS else x  # type: ignore[return-value]
 
@@ -225,8 +226,10 @@ class MaskedWeight(nn.Module):
 
     delta, for the whole layer, by `rule`:
         "twn":       0.7 * mean |w| (Ternary Weight Networks, arXiv:1605.04711)
-        "learned":   |factor| * mean |w|, `factor` trained from 0.7
-        "sparsity":  the value below which the share `sparsity` of all |w| lies
+        "learned":   |factor| * mean |w|, `factor` trained from 0.7 (a threshold that the layer learns, as in STR,
+                     arXiv:2002.03231)
+        "sparsity":  the value below which the share `sparsity` of all |w| lies (Trained Ternary Quantization,
+                     arXiv:1612.01064, the variant of constant sparsity)
 
     Args:
         rule: one of the three.

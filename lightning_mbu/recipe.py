@@ -16,7 +16,8 @@ class Recipe:
 
     Attributes:
         planes: thresholds per channel; 2 or 3 make thermometer activations, whose planes the next layer reads as
-            further one-bit channels: as many times the operations, no float between layers. None: the preset's.
+            further one-bit channels: as many times the operations, no float between layers. Several binary activations
+            of one value are ABC-Net's (arXiv:1711.11294). None: the preset's.
         shortcuts: add real-valued shortcuts around layers of equal shape (Bi-Real Net, arXiv:1808.00278).
         shift: add shifted activations in front of sums (RPReLU of ReActNet, arXiv:2003.03488).
         thresholds: `"auto"` learns activation thresholds (RSign of ReActNet) where a layer's input is not centred,
