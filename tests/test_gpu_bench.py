@@ -160,7 +160,7 @@ def test_layers_are_judged_by_what_bounds_them() -> None:
     assert gpu_layers.judge(WIDE, 2.1 * ideal, card)["met"] is False
     thin = Layer("thin", 32, 32, 512 * 512, 1, 1, 512 * 512)
     fast = replace(card, b1=1e6)
-    judged = gpu_layers.judge(thin, bytes_of(thin) / 0.71 / card.bandwidth / 1e3, fast)
+    judged = gpu_layers.judge(thin, bytes_of(thin, card) / 0.71 / card.bandwidth / 1e3, fast)
     assert (judged["bound"], judged["met"]) == ("memory", True)
     assert judged["bandwidth"] == pytest.approx(0.71)
     assert gpu_layers.judge(WIDE, 1.0, H200)["met"] is None

@@ -20,6 +20,8 @@ from typing import Any
 
 import torch
 
+from mbu_ops import fallback
+from mbu_ops.backends import serving_kernel
 from mbu_ops.peak import peak_rates
 from mbu_ops.roofline import SIZES, Layer, read_layers
 
@@ -103,7 +105,10 @@ def measure(run: Run, device: torch.device, repeats: int, dry: bool) -> None:
     run.save()
     card = gpu_rivals.card_of(device, peaks, results["copy"])
     energy = gpu_networks.Energy(device)
-    results["conditions"]["energy"] = energy.why or "the card's own counter"
+    results["conditions"] |= {
+        "kernels": serving_kernel("cpu" if dry else str(device)) if card is None else card.family,
+        "energy": energy.why or "the card's own counter",
+    }
     model, one_bit, packed = networks(dry)
     checked = False
     try:
@@ -198,7 +203,13 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         measure(run, device, options.repeats, options.dry)
     finally:
-        results["conditions"]["took"] = f"{time.monotonic() - start:.0f} s"
+        fallen = [
+            f"{name} ({why})" for (name, place), why in fallback.reasons.items() if place == str(device)
+        ]
+        results["conditions"] |= {
+            "operations that torch runs": ", ".join(fallen) or "none",
+            "took": f"{time.monotonic() - start:.0f} s",
+        }
         run.save()
         print(page(results, SHAPES))
     return 1 if results["refused"] else 0

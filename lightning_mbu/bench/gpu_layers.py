@@ -37,7 +37,10 @@ def layer_call(layer: Layer, device: torch.device) -> Callable[[Tensor], Tensor]
     """
     up = layer.kind == "up"
     kernel = 2 if up else round(layer.taps**0.5)
-    weight = pack_weight(torch.randint(-1, 2, (layer.out_channels, layer.channels, kernel, kernel)))
+    shape = layer.out_channels, layer.channels, kernel, kernel
+    weight = pack_weight(
+        torch.randint(0, 2, shape) * 2 - 1 if layer.kind == "binary" else torch.randint(-1, 2, shape)
+    )
     threshold = torch.zeros(1, layer.out_channels, dtype=torch.int32)
     flip = torch.zeros(1, words_of(layer.out_channels), dtype=torch.int32)
     tiles = torch.ops.mbu.tile_weight(weight.to(device))
@@ -84,7 +87,7 @@ def judge(layer: Layer, us: float, card: Card) -> dict[str, Any]:
     """`predicted_us` and `bound`, `peak` and `bandwidth` as shares reached, `met`; None where a rate is not known."""
     p = predict(layer, card)
     rate = card.int8 if card.family.endswith("int8") else card.b1
-    moved = bytes_of(layer) / us / 1e3 / card.bandwidth
+    moved = bytes_of(layer, card) / us / 1e3 / card.bandwidth
     if p.arithmetic_us is None or rate is None:
         return {"predicted_us": None, "bound": None, "peak": None, "bandwidth": moved, "met": None}
     reached = operations_of(layer, card) / us / 1e6 / rate

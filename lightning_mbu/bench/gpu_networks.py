@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._dynamo.utils import counters
 
 from ..benchmark import BFLOAT16_TOLERANCE
 from ..deploy import PackedModel, verify
@@ -143,6 +144,7 @@ def network_row(
         RuntimeError: logits differ, or memory does not suffice.
     """
     forget(device)
+    counters.clear()
     x = torch.randn(images, packed.input_spec.channels, *size, device=device)
     run, note = one_bit_call(packed, x, dry)
     off = difference(run(x), packed(x))
@@ -157,6 +159,8 @@ def network_row(
         raise RuntimeError(f"{rival} logits differ from float32 by {rival_off:.2g} of the largest")
     calls: dict[str, Call] = {"one-bit": lambda: run(x), rival: lambda: fast(values)}
     timings = time_interleaved(calls, repeats, budget_s=_TIMING_S, synchronise=lambda: synchronise(device))
+    if counters["inductor"]["cudagraph_skips"]:
+        note = f"{note}; ".lstrip("; ") + "torch.compile left CUDA graphs out"
     row: dict[str, Any] = {
         "images": images, "size": list(size), "rival": rival, "note": note, "differences": [off, rival_off],
         "faster": ratio(timings[rival], timings["one-bit"]),

@@ -120,7 +120,7 @@ def _layers(rows: Sequence[dict[str, Any]]) -> list[str]:
     lines = [
         "## Layers, in a CUDA graph", "",
         "Every layer equals the reference on a small image. Predicted: by the model of [roofline.md](../roofline.md) at the rates",
-        f"above. A layer should reach {SHARE_OF_PEAK:.0%} of its instruction's measured rate, both planes of masked weights counted, or",
+        f"above. A layer should reach {SHARE_OF_PEAK:.0%} of its instruction's measured rate, both products of masked weights counted, or",
         f"{SHARE_OF_BANDWIDTH:.0%} of the memory's bandwidth, whichever bounds it.", "",
         "| layer | images | median us | quartiles | predicted us | of the measured peak | of the bandwidth | bound by | asked |",
         "|" + "---|" * 9,

@@ -9,6 +9,7 @@ What there is are products of matrices. They bound from below what a network in 
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -73,7 +74,9 @@ def card_of(device: torch.device, peaks: Sequence[Peak], copied: float) -> Card 
     if device.type != "cuda":
         return None
     found = cuda_devices()[device.index or 0]
-    family = next((family for family in INSTRUCTIONS if family in found.families), None)
+    wanted = os.environ.get("MBU_CUDA_FAMILY")
+    families = (family for family in INSTRUCTIONS if family in found.families and wanted in (None, family))
+    family = next(families, None)
     if family is None:
         return None
     name = found.name.replace("GeForce ", "")

@@ -71,7 +71,7 @@ def read_shapes(path: Path) -> list[Layer]:
     return [
         Layer(name, *map(int, numbers), transposed=kind == "up")
         for name, *numbers, kind in filter(None, lines)
-        if kind in ("conv", "up")
+        if kind in ("masked", "binary", "up")
     ]
 
 

@@ -38,8 +38,9 @@ CARDS = (
     Card("Orin Nano 8 GB", 87, "sm80_xor", 8, 10.2, 20.4, 163, 1.28, 68, "NVIDIA Orin data sheet; b1 taken as 8 x int8"),
     H200,
 )  # fmt: skip
-# What its one-bit rate may turn out to be.
-ASSUMED = tuple(
-    replace(H200, name=f"H200, if b1 runs at {times}x int8", b1=times * H200.int8) for times in (1, 2, 4)
+# What its one-bit rate may turn out to be, and its kernels for bytes, which MBU_CUDA_FAMILY=sm80_int8 asks for.
+ASSUMED = (
+    *(replace(H200, name=f"H200, if b1 runs at {times}x int8", b1=times * H200.int8) for times in (1, 2, 4)),
+    replace(H200, name="H200 with products of bytes", family="sm80_int8"),
 )
 PREDICTED = (*CARDS[:-1], *ASSUMED)

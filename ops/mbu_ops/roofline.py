@@ -47,8 +47,8 @@ class Layer:
     """A layer: `pixels` outputs of one pass in all images, `passes` of them, `taps` seen by each output.
 
     Attributes:
-        kind: `conv` and `up` (transposed) are one-bit, `pool` has bits, `stem` and `head` are the float layers at the
-            ends; `head` is no launch of its own.
+        kind: `masked`, `binary` (no zeros) and `up` (transposed, masked) are one-bit, `pool` has bits, `stem` and `head` are
+            the float layers at the ends; `head` is no launch of its own.
     """
 
     name: str
@@ -58,11 +58,11 @@ class Layer:
     passes: int
     taps: int
     input_pixels: int
-    kind: str = "conv"
+    kind: str = "masked"
 
     @property
     def one_bit(self) -> bool:
-        return self.kind in ("conv", "up")
+        return self.kind in ("masked", "binary", "up")
 
     @property
     def weights(self) -> int:
@@ -132,7 +132,13 @@ def choose(layer: Layer, card: Card) -> tuple[Tile, int]:
     return tile, blocks
 
 
-def bytes_of(layer: Layer) -> int:
+def products_of(layer: Layer, card: Card) -> int:
+    """Of each multiply-add of a packed layer: two planes of bits, but one of bytes, and one where XOR meets no zeros."""
+    single = card.family.endswith("int8") or (layer.kind == "binary" and card.family.endswith("xor"))
+    return 2 if layer.one_bit and not single else 1
+
+
+def bytes_of(layer: Layer, card: Card) -> int:
     """What a packed layer reads and writes; bits in, bits out, but for the image and the logits."""
     reads = WORD_BYTES * _up(layer.channels, 32) * layer.input_pixels
     writes = WORD_BYTES * _up(layer.out_channels, 32) * layer.pixels * layer.passes
@@ -140,14 +146,15 @@ def bytes_of(layer: Layer) -> int:
         reads = FLOAT32_BYTES * layer.channels * layer.input_pixels
     if layer.kind == "head":  # the last layer's result is in the block that made it
         reads, writes = 0, FLOAT32_BYTES * layer.out_channels * layer.pixels
-    # Two planes of bits, or float32.
-    return reads + writes + (_up(2 * layer.weights, 8) if layer.one_bit else FLOAT32_BYTES * layer.weights)
+    bits = 8 * FLOAT32_BYTES
+    if layer.one_bit:
+        bits = 8 if card.family.endswith("int8") else products_of(layer, card)
+    return reads + writes + _up(bits * layer.weights, 8)
 
 
 def operations_of(layer: Layer, card: Card) -> int:
-    """That belong to a packed layer: a multiply-add is two, of each of two planes where products are of one bit."""
-    planes = 2 if layer.one_bit and not card.family.endswith("int8") else 1
-    return 2 * planes * layer.macs
+    """That belong to a packed layer, two for each product."""
+    return 2 * products_of(layer, card) * layer.macs
 
 
 def predict(layer: Layer, card: Card) -> Prediction:
@@ -156,14 +163,8 @@ def predict(layer: Layer, card: Card) -> Prediction:
     if layer.one_bit:
         chosen, blocks = choose(layer, card)
         stages = _up(layer.taps * _up(layer.channels, 32) * 32, STAGE_BITS)
-        whole = replace(
-            layer,
-            channels=stages * STAGE_BITS,
-            taps=1,
-            passes=1,
-            out_channels=chosen.channels,
-            pixels=chosen.pixels,
-        )
+        k, columns, rows = stages * STAGE_BITS, chosen.channels, chosen.pixels
+        whole = replace(layer, channels=k, taps=1, passes=1, out_channels=columns, pixels=rows)
         # The busiest multiprocessor sets the time, however many of its blocks run side by side.
         issued = _up(blocks, card.multiprocessors) * card.multiprocessors * operations_of(whole, card)
         tile, peak = chosen.name, card.int8 if card.family.endswith("int8") else card.b1
@@ -179,7 +180,7 @@ def predict(layer: Layer, card: Card) -> Prediction:
         tile=tile,
         blocks=blocks,
         arithmetic_us=None if peak is None else issued / peak / 1e6,
-        memory_us=bytes_of(layer) / card.bandwidth / 1e3,
+        memory_us=bytes_of(layer, card) / card.bandwidth / 1e3,
         useful=operations_of(layer, card) / issued if issued else 1.0,
         fp16_us=bound(card.fp16, 2),
         int8_us=bound(card.int8, 1),
