@@ -75,8 +75,8 @@ def run_side_by_side(
         RuntimeError: a row failed, or its process ended.
         KeyboardInterrupt: stopped with Ctrl-C; finished rows are kept.
     """
-    missing = len(rows.keys() - finished(study).keys())
-    workers = [Worker(max(cores() // processes, 1)) for _ in range(min(processes, missing))]
+    processes = min(processes, len(rows.keys() - finished(study).keys()))
+    workers = [Worker(max(cores() // processes, 1)) for _ in range(processes)]
     idle, busy = list(workers), {}  # connection -> worker, trial, bar
     try:
         with bars(console) as shown:

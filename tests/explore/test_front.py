@@ -79,6 +79,7 @@ def test_front_of_bytes_knows_each_network_once() -> None:
         point("light", 3, 0.4, "avx2", megabytes=0.5), point("worse", 2, 0.3, megabytes=0.6),
     ]  # fmt: skip
     assert [p.row for p in lightest(points)] == ["light", "heavy"]
+    assert [marks["front, MB"] for marks in front_show._marks(points).values()] == [1, 1, 1, 0]
 
 
 def test_every_network_is_timed_once_and_joined_with_its_score(monkeypatch, tmp_path) -> None:
