@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -72,9 +73,10 @@ def call(problem: Problem, place: str, name: str, *epilogue: Any, **more: Any) -
 
 @everywhere
 @pytest.mark.parametrize("words", [1, 2, 4])
-@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("name", [*LAYERS, "no zeros"])
 def test_a_layer_to_bits_and_to_sums(place: str, name: str, words: int) -> None:
-    problem = Problem(LAYERS[name](words), words)
+    conv = replace(LAYERS["3x3"](words), zeros=0) if name == "no zeros" else LAYERS[name](words)
+    problem = Problem(conv, words)
     assert torch.equal(call(problem, place, "").cpu(), problem.dots)
     threshold, flip = problem.thresholds()
     found = call(problem, place, "_threshold", threshold.to(place), flip.to(place))
