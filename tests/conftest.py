@@ -28,6 +28,14 @@ def _seed() -> None:
     torch.manual_seed(0)
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(autouse=True)
 def _compiler_forgets() -> Iterator[None]:
     """torch.compile gives up on a function after eight variants of it, which a folder of tests exceeds."""

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 
@@ -50,14 +49,6 @@ def nuclei(tmp_path):
             picture(tmp_path / f"merged256/images/{name}.png", image)
             picture(tmp_path / f"merged256/masks/{name}.png", (image.mean(2) > 128).astype(np.uint8) * 255)
     return tmp_path
-
-
-@pytest.fixture
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

@@ -53,11 +53,3 @@ def trainer(tmp_path):
         return L.Trainer(callbacks=list(callbacks), **{**settings, **options})
 
     return make
-
-
-@pytest.fixture
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
