@@ -17,7 +17,7 @@ class Sharing {
     ++calls_;
     if (saved_ < -kPatience || (calls_ >= kFewest && saved_ < 0)) {
       alone_until_ = now + pause_;
-      pause_ = std::min(2 * pause_, kLongest);
+      pause_ = std::min(4 * pause_, kLongest);
       saved_ = 0;
       calls_ = 0;
     } else if (calls_ >= kTrusted) {
@@ -30,7 +30,7 @@ class Sharing {
   static constexpr int kFewest = 50;     // calls before a judgement on small losses
   static constexpr double kPatience = 5e-3;  // seconds that may be lost before
   static constexpr int kTrusted = 300;  // calls without a complaint after which the next pause is short again
-  static constexpr double kShortest = 0.1, kLongest = 2;  // seconds of working alone
+  static constexpr double kShortest = 0.1, kLongest = 5;  // seconds of working alone
 
   double saved_ = 0, alone_until_ = 0, pause_ = kShortest;
   int calls_ = 0;
