@@ -52,6 +52,7 @@ def _library_functions() -> ctypes.CDLL:
     library.mbu_cpu_kernel_isa.restype = ctypes.c_char_p
     library.mbu_cpu_kernel_layout.restype = ctypes.c_char_p
     library.mbu_cpu_kernel_selected.restype = ctypes.c_char_p
+    library.mbu_fallback_reason.restype = ctypes.c_char_p
     return library
 
 
@@ -127,6 +128,15 @@ def use_cpu_kernel(name: str) -> Iterator[None]:
         yield
     finally:
         _force(before)
+
+
+def fallback_reason() -> str:
+    """Why no kernel of the library ran the last call of this thread that torch's own operations run instead.
+
+    Raises:
+        RuntimeError: if this install has no kernels.
+    """
+    return _library_functions().mbu_fallback_reason().decode()
 
 
 def release_memory() -> None:

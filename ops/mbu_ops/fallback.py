@@ -6,62 +6,37 @@ up to 2**24, summed in float64: whatever algorithm a convolution uses, the resul
 
 from __future__ import annotations
 
-import re
-import threading
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import _library, reference
+from . import _library, backends, reference
 from .packing import WORD_BITS, words_of
 
 # A weight's layout is its size modulo 8 (csrc/torch/cuda.cpp): DeviceLayout + 1, or 0 for planes as they are; and 4 more
 # where no weight is zero.
 _PLANES, _XOR_POPC, _AND_POPC, _INT8 = range(4)
-# Float in any case; the last two are torch's own by choice, so nobody has to be asked why.
+# Float in any case: no packed layer is slow because of them.
 _FLOAT = ("stem_threshold", "stem_stream", "head_conv2d", "joined_head", "upsample_bilinear2d", "attention")
-_TORCHS_OWN = _FLOAT[-2:]
 
 reasons: dict[tuple[str, str], str] = {}
 """(operation, device) -> why no kernel of the library ran it there, the first time."""
 
-_operations = torch.ops.mbu
-_asking = threading.local()
 _warned: set[str] = set()
-
-
-def _reason(name: str, arguments: Sequence[object]) -> str:
-    """What the library says of a call that falls back. It says so where the fallback fails; so the call is made again, and
-    this time it does."""
-    if name in _TORCHS_OWN:
-        return "torch's own runs there"
-    _asking.now = True
-    try:
-        getattr(_operations, name)(*arguments)
-    except RuntimeError as error:
-        found = re.search(
-            r"no CUDA kernel of this library runs the call \((.*)\), and", str(error), re.DOTALL
-        )
-        return found[1] if found else "not known"
-    finally:
-        _asking.now = False
-    return "not known"
 
 
 def _recorded(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
     """`function`, which writes down why it was needed, and warns once for each device."""
 
     def run(*arguments: Any) -> Any:
-        if getattr(_asking, "now", False):
-            raise RuntimeError("only the reason was asked for")
         first = arguments[0]
         device = str((first if isinstance(first, Tensor) else first[0]).device)
         if (name, device) not in reasons:
-            reasons[name, device] = _reason(name, arguments)
+            reasons[name, device] = backends.fallback_reason() or "not known"
         if name not in _FLOAT and device not in _warned:
             _warned.add(device)
             warnings.warn(

@@ -281,6 +281,11 @@ Tensor attention_here(const Tensor&, const Tensor&, const Tensor&, double) {
 }  // namespace
 }  // namespace mbu
 
+// Why this thread's last call fell back; valid until the next one does.
+extern "C" __attribute__((visibility("default"))) const char* mbu_fallback_reason() {
+  return mbu::fallback_reason.c_str();
+}
+
 STABLE_TORCH_LIBRARY_IMPL(MBU_LIBRARY, MBU_DEVICE, m) {
 #define MBU_OP(result, name, arguments) \
   m.impl(#name, TORCH_BOX((&mbu::OnDevice<&mbu::name##_here, decltype(&mbu::name##_here)>::call)));

@@ -32,11 +32,15 @@ inline std::string last_exception() {
   return what && what() ? std::string(": ") + what() : "";
 }
 
+// Why the last call of this thread fell back, for whoever runs it (mbu_fallback_reason).
+inline thread_local std::string fallback_reason;
+
 // Calls mbu_fallback::<name> with the arguments of mbu::<name>.
 template <class Result, class... Arguments>
 Result fall_back(const char* name, const std::string& why, const Arguments&... arguments) {
   std::array<StableIValue, sizeof...(Arguments) + 1> stack{torch::stable::detail::from(arguments)...};
   const std::string op = std::string("mbu_fallback::") + name;
+  fallback_reason = why;
   const AOTITorchError failed = torch_call_dispatcher(op.c_str(), "", stack.data(), TORCH_ABI_VERSION);
   MBU_CHECK(!failed, name, ": no CUDA kernel of this library runs the call (", why,
             "), and the float fallback of mbu_ops failed or is not there (import mbu_ops in this process)",

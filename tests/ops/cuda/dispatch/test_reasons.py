@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
+
 import pytest
 import torch
 
-from mbu_ops import doctor, fallback, reference
+from mbu_ops import backends, doctor, fallback, reference
 from mbu_ops.packing import pack_bits, pack_weight
 
 from .conftest import Gpu
@@ -14,8 +16,10 @@ OPS = torch.ops.mbu_emulated
 
 
 @pytest.fixture(autouse=True)
-def _fresh(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fallback, "_operations", OPS)
+def _fresh(monkeypatch: pytest.MonkeyPatch, loaded: dict[str, ctypes.CDLL]) -> None:
+    says = loaded["operations"].mbu_fallback_reason
+    says.restype = ctypes.c_char_p
+    monkeypatch.setattr(backends, "fallback_reason", lambda: says().decode())
     monkeypatch.setattr(fallback, "reasons", {})
     fallback._warned.add("cpu")
 
@@ -38,7 +42,7 @@ def test_every_operation_tells(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(torch.ops, "mbu", OPS)
     found = doctor._fallbacks("cpu")
     assert "not known" not in found.values()
-    assert found["attention"] == "torch's own runs there"
+    assert found["attention"] == "torch's own runs on GPUs"
     if gpu.family == "none":
         assert set(found) == set(fallback.FALLBACKS)
     else:
