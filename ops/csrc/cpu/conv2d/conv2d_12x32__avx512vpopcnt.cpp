@@ -73,6 +73,15 @@ MBU_INLINE void count_half(const Conv2dTile& t, const Word* input, const int64_t
 }
 
 // Of counts in memory, [pixel][half][16]: the arithmetic needs the registers that hold them.
+__attribute__((noinline)) bool finish_row(const Conv2dTile& t, int64_t first, int pixels, int64_t tile,
+                                          const int32_t* counts) {
+  const auto dots_of = [&](int p, const Floats* nnz, Floats* y) MBU_LAMBDA {
+    const int32_t* count = counts + p * kTileChannels;
+    y[0] = nnz[0] + to_floats(load(count), load(count + 16)) * -2.0f;  // whole numbers: exact
+  };
+  return finish_alike<1>(t, &first, pixels, tile, dots_of);
+}
+
 template <bool kWhole>
 void finish_pixels(const Conv2dTile& t, int64_t first, int64_t pixels, int64_t tile, const int32_t* counts) {
   for (int64_t p = 0; p < pixels; ++p, counts += kTileChannels)
@@ -147,9 +156,15 @@ MBU_INLINE void run_pixels(const Conv2dTile& t, int64_t first, int64_t tile) {
     if (kBinary) low[p] = load(count), high[p] = load(count + 16);
     if (!kBinary && kSums) _mm512_store_si512(count, low[p]), _mm512_store_si512(count + 16, high[p]);
   }
-  if constexpr (!kSums)
+  if constexpr (!kSums) {
     finish_bits<kPixels, kStride>(t, first, tile, low, high);
-  else if (t.channels - tile * kTileChannels >= kTileChannels)
+    return;
+  }
+  // Nearly every tile lies in one row and inside the image.
+  if (kPixels == 12 && kStride && t.border[first] == t.border[first + 11] &&
+      finish_row(t, first, kPixels, tile, counts))
+    return;
+  if (t.channels - tile * kTileChannels >= kTileChannels)
     finish_pixels<true>(t, first, kPixels, tile, counts);
   else
     finish_pixels<false>(t, first, kPixels, tile, counts);
