@@ -62,7 +62,7 @@ struct StreamEpilogue {
   int64_t words;
   const float* threshold;
   int64_t threshold_stride;  // from plane to plane
-  FetchAhead* ahead;         // for kernels with `expanded_bytes`: memory to call for amid their work, or null
+  FetchAhead* ahead;         // memory to call for amid the work, or null
 };
 
 // One call of a conv2d microkernel: `pixels` output pixels times the channel tiles [tile_begin, tile_end).

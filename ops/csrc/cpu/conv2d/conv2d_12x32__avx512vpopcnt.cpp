@@ -8,6 +8,7 @@
 // takes it in: 5 operations for two words instead of 6 (count_pair). Pixels come as a list of offsets, so
 // that tiles are full for every width, stride and word count.
 #include "cpu/conv2d/finish_avx512.h"
+#include "cpu/stream/fetch_ahead.h"
 
 namespace mbu {
 namespace {
@@ -172,12 +173,15 @@ MBU_INLINE void run_pixels(const Conv2dTile& t, int64_t first, int64_t tile) {
 
 template <int kStride, bool kSums, bool kBinary>
 void run(const Conv2dTile& t) {
+  FetchAhead* ahead = kSums && t.stream ? t.stream->ahead : nullptr;
+  if (ahead) ahead->spread((t.tile_end - t.tile_begin) * (t.pixels / 12));
   for (int64_t tile = t.tile_begin; tile < t.tile_end; ++tile) {
     int64_t i = 0;
     // Pixels of one row lie a step apart, which the fast variants need. Where fewer than 12 are left in a
     // row, 8 or 4 of them are still faster that way than 12 with an address each.
     int64_t left = t.row_pixels;
     while (i + 12 <= t.pixels) {
+      if (ahead) ahead->some();
       int64_t count = 12;
       if (kStride && left >= 12) {
         run_pixels<12, kStride, kSums, kBinary>(t, i, tile);

@@ -167,7 +167,7 @@ void list_fetches(const Conv2dParams& p, const Chunk& chunk, int64_t row, int64_
 void fetch_shortcut(const Conv2dParams& p, const CpuKernel& kernel, const Chunk& chunk, Memory& memory) {
   list_fetches(p, chunk, chunk.row, chunk.rows, memory.ahead);
   if (memory.ahead.first() != memory.fetched) memory.ahead.all();
-  list_fetches(p, chunk, chunk.row + chunk.rows, kernel.expanded_bytes ? chunk.rows : 0, memory.ahead);
+  list_fetches(p, chunk, chunk.row + chunk.rows, chunk.rows, memory.ahead);
   memory.fetched = memory.ahead.first();
 }
 
@@ -206,7 +206,7 @@ void finish_in_kernel(const Conv2dParams& p, const CpuKernel& kernel, const Chun
   }
   if (s.residuals && direct) {
     fetch_shortcut(p, kernel, chunk, memory);
-    if (kernel.expanded_bytes) epilogue.ahead = &memory.ahead;
+    epilogue.ahead = &memory.ahead;
     list_sources(s, chunk.band, chunk.row, chunk.rows, memory);
     epilogue.terms = terms_of(p);
     epilogue.shortcut_type = s.residual[0].type;
