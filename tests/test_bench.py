@@ -64,8 +64,13 @@ def measured(job: Job, report, turns) -> dict:
         return {"states": [{"state": "idle", "threads": 2, "one_ms": 40.0, "many_ms": 22.0, "speedup": 1.8}]}
     if job.kind == "layers":
         layer = {"name": "down1.conv1", "shape": "3x3 64->128 @ 64x64", "macs": 300_000_000, "ms": 0.5,
-                 "quartiles_ms": [0.4, 0.6], "rate": 600.0, "share": 0.6, "output": "bits"}  # fmt: skip
-        return {"kernel": "scalar", "ceiling": 1000.0, "network_ms": 2.0, "layers": [layer]}
+                 "quartiles_ms": [0.4, 0.6], "rate": 600.0, "share": 0.6, "output": "bits", "weights": "masked"}  # fmt: skip
+        return {
+            "kernel": "scalar",
+            "ceilings": {"masked": 1000.0, "binary": 1100.0},
+            "network_ms": 2.0,
+            "layers": [layer],
+        }
     return compared(job)
 
 
@@ -166,7 +171,12 @@ def test_layers_of_a_network(monkeypatch):
     assert layers["up1.transpose"]["macs"] == 4 * 4 * 64 * 64 * 4
     assert layers["up1.transpose"]["shape"] == "up 2x2 64->64 @ 8x8"
     assert layers["stem.conv2"]["output"] == "bits"
-    assert found["ceiling"] > 0 and found["network_ms"] > 0
+    assert layers["stem.conv2"]["weights"] == "masked" and layers["up4.transpose"]["weights"] in (
+        "masked",
+        "binary",
+    )
+    assert {layer["weights"] for layer in found["layers"]} == {"masked", "binary"}
+    assert min(found["ceilings"].values()) > 0 and found["network_ms"] > 0
 
 
 def test_standard_set_and_grid(monkeypatch):

@@ -72,8 +72,9 @@ def _layers(axes: Any, entry: dict[str, Any]) -> None:
     names = [f"{len(layers) - i}. {layer['name']}  {layer['shape']}" for i, layer in enumerate(layers)]
     bars = axes.barh(names, [layer["rate"] for layer in layers], color=_OURS)
     axes.bar_label(bars, [f"{layer['share']:.0%}" for layer in layers], padding=3)
-    axes.axvline(result["ceiling"], color=_CEILING, linestyle="--", label="ceiling of the kernel")
-    axes.set_xlim(0, 1.18 * result["ceiling"])
+    for style, (kind, ceiling) in zip(("--", ":"), result["ceilings"].items(), strict=True):
+        axes.axvline(ceiling, color=_CEILING, linestyle=style, label=f"ceiling of the kernel, {kind}")
+    axes.set_xlim(0, 1.18 * max(result["ceilings"].values()))
     axes.set_xlabel(f"multiply-adds per ns, kernel {result['kernel']}")
     axes.set_title(f"Layers: {entry['title']}", loc="left")
     axes.legend(loc="lower right")

@@ -12,7 +12,7 @@ from ..comparison import COMPILED, PACKED, PACKED_COMPILED, Comparison
 from ..timing import ratio
 
 _SUMMARY_COLUMNS = ("network", "packed ms", "vs float", "vs bf16", "vs int8")
-_LAYER_COLUMNS = ("layer", "shape", "output", "ms", "quartiles ms", "MAC/ns", "ceiling")
+_LAYER_COLUMNS = ("layer", "shape", "weights", "output", "ms", "quartiles ms", "MAC/ns", "ceiling")
 _THREAD_COLUMNS = ("machine", "threads", "1 thread ms", "all threads ms", "faster")
 _MEMORY_COLUMNS = ("candidate", "size", "peak of a call", "weights", "ms", "ns/pixel")
 
@@ -150,24 +150,24 @@ def layer_rows(result: dict[str, Any]) -> list[list[str]]:
     layers = result["layers"]
     rows = [
         [
-            layer["name"], layer["shape"], layer["output"], f"{layer['ms']:.3f}",
+            layer["name"], layer["shape"], layer["weights"], layer["output"], f"{layer['ms']:.3f}",
             f"{layer['quartiles_ms'][0]:.3f} to {layer['quartiles_ms'][1]:.3f}",
             f"{layer['rate']:.0f}", f"{layer['share']:.0%}",
         ]
         for layer in layers
     ]  # fmt: skip
     ms, macs = sum(layer["ms"] for layer in layers), sum(layer["macs"] for layer in layers)
-    rate = macs / ms / 1e6
-    rows.append(["sum", "", "", f"{ms:.3f}", "", f"{rate:.0f}", f"{rate / result['ceiling']:.0%}"])
+    least = sum(layer["ms"] * layer["share"] for layer in layers)
+    rows.append(["sum", "", "", "", f"{ms:.3f}", "", f"{macs / ms / 1e6:.0f}", f"{least / ms:.0%}"])
     return rows
 
 
 def layer_note(result: dict[str, Any]) -> str:
-    """What the ceiling is, and what the convolutions leave to everything else."""
+    """What the ceilings are, and what the convolutions leave to everything else."""
     ms = sum(layer["ms"] for layer in result["layers"])
     return (
-        f"Kernel {result['kernel']}. Ceiling: {result['ceiling']:.0f} multiply-adds per ns, the kernel's best rate "
-        f"on layers made to suit it, timed in the same rounds. The whole network takes {result['network_ms']:.1f} "
+        f"Kernel {result['kernel']}. Ceiling: the kernel's best rate on layers made to suit it, timed in the same rounds, "
+        f"{result['ceilings']['masked']:.0f} multiply-adds per ns masked and {result['ceilings']['binary']:.0f} binary. The whole network takes {result['network_ms']:.1f} "
         f"ms eagerly; its packed convolutions are {ms / result['network_ms']:.0%} of that."
     )
 

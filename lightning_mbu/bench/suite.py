@@ -29,7 +29,7 @@ from . import memory
 from .child import Job, JobFailed, run_job
 from .turns import Turns
 
-SCHEMA = 3  # of the JSON; grows with every change that a reader would notice
+SCHEMA = 4  # of the JSON; grows with every change that a reader would notice
 _PACKAGES = ("onnxruntime", "openvino", "nncf", "torchao")
 KINDS = ("compare", "threads", "layers", "memory")
 _CANDIDATES = (memory.PACKED, memory.FLOAT)
