@@ -26,8 +26,8 @@ from ..deploy import PackedModel
 from ..deploy.graph import FUSED_CONVOLUTIONS, is_call
 from ..timing import time_interleaved
 
-# channels, output channels, height and width, kernel: no padding, so that no border class is computed.
 _KINDS = ("masked", "binary")
+# channels, output channels, height and width, kernel: no padding, so that no border class is computed.
 _IDEAL = ((1024, 256, 24, 1), (512, 512, 24, 3), (256, 256, 48, 3), (2048, 64, 24, 1))
 
 

@@ -167,8 +167,8 @@ def layer_note(result: dict[str, Any]) -> str:
     ms = sum(layer["ms"] for layer in result["layers"])
     return (
         f"Kernel {result['kernel']}. Ceiling: the kernel's best rate on layers made to suit it, timed in the same rounds, "
-        f"{result['ceilings']['masked']:.0f} multiply-adds per ns masked and {result['ceilings']['binary']:.0f} binary. The whole network takes {result['network_ms']:.1f} "
-        f"ms eagerly; its packed convolutions are {ms / result['network_ms']:.0%} of that."
+        f"{result['ceilings']['masked']:.0f} multiply-adds per ns masked and {result['ceilings']['binary']:.0f} binary. "
+        f"The whole network takes {result['network_ms']:.1f} ms eagerly; its packed convolutions are {ms / result['network_ms']:.0%} of that."
     )
 
 

@@ -74,8 +74,9 @@ MBU_INLINE void count_half(const Conv2dTile& t, const Word* input, const int64_t
 }
 
 // Of counts in memory, [pixel][half][16]: the arithmetic needs the registers that hold them.
-__attribute__((noinline)) bool finish_row(const Conv2dTile& t, int64_t first, int pixels, int64_t tile,
-                                          const int32_t* counts) {
+// Pixels of one border class; false where finish_pixels has to do it.
+__attribute__((noinline)) bool finish_stretch(const Conv2dTile& t, int64_t first, int pixels, int64_t tile,
+                                              const int32_t* counts) {
   const auto dots_of = [&](int p, const Floats* nnz, Floats* y) MBU_LAMBDA {
     const int32_t* count = counts + p * kTileChannels;
     y[0] = nnz[0] + to_floats(load(count), load(count + 16)) * -2.0f;  // whole numbers: exact
@@ -163,7 +164,7 @@ MBU_INLINE void run_pixels(const Conv2dTile& t, int64_t first, int64_t tile) {
   }
   // Nearly every tile lies in one row and inside the image.
   if (kPixels == 12 && kStride && t.border[first] == t.border[first + 11] &&
-      finish_row(t, first, kPixels, tile, counts))
+      finish_stretch(t, first, kPixels, tile, counts))
     return;
   if (t.channels - tile * kTileChannels >= kTileChannels)
     finish_pixels<true>(t, first, kPixels, tile, counts);

@@ -1,9 +1,13 @@
 // Memory that the next rows will need, called into the second-level cache some lines at a time while the
 // kernel multiplies: called for at once, it would be waited for.
+//
+// What kernels call is always inlined: a copy compiled with their instructions could be linked elsewhere.
 #pragma once
 #include <cstddef>
 #include <cstdint>
 #include <vector>
+
+#include "cpu/unroll.h"
 
 namespace mbu {
 
@@ -28,8 +32,8 @@ class FetchAhead {
   const void* first() const { return ranges_.empty() ? nullptr : ranges_.front().next; }
 
   // `some` will be called so often.
-  void spread(int64_t calls) { each_ = calls > 0 ? (lines_ + calls - 1) / calls : 0; }
-  void some() { fetch(each_); }
+  MBU_INLINE void spread(int64_t calls) { each_ = calls > 0 ? (lines_ + calls - 1) / calls : 0; }
+  MBU_INLINE void some() { fetch(each_); }
   void all() { fetch(lines_); }
 
  private:
@@ -38,7 +42,7 @@ class FetchAhead {
     const char *next, *end;
   };
 
-  void fetch(int64_t lines) {
+  MBU_INLINE void fetch(int64_t lines) {
     for (; lines > 0 && at_ < ranges_.size(); ++at_) {
       auto& [next, end] = ranges_[at_];
       for (; next < end && lines > 0; next += kLine, --lines) __builtin_prefetch(next, 0, 2);
