@@ -120,14 +120,20 @@ def test_zero_nan_infinity_and_subnormals(
         assert torch.equal(F.pack(x, threshold), R.pack(x, threshold))
 
 
-def test_every_half_and_bfloat16_value(kernel: str) -> None:
-    values = torch.arange(-(2**15), 2**15).to(torch.int16)
-    for dtype in (torch.float16, torch.bfloat16):
-        x = values.view(dtype).view(1, 64, 32, 32)
-        for threshold in (0.0, 1.0, -6e-8, 2.0**-20):
-            limits = torch.full((64,), threshold)
-            with use_cpu_kernel(kernel):
-                assert torch.equal(F.pack(x, limits), R.pack(x, limits))
+@pytest.mark.parametrize("channels", [8, 24, 40])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_every_value_of_16_bits(
+    kernel: str, dtype: torch.dtype, memory_format: torch.memory_format, channels: int
+) -> None:
+    values = torch.arange(-(2**15), 2**15).to(torch.int16).view(dtype)
+    x = values.view(1, 1, 256, 256).expand(1, channels, -1, -1).contiguous(memory_format=memory_format)
+    largest = torch.finfo(dtype).max
+    special = [*SPECIAL, 2.0**-20, -(2.0**-24), 65519.0, 65520.0, -7e4, largest, -largest, -3.4e38, 3.4e38]
+    scales = 10.0 ** torch.randint(-9, 6, (channels,))
+    threshold = torch.cat([torch.tensor(special), torch.randn(channels) * scales])[:channels]
+    with use_cpu_kernel(kernel):
+        assert torch.equal(F.pack(x, threshold), R.pack(x, threshold))
 
 
 def test_large_tensor_and_threads(kernel: str) -> None:

@@ -4,29 +4,19 @@
 
 #include "cpu/kernels.h"
 #include "cpu/pack/few_channels.h"
+#include "cpu/unroll.h"
 
 namespace mbu {
 
 void pack__scalar(const PackRow& r);
+bool pack_halves__avx2(const PackRow& r);
 
 namespace {
 
-#define MBU_INLINE inline __attribute__((always_inline))
-
 constexpr int kLanes = 8;
-// Rows of channels, read 128 bytes at a time, that prefetching hardware keeps up with: measured, 64 and fewer
-// gain nothing from being asked for ahead, nor do 256 bytes at a time of any number.
-constexpr int64_t kFollowed = 64;
 
 MBU_INLINE __m128i load_halves(const uint16_t* p) {
   return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
-}
-
-// The first `count` of eight halves; the others are 0.
-MBU_INLINE __m128i load_halves(const uint16_t* p, int64_t count) {
-  uint16_t first[kLanes] = {};
-  for (int64_t i = 0; i < count; ++i) first[i] = p[i];
-  return load_halves(first);
 }
 
 // load(p) reads 8 numbers, load(p, count) fewer, touching no memory behind them.
@@ -41,19 +31,14 @@ struct F32 {
 
 struct BF16 {
   using Element = uint16_t;
-  static MBU_INLINE __m256 widen(__m128i h) {
-    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(h), 16));
+  static MBU_INLINE __m256 load(const uint16_t* p) {
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(load_halves(p)), 16));
   }
-  static MBU_INLINE __m256 load(const uint16_t* p) { return widen(load_halves(p)); }
-  static MBU_INLINE __m256 load(const uint16_t* p, int64_t count) { return widen(load_halves(p, count)); }
 };
 
 struct F16 {
   using Element = uint16_t;
   static MBU_INLINE __m256 load(const uint16_t* p) { return _mm256_cvtph_ps(load_halves(p)); }
-  static MBU_INLINE __m256 load(const uint16_t* p, int64_t count) {
-    return _mm256_cvtph_ps(load_halves(p, count));
-  }
 };
 
 struct S8 {
@@ -131,7 +116,7 @@ void pack_few_channels(const PackRow& r) {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(rest.output), words);
   }
   rest.input = input;
-  pack_channels<T>(rest);
+  pack__scalar(rest);
 }
 
 // stride_w == 1: lanes are pixels; channel c sets bit c of every lane that reaches its threshold. 64 pixels
@@ -140,7 +125,6 @@ template <class T, int kVectors>
 MBU_INLINE void pack_lanes(const PackRow& r, int64_t first) {
   const auto* input = static_cast<const typename T::Element*>(r.input) + first;
   const int64_t words = words_of(r.channels);
-  const bool many = sizeof(typename T::Element) == 2 && r.channels > kFollowed;
   for (int64_t k = 0; k < words; ++k) {
     const int64_t left = r.channels - k * kWordBits, channels = left < kWordBits ? left : kWordBits;
     __m256i word[kVectors];
@@ -151,8 +135,6 @@ MBU_INLINE void pack_lanes(const PackRow& r, int64_t first) {
       const __m256i bit = _mm256_set1_epi32(static_cast<int>(Word{1} << c));
 #pragma GCC unroll 8
       for (int v = 0; v < kVectors; ++v) {
-        // More rows of channels than a processor follows by itself: the next block's are asked for here.
-        if (many && v % 2 == 0) _mm_prefetch(x + (kVectors + v) * kLanes, _MM_HINT_T0);
         const __m256i set = _mm256_castps_si256(reaches(T::load(x + v * kLanes), threshold));
         word[v] = _mm256_xor_si256(word[v], _mm256_and_si256(set, bit));
       }
@@ -186,8 +168,12 @@ template <class T>
 void pack_type(const PackRow& r) {
   if (r.stride_c == 1 && r.channels > 1 && r.channels < kLanes && r.stride_w == r.channels)
     return pack_few_channels<T>(r);
-  if (r.stride_c == 1 && r.channels > 1) return pack_channels<T>(r);
-  if (r.stride_w == 1) return pack_pixels<T>(r);
+  if constexpr (sizeof(typename T::Element) == 2) {
+    if (pack_halves__avx2(r)) return;
+  } else {
+    if (r.stride_c == 1 && r.channels > 1) return pack_channels<T>(r);
+    if (r.stride_w == 1) return pack_pixels<T>(r);
+  }
   pack__scalar(r);
 }
 
