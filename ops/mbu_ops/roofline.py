@@ -21,6 +21,8 @@ from .cards import ASSUMED, PREDICTED, Card
 
 STAGE_BITS = 256  # K of one step of the pipeline, csrc/cuda/conv2d/tile.h
 STEM_CHANNELS = 64  # of a warp, csrc/cuda/stem/stem__sm75.cu
+# AND without zeros takes 8 more columns to each warp's 32: the set bits of the input, csrc/cuda/conv2d/multiply.h.
+WARP_CHANNELS, COUNTED_COLUMNS = 32, 8
 FLOAT32_BYTES = WORD_BYTES = 4
 
 
@@ -133,8 +135,8 @@ def choose(layer: Layer, card: Card) -> tuple[Tile, int]:
 
 
 def products_of(layer: Layer, card: Card) -> int:
-    """Of each multiply-add of a packed layer: two planes of bits, but one of bytes, and one where XOR meets no zeros."""
-    single = card.family.endswith("int8") or (layer.kind == "binary" and card.family.endswith("xor"))
+    """Of each multiply-add of a packed layer: two planes of bits, but one of bytes, and one where no weight is zero."""
+    single = card.family.endswith("int8") or layer.kind == "binary"
     return 2 if layer.one_bit and not single else 1
 
 
@@ -167,6 +169,8 @@ def predict(layer: Layer, card: Card) -> Prediction:
         whole = replace(layer, channels=k, taps=1, passes=1, out_channels=columns, pixels=rows)
         # The busiest multiprocessor sets the time, however many of its blocks run side by side.
         issued = _up(blocks, card.multiprocessors) * card.multiprocessors * operations_of(whole, card)
+        if layer.kind == "binary" and card.family.endswith("and"):
+            issued += issued * COUNTED_COLUMNS // WARP_CHANNELS
         tile, peak = chosen.name, card.int8 if card.family.endswith("int8") else card.b1
     elif layer.kind == "stem":
         issued = issued // layer.out_channels * _up(layer.out_channels, STEM_CHANNELS) * STEM_CHANNELS

@@ -84,9 +84,10 @@ bool environment_says(const char* what) {
 }
 
 // One pass whose sources fill whole stages of CUTLASS's loop, with a sum that is worth filling them twice.
-bool is_wide(const Conv2dParams& p) {
+bool is_wide(const Conv2dParams& p, DeviceLayout layout) {
   return p.phases_h * p.phases_w == 1 && p.source[0].words % kStageWords == 0 &&
-         p.source[1].words % kStageWords == 0 && fills_stages(p.words, int64_t{p.taps} * p.words);
+         p.source[1].words % kStageWords == 0 &&
+         fills_stages(p.words, int64_t{p.taps} * p.words, layout, p.weight_planes == 1);
 }
 
 const KernelInfo& info_of(Kernel kernel) {
@@ -140,7 +141,7 @@ void add_conv2ds(int device, const Family& family, const Conv2dParams& p, bool s
   const auto grid = [&](Kernel kernel) {
     return conv2d_grid(p, info_of(kernel).pixels, info_of(kernel).channels);
   };
-  if (!environment_says("never") && is_wide(p) && vector == 4)
+  if (!environment_says("never") && is_wide(p, family.layout) && vector == 4)
     for (const LoopKernel& each : kWide) {
       const Kernel kernel = stream ? each.stream : each.bits;
       if (holds(p, kernel)) add(device, family, each, kernel, grid(kernel), &p, candidates);
@@ -162,8 +163,10 @@ void add_gemms(int device, const Family& family, const GemmParams& p, std::vecto
         &p, candidates);
 }
 
-bool fills_stages(int64_t words, int64_t k_words) {
-  return environment_says("always") || (k_words >= kFewestWords && words % kStageWords == 0);
+bool fills_stages(int64_t words, int64_t k_words, DeviceLayout layout, bool binary) {
+  if (environment_says("always")) return true;
+  const bool twice_for_once = binary && layout == DeviceLayout::and_popc;
+  return k_words >= kFewestWords && words % kStageWords == 0 && !twice_for_once;
 }
 
 const Launch* choose(int device, const std::string& layer, const std::vector<Candidate>& candidates,

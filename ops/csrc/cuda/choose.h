@@ -36,8 +36,9 @@ void add_conv2ds(int device, const Family& family, const Conv2dParams& params, b
 void add_gemms(int device, const Family& family, const GemmParams& params,
                std::vector<Candidate>& candidates);
 
-// Whether rows of so many words, and sums over so many in all, are worth those loops.
-bool fills_stages(int64_t words, int64_t k_words);
+// Whether rows of so many words, and sums over so many in all, are worth those loops. Where no weight is zero
+// and products are AND, those loops multiply two planes and our own convolution one.
+bool fills_stages(int64_t words, int64_t k_words, DeviceLayout layout, bool binary);
 
 // The first candidate that keeps the device busy; with MBU_CUDA_SEARCH=1 the fastest one of those that a
 // launch can hold (cuda/search.h). `layer` is all that its time depends on. Null where there is none.

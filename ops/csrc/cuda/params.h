@@ -77,7 +77,7 @@ struct Conv2dParams {
   // The weight (cuda/weight.h).
   const Word* weight;
   int32_t weight_row;         // bit layouts: words of an output channel
-  int32_t weight_planes;      // bit layouts: to multiply by, 1 where both are the same
+  int32_t weight_planes;      // bit layouts: to multiply by, 1 where no weight is zero
   int32_t scale;              // dot = scale * accumulator + base
   const int32_t* base;        // [taps + 1, padded_channels]; the last row is the sum of the others
   const int32_t* weight_sum;  // [taps, padded_channels]

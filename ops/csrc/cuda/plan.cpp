@@ -94,8 +94,8 @@ const char* plan_conv2d(const Layer& l, DeviceLayout layout, const int32_t* weig
   p.zero_padding = l.zero_padding;
   p.weight = reinterpret_cast<const Word*>(weight + w.data());
   p.weight_row = static_cast<int32_t>(w.row());
-  p.weight_planes = l.binary && layout == DeviceLayout::xor_popc ? 1 : 2;
-  p.scale = scale_of(layout) * 2 / p.weight_planes;
+  p.weight_planes = l.binary && layout != DeviceLayout::int8 ? 1 : 2;
+  p.scale = scale_of(layout, p.weight_planes);
   p.base = weight + w.base();
   p.weight_sum = weight + w.weight_sum();
   return nullptr;

@@ -36,6 +36,7 @@ void lay_out_weight(const Word* planes, const DeviceWeight& w, int32_t* to) {
   const int64_t padded = w.padded_channels(), plane = w.out_channels * w.taps * w.words;
   int32_t *base = to + w.base(), *weight_sum = to + w.weight_sum();
   auto* data = reinterpret_cast<Word*>(to + w.data());
+  const bool binary = is_binary(planes, w);
   // Channels that only pad hold no weight; with xor their ~pos would count too, and nobody reads them.
   for (int64_t channel = 0; channel < w.out_channels; ++channel) {
     for (int64_t tap = 0; tap < w.taps; ++tap) {
@@ -52,9 +53,9 @@ void lay_out_weight(const Word* planes, const DeviceWeight& w, int32_t* to) {
           place_bits(w, sign, mask, channel, k, data);
       }
       const int32_t sum = 2 * positive - nnz;
-      const int32_t counted = w.layout == DeviceLayout::xor_popc   ? static_cast<int32_t>(w.words * kWordBits)
-                              : w.layout == DeviceLayout::and_popc ? nnz
-                                                                   : sum;
+      const int32_t counted = w.layout == DeviceLayout::xor_popc ? static_cast<int32_t>(w.words * kWordBits)
+                              : w.layout == DeviceLayout::and_popc && !binary ? nnz
+                                                                              : sum;
       weight_sum[tap * padded + channel] = sum;
       base[tap * padded + channel] = -counted;
       base[w.taps * padded + channel] -= counted;

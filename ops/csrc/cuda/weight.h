@@ -10,7 +10,7 @@ namespace mbu::cuda {
 // mbu/types.h and OCp = OC rounded up to 32:
 //   xor_popc:  [2][OCp][row] words, row = taps * Cw rounded up to 8; plane 0 is neg, plane 1 is ~pos; base =
 //              -32 * Cw
-//   and_popc:  the same with planes pos and neg; base = -nnz
+//   and_popc:  the same with planes pos and neg; base = -nnz, or -sum of weights where none is zero
 //   int8:      [taps * Cw][OCp / 8][32 lanes][2] words; byte i of register r of lane l is the weight of
 //              channel l / 4 and input 2 * (l % 4) + r + 8 * i of the word; base = -sum of weights
 // Words that only pad are 0 and add nothing in any of them.
@@ -34,13 +34,13 @@ struct DeviceWeight {
   }
 };
 
-// dot = scale * accumulator + base.
-constexpr int32_t scale_of(DeviceLayout layout) {
-  return layout == DeviceLayout::xor_popc ? 1 : 2;
+// dot = scale * accumulator + base, with the planes that are multiplied.
+constexpr int32_t scale_of(DeviceLayout layout, int32_t planes) {
+  return layout == DeviceLayout::xor_popc && planes == 2 ? 1 : 2;
 }
 
-// Whether no weight is zero and input channels fill their words. The planes of xor_popc are the same then,
-// and one of them says it all: dot = 2 popc(a ^ neg) - K.
+// Whether no weight is zero and input channels fill their words. One plane says it all then:
+// dot = 2 popc(a ^ neg) - K = 4 popc(a & pos) - 2 popc(a) - sum of weights.
 bool is_binary(const Word* planes, const DeviceWeight& weight);
 
 // `planes` is [2, OC, taps, Cw]: sign, mask; `to` has weight.size() words.

@@ -128,7 +128,7 @@ inline bool plan_product(const Conv2dParams& p, cuda::DeviceLayout layout, cuda:
   if (!rows) return false;
   const cuda::Product product{in.batch * in.height * in.width, in.words, in.stride_w, p.out_channels,
                               p.weight.binary};
-  if (alignment(in) < 4 || !cuda::fills_stages(in.words, in.words) ||
+  if (alignment(in) < 4 || !cuda::fills_stages(in.words, in.words, layout, p.weight.binary) ||
       cuda::plan_gemm(product, layout, p.weight.data, c))
     return false;
   c.input = in.data;

@@ -85,6 +85,12 @@ MUTATIONS = {
     "activations not negated for neg": Mutation(
         "multiply.h", "plane ? ~a : a", "a", "conv2d_32x32_bits_v2__sm90_and"
     ),
+    "set bits of rows added": Mutation(
+        "multiply.h", "2 * sums[i][j][e] - rows", "2 * sums[i][j][e] + rows", "conv2d_32x32_bits_v2__sm90_and"
+    ),
+    "half of a row's bits counted": Mutation(
+        "multiply.h", "a[i], ~Word{0}, ~Word{0}", "a[i], ~Word{0}, Word{0}", "conv2d_32x32_bits_v2__sm90_and"
+    ),
     "planes read twice": Mutation("multiply.h", "plane * T::kChannels + warp_n", "warp_n"),
     "other bits in one factor": Mutation(
         "multiply.h", "(shift + e / 2)", "(shift + e % 2)", "conv2d_32x32_bits_v2__sm80_int8"
@@ -126,6 +132,7 @@ LAYERS = [
     Conv((6, 6), (64,), 32, kernel=(3, 3), padding=(1, 1), pad_value=-1),
     Conv((3, 5), (64,), 20, kernel=(3, 4), stride=(2, 1), padding=(2, 1), batch=2),
     Conv((5, 3), (128,), 64),
+    Conv((4, 5), (64,), 36, zeros=0),
 ]
 
 

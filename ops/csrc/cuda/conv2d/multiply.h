@@ -5,6 +5,8 @@
 //   xor:   S = popc(a ^ neg) + popc(a ^ ~pos)    a bit adds 0, 1 or 2 for a product -1, 0 or +1: dot = S - K
 //                                                without zeros neg is ~pos, and half of S suffices
 //   and:   S = popc(a & pos) + popc(~a & neg)    counts the products that are +1:        dot = 2 S - nnz
+//                                                without zeros S = 2 popc(a & pos) - popc(a), and
+//                                                                                        dot = 2 S - sum w
 //   bytes: S = sum of a * w with a in {0, 1}     sum (2a - 1) w:                         dot = 2 S - sum w
 //
 // so dot = scale * S + base with a base per tap and output channel that the weight brings along.
@@ -31,6 +33,7 @@ MBU_DEVICE void load_columns(Word (&b)[4], uint32_t stage, int first_row) {
 struct XorSm80 {
   static constexpr bool kAsync = true;
   static constexpr int kStages = 4;
+  static constexpr bool kCountsRows = false;
   static MBU_DEVICE Word activation(Word a, int) { return a; }
   static MBU_DEVICE void mma(int32_t (&c)[4], const Word (&a)[4], Word b0, Word b1) {
     mma_xor_m16n8k256(c, a, b0, b1);
@@ -40,6 +43,7 @@ struct XorSm80 {
 struct AndSm90 {
   static constexpr bool kAsync = true;
   static constexpr int kStages = 4;
+  static constexpr bool kCountsRows = true;
   static MBU_DEVICE Word activation(Word a, int plane) { return plane ? ~a : a; }
   static MBU_DEVICE void mma(int32_t (&c)[4], const Word (&a)[4], Word b0, Word b1) {
     mma_and_m16n8k256(c, a, b0, b1);
@@ -49,6 +53,7 @@ struct AndSm90 {
 struct XorSm75 {
   static constexpr bool kAsync = false;
   static constexpr int kStages = 2;
+  static constexpr bool kCountsRows = false;
   static MBU_DEVICE Word activation(Word a, int) { return a; }
   static MBU_DEVICE void mma(int32_t (&c)[4], const Word (&a)[4], Word b0, Word b1) {
     mma_xor_m8n8k128(c[0], c[1], a[0], b0);
@@ -64,13 +69,20 @@ struct Planes {
   static constexpr int kStages = Form::kStages;
   template <class T, int kVector>
   using Weight = PlaneStage<T, kVector, kAsync>;
+  // The bits that are set in each row of activations: a product with ones, whose columns are all the same.
+  template <class T>
+  using Rows = int32_t[Form::kCountsRows ? T::kRowParts : 1][4];
 
   template <class T>
-  static MBU_DEVICE void stage(const Conv2dParams& p, Accumulators<T>& sums, uint32_t input, uint32_t weight,
-                               int warp_m, int warp_n) {
+  static MBU_DEVICE void stage(const Conv2dParams& p, Accumulators<T>& sums, Rows<T>& rows, uint32_t input,
+                               uint32_t weight, int warp_m, int warp_n) {
     Word a[T::kRowParts][4];
 #pragma unroll
     for (int i = 0; i < T::kRowParts; ++i) load_rows(a[i], input, warp_m * T::kWarpPixels + i * 16);
+    if constexpr (Form::kCountsRows)
+      if (p.weight_planes == 1)
+#pragma unroll
+        for (int i = 0; i < T::kRowParts; ++i) Form::mma(rows[i], a[i], ~Word{0}, ~Word{0});
 #pragma unroll
     for (int plane = 0; plane < 2; ++plane) {
       if (plane == p.weight_planes) break;
@@ -90,6 +102,17 @@ struct Planes {
       }
     }
   }
+
+  template <class T>
+  static MBU_DEVICE void finish(const Conv2dParams& p, const Rows<T>& rows, Accumulators<T>& sums) {
+    if (!Form::kCountsRows || p.weight_planes == 2) return;
+#pragma unroll
+    for (int i = 0; i < T::kRowParts; ++i)
+#pragma unroll
+      for (int j = 0; j < T::kColumnParts; ++j)
+#pragma unroll
+        for (int e = 0; e < 4; ++e) sums[i][j][e] = 2 * sums[i][j][e] - rows[Form::kCountsRows ? i : 0][e];
+  }
 };
 
 // Bits become bytes in registers. Which 4 channels a lane's register holds does not matter as long as both
@@ -99,10 +122,15 @@ struct Bytes {
   static constexpr int kStages = 2;
   template <class T, int kVector>
   using Weight = ByteStage<T, kAsync>;
+  template <class T>
+  using Rows = int32_t[1][4];
 
   template <class T>
-  static MBU_DEVICE void stage(const Conv2dParams&, Accumulators<T>& sums, uint32_t input, uint32_t weight,
-                               int warp_m, int warp_n) {
+  static MBU_DEVICE void finish(const Conv2dParams&, const Rows<T>&, Accumulators<T>&) {}
+
+  template <class T>
+  static MBU_DEVICE void stage(const Conv2dParams&, Accumulators<T>& sums, Rows<T>&, uint32_t input,
+                               uint32_t weight, int warp_m, int warp_n) {
     const int lane = thread_index() % kWarpLanes, shift = lane % 4 * 2;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {

@@ -34,6 +34,7 @@ struct Pipeline {
       }
       if constexpr (Form::kAsync) commit_copies();
     }
+    typename Form::template Rows<T> rows = {};
     uint32_t reading = 0, writing = (kStages - 1) * kStageBytes;
 #pragma unroll 1
     for (int step = 0; step < steps; ++step) {
@@ -45,11 +46,12 @@ struct Pipeline {
       const bool more = step + kStages - 1 < steps;
       if (more) begin(step + kStages - 1, writing);
       if constexpr (Form::kAsync) commit_copies();
-      Form::template stage<T>(p, sums, reading, reading + kInputBytes, warp_m, warp_n);
+      Form::template stage<T>(p, sums, rows, reading, reading + kInputBytes, warp_m, warp_n);
       if (more) finish(writing);
       reading = reading + kStageBytes == kBytes ? 0 : reading + kStageBytes;
       writing = writing + kStageBytes == kBytes ? 0 : writing + kStageBytes;
     }
+    Form::template finish<T>(p, rows, sums);
   }
 };
 

@@ -36,7 +36,7 @@ struct WideConv2d {
     Sums sums;
     sums.clear();
 #pragma unroll 1
-    for (int plane = 0; plane < p.weight_planes; ++plane) {
+    for (int plane = 0; plane < (kXor ? p.weight_planes : 2); ++plane) {
       // As in gemm/gemm.h: with and, the subtracted plane comes first.
       const int64_t from = int64_t{kXor ? plane : 1 - plane} * p.padded_channels * p.weight_row;
       auto* weight = reinterpret_cast<Bit*>(const_cast<Word*>(p.weight + from));
@@ -58,7 +58,8 @@ struct WideConv2d {
       for (int j = 0; j < T::kColumnParts; ++j)
 #pragma unroll
         for (int e = 0; e < 4; ++e) accumulators[i][j][e] = sums[index(i, j, e / 2, e % 2)];
-    if constexpr (!kXor) count_as_inverted(p, first_channel + warp_n * T::kWarpChannels, accumulators);
+    if (!kXor && p.weight_planes == 2)
+      count_as_inverted(p, first_channel + warp_n * T::kWarpChannels, accumulators);
     Epilogue::template run<T>(p, pass, first_pixel, first_channel, warp_m, warp_n, accumulators);
   }
 
@@ -68,8 +69,8 @@ struct WideConv2d {
     return ((j * kRowParts + part) * kHalves + (kHalves == 2 ? half : 0)) * 2 + e;
   }
 
-  // The epilogues expect popc(a & pos) + popc(~a & neg), as conv2d/multiply.h counts; here the sums are
-  // popc(a & pos) - popc(a & neg). They differ by popc(neg) = (nnz - sum of weights) / 2.
+  // With zeros the epilogues expect popc(a & pos) + popc(~a & neg), as conv2d/multiply.h counts; here the
+  // sums are popc(a & pos) - popc(a & neg). They differ by popc(neg) = (nnz - sum of weights) / 2.
   static MBU_DEVICE void count_as_inverted(const Conv2dParams& p, int32_t channel, Accumulators<T>& sums) {
     if (channel >= p.padded_channels) return;
 #pragma unroll

@@ -103,6 +103,10 @@ LAYERS = {
         (3, 2), (32 * w,), 32, kernel=(1, 2), stride=(2, 3), padding=(0, 0), transposed=True
     ),
     "all weights zero": lambda w: Conv((3, 3), (32 * w,), 32, zeros=4),
+    "no zeros": lambda w: Conv((5, 6), (32 * w, 64 * w), 40, upsample=(1, 1), zeros=0),
+    "no zeros, transposed": lambda w: Conv(
+        (3, 5), (32 * w,), 33, stride=(2, 2), padding=(1, 0), extra=(1, 0), transposed=True, zeros=0
+    ),
 }
 
 
