@@ -56,6 +56,43 @@ def test_environment_variable() -> None:
     assert "RuntimeError: unknown CPU kernel 'turbo'; this library has:" in result.stderr
 
 
+LARGE_CALLS = """
+import torch, mbu_ops.functional as F
+torch.set_num_threads(2)
+bits, maps = torch.zeros(1, 512, 512, 2, dtype=torch.int32), torch.zeros(1, 64, 256, 256)
+for call in (
+    lambda: F.pack(maps),
+    lambda: F.unpack(bits, 64),
+    lambda: F.max_pool2d(bits, 2),
+    lambda: F.upsample_bilinear2d(maps, 512),
+    lambda: F.head_conv2d(maps, torch.zeros(1, 3, 3, 64), padding=1),
+    lambda: F.joined_head([maps], torch.zeros(1, 64)),
+):
+    try:
+        call()
+    except RuntimeError as error:
+        print(error)
+"""
+
+
+def test_a_first_call_with_threads_says_which_kernel_cannot_run() -> None:
+    """The kernel is asked for in front of the threads: what is thrown must not cross torch's parallel region."""
+    lacking = {
+        kernel.name: f"CPU kernel '{kernel.name}' needs {kernel.isa}, which this processor or operating system does not "
+        "offer; unset MBU_CPU_KERNEL to let the best available kernel run"
+        for kernel in cpu_kernels()
+        if not kernel.available
+    }
+    known = ", ".join(kernel.name for kernel in cpu_kernels())
+    for name, message in {
+        "turbo": f"unknown CPU kernel 'turbo'; this library has: {known}",
+        **lacking,
+    }.items():
+        result = run(LARGE_CALLS, MBU_CPU_KERNEL=name)
+        assert result.returncode == 0, result.stderr
+        assert result.stdout.splitlines() == [message] * 6
+
+
 def test_import_is_lean(tmp_path: Path) -> None:
     """A device needs torch and mbu_ops alone."""
     code = """

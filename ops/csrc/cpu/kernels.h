@@ -157,7 +157,7 @@ struct CpuKernel {
 };
 
 // The kernel in use: the best one this processor runs, unless MBU_CPU_KERNEL or force_cpu_kernel names
-// another.
+// another. Throws where that cannot run, so ask in front of parallel_for, not inside.
 const CpuKernel& cpu_kernel();
 
 // The words of a pixel that each tile of 32 outputs meets: `count` from its `first` on.

@@ -37,6 +37,7 @@ struct Between {
 
 void upsample(const UpsampleParams& p) {
   if (p.batch * p.channels * p.output.h * p.output.w == 0) return;
+  const CpuKernel& kernel = cpu_kernel();
   static thread_local Scratch column_memory;
   auto* columns = column_memory.get<UpsampleColumn>(p.output.w);
   for (int64_t x = 0; x < p.output.w; ++x) {
@@ -48,9 +49,8 @@ void upsample(const UpsampleParams& p) {
   parallel_for(p.batch * p.output.h, grain, [&](int64_t row) {
     const Between y(row % p.output.h, p.height, p.output.h, p.align_corners, p.scale_h);
     const int64_t in_row = p.width * p.channels, image = row / p.output.h * p.height;
-    cpu_kernel().upsample_row({p.input + (image + y.first) * in_row, p.input + (image + y.second) * in_row,
-                               y.share, shared, p.output.w, p.channels,
-                               p.result + row * p.output.w * p.channels});
+    kernel.upsample_row({p.input + (image + y.first) * in_row, p.input + (image + y.second) * in_row, y.share,
+                         shared, p.output.w, p.channels, p.result + row * p.output.w * p.channels});
   });
 }
 

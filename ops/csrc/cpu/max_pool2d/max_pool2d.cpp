@@ -43,7 +43,7 @@ void combine_columns(const MaxPool2dParams& p, const Word* row, Word* out) {
   }
 }
 
-void pool_row(const MaxPool2dParams& p, int64_t n, int64_t y) {
+void pool_row(const CpuKernel& kernel, const MaxPool2dParams& p, int64_t n, int64_t y) {
   static thread_local RowMemory memory;
   const PackedImage& in = p.input;
   const int64_t count = in.width * in.words;
@@ -63,7 +63,7 @@ void pool_row(const MaxPool2dParams& p, int64_t n, int64_t y) {
     }
   }
   Word* row = memory.combined.get<Word>(count);
-  cpu_kernel().or_rows(rows, row_count, count, row);
+  kernel.or_rows(rows, row_count, count, row);
 
   Word* out = p.bits + (n * p.output.h + y) * p.output.w * in.words;
   switch (in.words) {
@@ -87,8 +87,9 @@ void pool_row(const MaxPool2dParams& p, int64_t n, int64_t y) {
 void max_pool2d(const MaxPool2dParams& p) {
   const int64_t rows = p.input.batch * p.output.h, work = p.input.width * p.input.words * p.kernel.h;
   if (rows * p.output.w * p.input.words == 0) return;
+  const CpuKernel& kernel = cpu_kernel();
   parallel_for(rows, std::max<int64_t>(1, kGrain / std::max<int64_t>(work, 1)),
-               [&](int64_t row) { pool_row(p, row / p.output.h, row % p.output.h); });
+               [&](int64_t row) { pool_row(kernel, p, row / p.output.h, row % p.output.h); });
 }
 
 }  // namespace mbu

@@ -76,12 +76,12 @@ void fill_constants(const PackParams& p, int64_t n, int64_t plane, float* thresh
 
 // Every plane of a run of pixels while their floats are in cache. `job` has the first plane's constants,
 // those of the others lie behind them.
-void pack_planes(PackRow job, int64_t planes, Word* output) {
+void pack_planes(const CpuKernel& kernel, PackRow job, int64_t planes, Word* output) {
   static thread_local Scratch scratch;
   const int64_t words = words_of(job.channels);
   job.output = planes == 1 ? output : scratch.get<Word>(job.pixels * words);
   for (int64_t plane = 0; plane < planes; ++plane, job.threshold += words * kWordBits, job.flip += words) {
-    cpu_kernel().pack(job);
+    kernel.pack(job);
     if (planes == 1) return;
     for (int64_t i = 0; i < job.pixels; ++i)
       for (int64_t k = 0; k < words; ++k)
@@ -94,6 +94,7 @@ void pack_planes(PackRow job, int64_t planes, Word* output) {
 void pack(const PackParams& p) {
   const int64_t words = words_of(p.channels), row_words = p.planes * words;
   if (p.batch * p.height * p.width * row_words == 0) return;
+  const CpuKernel& kernel = cpu_kernel();
   static thread_local Constants constants;
   const int64_t images = p.gate ? p.batch : 1;  // that have thresholds of their own
   float* threshold = constants.threshold.get<float>(images * row_words * kWordBits);
@@ -119,13 +120,15 @@ void pack(const PackParams& p) {
     job.stride_w = p.stride_w;
     job.threshold = threshold + (p.gate ? n * row_words * kWordBits : 0);
     job.flip = flip + (p.gate ? n * row_words : 0);
-    pack_planes(job, p.planes, p.output + ((n * rows.rows + row) * rows.pixels + first) * row_words);
+    Word* output = p.output + ((n * rows.rows + row) * rows.pixels + first) * row_words;
+    pack_planes(kernel, job, p.planes, output);
   });
 }
 
 void unpack(const UnpackParams& p) {
   const PackedImage& in = p.input;
   if (in.batch * in.height * in.width * p.channels == 0) return;
+  const CpuKernel& kernel = cpu_kernel();
   const Rows rows(in.height, in.width, in.stride_h == in.width * in.stride_w);
   const int64_t items = in.batch * rows.rows * rows.pieces;
   const int64_t grain = std::max<int64_t>(1, kGrain / (std::min(rows.pixels, kPixelsPerCall) * p.channels));
@@ -138,7 +141,7 @@ void unpack(const UnpackParams& p) {
     job.pixels = std::min(kPixelsPerCall, rows.pixels - first);
     job.stride_w = in.stride_w;
     job.output = p.output + ((n * rows.rows + row) * rows.pixels + first) * p.channels;
-    cpu_kernel().unpack(job);
+    kernel.unpack(job);
   });
 }
 
