@@ -116,6 +116,14 @@ def report(*command: str | Path) -> dict[str, str]:
     return dict(line.split(": ", 1) for line in done.stdout.splitlines())
 
 
+def functions_of_anyone(compiler: str, processor: str, folder: Path) -> list[str]:
+    """Functions in the objects of files with flags of their own that the linker may take for other files too."""
+    files = [path.stem for path, flags in kernel_sources(processor).items() if flags]
+    command = [compiler.removesuffix("g++") + "nm", "-C", *(folder / f"{stem}.o" for stem in files)]
+    names = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, check=True).stdout
+    return [line for line in names.splitlines() if re.match(r"[0-9a-f]+ W ", line)]
+
+
 def is_right(line: str) -> bool:
     count = re.fullmatch(r"(\d+) of (\d+) right", line)
     return count is not None and count[1] == count[2] and int(count[1]) > 300
@@ -132,9 +140,50 @@ def test_kernels_of_this_processor(tmp_path: Path) -> None:
         pytest.skip("needs g++ on Linux")
     # The other tests run these kernels as they are shipped, so here the shorter build will do.
     said = report(build(compiler, platform.machine(), tmp_path, "-O1"))
+    if not SANITIZERS and shutil.which(compiler.removesuffix("g++") + "nm"):
+        assert functions_of_anyone(compiler, platform.machine(), tmp_path) == []
     assert {name: is_right(line) for name, line in said.items()} == {
         kernel.name: kernel.available for kernel in cpu_kernels()
     }
+
+
+def test_every_flag_of_a_file_is_asked_for() -> None:
+    """What a flag lets the compiler use, the processor must have: else it ends the process with SIGILL."""
+    compiler = shutil.which("g++")
+    if compiler is None or platform.machine() != "x86_64":
+        pytest.skip("needs g++ on x86-64")
+
+    def extensions(flags: list[str]) -> set[str]:
+        command = [compiler, *flags, "-dM", "-E", "-x", "c++", os.devnull]
+        defined = subprocess.run(command, capture_output=True, text=True, check=True, timeout=LIMIT).stdout
+        names = re.findall(r"^#define __([A-Z][A-Z0-9_]*)__ 1$", defined, re.MULTILINE)
+        # Without a bit of their own, or one that the operating system's implies.
+        return {{"XSAVE": "OSXSAVE", "CRC32": "SSE4_2"}.get(name, name).replace("_", "") for name in names}
+
+    select = re.sub(r"//.*", "", (CSRC / "cpu" / "select.cpp").read_text())
+    meanings = dict(re.findall(r"^\w+ (\w+)\([\w ]*\) \{\n(.*?)^\}", select, re.MULTILINE | re.DOTALL))
+    meanings |= dict(re.findall(r"(k\w+)\s*=\s*([^;,]+)[;,]", select))
+
+    def asked(name: str) -> set[str]:
+        words = {name}
+        while new := set(re.findall(r"\w+", " ".join(meanings.get(word, "") for word in words))) - words:
+            words |= new
+        return {re.sub("^(bit_|k)", "", word).replace("_", "").upper() for word in words}
+
+    plain = extensions([])
+    sources = kernel_sources("x86_64")
+    kernels = re.findall(
+        r'^MBU_CPU_KERNEL\(\w+, "[^"]*", (\w+), .*, \w+__(\w+), \w+, (\w+)\)',
+        (CSRC / "cpu" / "kernels.inc").read_text(),
+        re.MULTILINE,
+    )
+    checked = set()
+    for predicate, *suffixes in kernels:
+        for path, flags in sources.items():
+            if path.stem.rpartition("__")[2] in suffixes:
+                assert extensions(flags) - plain <= asked(predicate), path
+                checked.add(path)
+    assert checked == {path for path in sources if "__" in path.stem}
 
 
 @pytest.fixture(scope="module")

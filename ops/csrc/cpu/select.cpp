@@ -50,6 +50,10 @@ constexpr unsigned kAvxState = 0x06;      // xmm, ymm
 constexpr unsigned kAvx512State = 0xe6;   // and opmask, upper zmm, zmm16-31
 constexpr unsigned kTileState = 0x60000;  // tile configuration, tile data
 
+// A compiler that is given AVX2 or AVX-512 takes these along, whether a kernel names them or not.
+constexpr unsigned kLeaf1 =
+    bit_SSE3 | bit_SSSE3 | bit_SSE4_1 | bit_SSE4_2 | bit_POPCNT | bit_AVX | bit_FMA | bit_F16C;
+
 Features features(unsigned state) {
   Features result;
   unsigned a, b, c, d;
@@ -66,12 +70,12 @@ Features features(unsigned state) {
 
 bool has_avx2() {
   const Features f = features(kAvxState);
-  return (f.leaf1_c & bit_F16C) && (f.leaf1_c & bit_FMA) && (f.leaf7_b & bit_AVX2);
+  return (f.leaf1_c & kLeaf1) == kLeaf1 && (f.leaf7_b & bit_AVX2);
 }
 
 bool has_avx512bw() {
   constexpr unsigned kB = bit_AVX512F | bit_AVX512BW | bit_AVX512VL | bit_AVX512DQ | bit_BMI2;
-  return (features(kAvx512State).leaf7_b & kB) == kB;
+  return has_avx2() && (features(kAvx512State).leaf7_b & kB) == kB;
 }
 
 bool has_avx512vpopcnt() {
@@ -108,9 +112,9 @@ bool has_amx_int8() {
     if (!has_avx512vpopcnt() || !(features(kAvx512State).leaf7_c & bit_AVX512VBMI)) return false;
     if (!features(kTileState).leaf7_b) return false;
     unsigned a, b, c, d;
-    constexpr unsigned kBfloat16 = 1u << 5, kTile = 1u << 24, kInt8 = 1u << 25;
-    if (!__get_cpuid_count(7, 1, &a, &b, &c, &d) || (a & kBfloat16) == 0) return false;
-    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d & kTile) == 0 || (d & kInt8) == 0) return false;
+    constexpr unsigned kAvx512Bf16 = 1u << 5, kAmxTile = 1u << 24, kAmxInt8 = 1u << 25;
+    if (!__get_cpuid_count(7, 1, &a, &b, &c, &d) || (a & kAvx512Bf16) == 0) return false;
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d & kAmxTile) == 0 || (d & kAmxInt8) == 0) return false;
     // Palette 1: bytes per row, number of tiles, rows. The kernel uses 8 tiles of 16 rows of 64 bytes.
     if (!__get_cpuid_count(0x1d, 1, &a, &b, &c, &d)) return false;
     return (b & 0xffff) >= 64 && (b >> 16) >= 8 && (c & 0xffff) >= 16 && may_use_tiles();

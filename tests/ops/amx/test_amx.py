@@ -19,7 +19,7 @@ CSRC = HERE.parents[2] / "ops" / "csrc"
 SOURCES = [
     "conv2d/axis", "conv2d/conv2d", "conv2d/conv2d_32x32__amx_int8", "conv2d/conv2d_128x32__amx_int8",
     "conv2d/epilogue_table", "conv2d/gather", "conv2d/plan", "conv2d/run_tiles", "conv2d/tile_weight", "pack/pack__scalar",
-    "stream/project_rows", "stream/stream_band", "stream/stream_rows__scalar",
+    "scratch", "stream/project_rows", "stream/stream_band", "stream/stream_rows__scalar",
 ]  # fmt: skip
 AVX512 = ["avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512vbmi", "bmi2"]
 

@@ -13,7 +13,9 @@ class Scratch {
   Scratch() = default;
   Scratch(const Scratch&) = delete;
   Scratch& operator=(const Scratch&) = delete;
-  ~Scratch() { std::free(data_); }
+  // Not inline: the end of a thread calls it by its address, and of all copies the linker would keep one,
+  // maybe that of a file for newer processors.
+  ~Scratch();
 
   // `count` elements of T, aligned to a cache line, contents undefined. Valid until the next call.
   template <class T>

@@ -1,0 +1,9 @@
+#include "mbu/scratch.h"
+
+namespace mbu {
+
+Scratch::~Scratch() {
+  std::free(data_);
+}
+
+}  // namespace mbu
