@@ -19,18 +19,19 @@ import torch
 from torch import Tensor, nn
 from torch._inductor import config as inductor
 
+from .bfloat16 import (
+    BFLOAT16_COMPILED,
+    BFLOAT16_EAGER,
+    BFLOAT16_TOLERANCE,
+    FAST_BFLOAT16,
+    SLOW_BFLOAT16,
+    in_bfloat16,
+)
 from .comparison import COMPILED, PACKED, PACKED_COMPILED, Comparison
 from .folding import fold_transposed
 from .timing import TIMING, Timing, conditions, instruction_sets, time_interleaved
 
-# Instructions that make bfloat16 faster than float32. AVX-512's own are not among them: without AMX tiles U-Nets were
-# slower in bfloat16, in torch.compile and in OpenVINO alike. `bfloat16=True` times it nevertheless.
-FAST_BFLOAT16 = {"amx_bf16", "bf16"}
-SLOW_BFLOAT16 = "this processor has no instructions that make it faster than float32"
-FLOAT, BFLOAT16 = "float eager", "bfloat16 compiled"
-# Largest difference from float32, as a share of the largest output. Eight bits of mantissa lose 1/256 in
-# every layer, and an untrained network forgives nothing: this catches another function, not rounding.
-BFLOAT16_TOLERANCE = 0.5
+FLOAT = "float eager"
 FORMATS = {"contiguous": torch.contiguous_format, "channels last": torch.channels_last}
 
 
@@ -106,10 +107,10 @@ def compare(
         folded = fold_transposed(float_model, example_input)
         run.add_compiled(folded, expected)
         if fast if bfloat16 is None else bfloat16:
-            report(BFLOAT16)
-            run.add_bfloat16(folded, expected)
+            report("bfloat16")
+            run.add_bfloat16(float_model, folded, expected)
         elif bfloat16 is None:
-            run.not_run[BFLOAT16] = SLOW_BFLOAT16
+            run.not_run |= dict.fromkeys((BFLOAT16_EAGER, BFLOAT16_COMPILED), SLOW_BFLOAT16)
         for rival in rivals:
             report(rival.name)
             run.add_rival(rival, float_model, expected, threads)
@@ -152,29 +153,23 @@ class _Candidates:
             self._check(f"{COMPILED}, channels last", found[1], expected, COMPILED, self.tolerance)
             self._keep_fastest(COMPILED, {"channels last": found[0]})
 
-    def add_bfloat16(self, model: nn.Module, expected: Tensor) -> None:
-        """The same in bfloat16, by autocast or with everything cast, whichever is faster."""
+    def add_bfloat16(self, model: nn.Module, folded: nn.Module, expected: Tensor) -> None:
+        """Eagerly and compiled, each by autocast or with everything cast, whichever is faster; in channels_last."""
         value = self.example.contiguous(memory_format=torch.channels_last)
-
-        def autocast(twin: nn.Module) -> Callable[[Tensor], Tensor]:
-            def call(x: Tensor) -> Tensor:
-                with torch.autocast(x.device.type, torch.bfloat16):
-                    return twin(x)
-
-            return call
-
-        cast = value.bfloat16()
-        twin = _as(model, torch.channels_last)
+        tried: dict[str, Callable[[], Any]] = {}
+        for label, (function, x) in in_bfloat16(model, value).items():
+            what = f"{BFLOAT16_EAGER}, {label}"
+            self._check(what, function(x).float(), expected, BFLOAT16_EAGER, BFLOAT16_TOLERANCE)
+            tried[label] = lambda function=function, x=x: function(x)
+        self._keep_fastest(BFLOAT16_EAGER, tried)
         tried = {}
-        for label, function, x in (
-            ("autocast", autocast(twin), value),
-            ("cast", copy.deepcopy(twin).to(torch.bfloat16), cast),
-        ):
-            found = self._freeze(BFLOAT16, function, x)
+        for label, (function, x) in in_bfloat16(folded, value).items():
+            found = self._freeze(BFLOAT16_COMPILED, function, x)
             if found is not None:
-                self._check(f"{BFLOAT16}, {label}", found[1].float(), expected, BFLOAT16, BFLOAT16_TOLERANCE)
+                what = f"{BFLOAT16_COMPILED}, {label}"
+                self._check(what, found[1].float(), expected, BFLOAT16_COMPILED, BFLOAT16_TOLERANCE)
                 tried[label] = found[0]
-        self._keep_fastest(BFLOAT16, tried)
+        self._keep_fastest(BFLOAT16_COMPILED, tried)
 
     def add_rival(self, rival: Rival, model: nn.Module, expected: Tensor, threads: int) -> None:
         """Whatever the rival makes of a copy of the float network."""

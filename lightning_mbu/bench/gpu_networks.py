@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch._dynamo.utils import counters
 
-from ..benchmark import BFLOAT16_TOLERANCE
+from ..bfloat16 import BFLOAT16_TOLERANCE
 from ..deploy import PackedModel, verify
 from ..timing import ratio, time_interleaved
 from .gpu_rivals import Call, captured, synchronise

@@ -18,7 +18,8 @@ import torch
 
 from mbu_ops.backends import cpu_kernels
 
-from ..benchmark import BFLOAT16, FAST_BFLOAT16, SLOW_BFLOAT16, Disagreement, Rival, compare
+from ..benchmark import Disagreement, Rival, compare
+from ..bfloat16 import BFLOAT16_COMPILED, BFLOAT16_EAGER, FAST_BFLOAT16, SLOW_BFLOAT16
 from ..deploy import verify
 from ..timing import TIMING, instruction_sets
 from .child import Job
@@ -103,7 +104,7 @@ def _measure(job: Job, report: Any) -> dict[str, Any]:
     )
     data = result.to_dict()
     if "bfloat16" in out_of_bounds:
-        data["not_run"][BFLOAT16] = out_of_bounds["bfloat16"]
+        data["not_run"] |= dict.fromkeys((BFLOAT16_EAGER, BFLOAT16_COMPILED), out_of_bounds["bfloat16"])
     return data
 
 

@@ -95,6 +95,21 @@ def test_compare_end_to_end():
     assert "packed compiled" in text and "processor" in text and "threads: 1" in text
 
 
+def test_bfloat16_runs_eagerly_and_compiled(monkeypatch):
+    monkeypatch.setattr("lightning_mbu.benchmark.instruction_sets", lambda: ["amx_bf16"])
+    model, x = network(8), torch.randn(1, 3, 16, 16)
+    result = compare(model, network(2), x, repeats=1, min_time_s=0)
+    for name in ("bfloat16 eager", "bfloat16 compiled"):
+        assert name in result.timings and result.formats[name] in ("autocast", "cast")
+        assert 0 < result.differences[name] < 0.1  # rounded, and by no more than that
+    assert result.fastest("bfloat16") in ("bfloat16 eager", "bfloat16 compiled")
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    monkeypatch.setattr("lightning_mbu.benchmark.instruction_sets", lambda: ["avx512_bf16"])
+    slow = compare(model, network(2), x, repeats=1, min_time_s=0)
+    assert slow.fastest("bfloat16") is None
+    assert "no instructions" in slow.not_run["bfloat16 eager"] and "bfloat16 compiled" in slow.not_run
+
+
 @pytest.mark.parametrize(
     ("packed_ms", "words"),
     [(1.0, "runs 4.00x as fast"), (4.0, "; worth it for its size"), (8.0, "Not worth it")],
