@@ -15,7 +15,6 @@ from torch import nn
 from lightning_mbu.bench import command, show, suite
 from lightning_mbu.bench.child import Job, JobFailed, run_job
 from lightning_mbu.bench.isa import excluded, has_vnni, variables
-from lightning_mbu.bench.layers import measure_layers
 from lightning_mbu.bench.models import ClassicUNet, settle, twins
 from lightning_mbu.bench.rivals import INT8_TOLERANCE, int8_fx, require, rivals
 from lightning_mbu.bench.threads import measure_threads
@@ -160,25 +159,6 @@ def test_absent_blocks_of_a_network(monkeypatch):
     assert verify(one_bit, packed, x).ok
 
 
-def test_layers_of_a_network(monkeypatch):
-    monkeypatch.setattr("lightning_mbu.bench.models.find_model", lambda name, arguments: MBUNet(width=8))
-    _, _, packed = twins("mbunet", 3)
-    found = measure_layers(packed, torch.randn(1, 3, 64, 64), repeats=1)
-    layers = {layer["name"]: layer for layer in found["layers"]}
-    assert len(layers) == len(packed.layers) == 21
-    # 64 x 64 outputs, 8 to 8 channels, 9 taps; a transposed layer counts its 4 x 4 inputs, 4 taps.
-    assert layers["stem.conv2"]["macs"] == 64 * 64 * 8 * 8 * 9
-    assert layers["up1.transpose"]["macs"] == 4 * 4 * 64 * 64 * 4
-    assert layers["up1.transpose"]["shape"] == "up 2x2 64->64 @ 8x8"
-    assert layers["stem.conv2"]["output"] == "bits"
-    assert layers["stem.conv2"]["weights"] == "masked" and layers["up4.transpose"]["weights"] in (
-        "masked",
-        "binary",
-    )
-    assert {layer["weights"] for layer in found["layers"]} == {"masked", "binary"}
-    assert min(found["ceilings"].values()) > 0 and found["network_ms"] > 0
-
-
 def test_standard_set_and_grid(monkeypatch):
     monkeypatch.setattr("lightning_mbu.bench.suite.instruction_sets", lambda: ["avx2", "avx512f"])
     jobs = suite.standard_jobs(Job("compare", ""))
@@ -273,7 +253,11 @@ def test_instruction_sets(monkeypatch):
 
 def test_command_writes_all_files_or_none(tmp_path, monkeypatch):
     monkeypatch.setattr("lightning_mbu.bench.suite.run_jobs.__defaults__", (measured,))
-    assert command.run(options(TINY, "--layers", "--memory", "--json", str(tmp_path / "r.json")), QUIET) == 0
+    output = io.StringIO()
+    asked = options("unet-classic", TINY, "--layers", "--memory", "--json", str(tmp_path / "r.json"))
+    assert command.run(asked, Console(file=output, width=80)) == 0
+    for title in ("unet-classic, 256x256", "tiny, 256x256"):
+        assert f"Layers: {title}" in output.getvalue()
     assert json.loads((tmp_path / "r.json").read_text())["schema"] == suite.SCHEMA
 
     def refusing(job, report, turns):

@@ -42,7 +42,7 @@ class LayerTime:
         ms, quartiles_ms: median and quartiles of its time.
         rate: multiply-adds per nanosecond.
         share: of the ceiling, 0 to 1.
-        output: `"bits"` or `"float"`.
+        output: `"bits"` or `"float"`; of a stream in fewer bits, its type.
         weights: `"masked"`, or `"binary"` without zeros.
     """
 
@@ -87,7 +87,6 @@ def measure_layers(packed: PackedModel, example: Tensor, repeats: int = 11) -> d
     for name, node in nodes.items():
         time, (macs, shape) = times[name], recorder.sizes[node]
         rate, kind = macs / time.median / 1e6, recorder.kinds[node]
-        output = "bits" if is_call(node, *FUSED_CONVOLUTIONS) else "float"
         found.append(
             LayerTime(
                 recorder.layers[node].name,
@@ -97,7 +96,7 @@ def measure_layers(packed: PackedModel, example: Tensor, repeats: int = 11) -> d
                 time.spread,
                 rate,
                 rate / ceilings[kind],
-                output,
+                recorder.outputs[node],
                 kind,
             )
         )
@@ -120,6 +119,7 @@ class _Recorder(Interpreter):
         self.calls: dict[Node, Callable[[], Any]] = {}
         self.sizes: dict[Node, tuple[int, str]] = {}
         self.kinds: dict[Node, str] = {}
+        self.outputs: dict[Node, str] = {}
 
     def run_node(self, n: Node) -> Any:
         result = super().run_node(n)
@@ -129,12 +129,19 @@ class _Recorder(Interpreter):
             self.calls[n] = lambda: target(*args, **kwargs)
             self.sizes[n] = self._size(n, args[0], kwargs.get("size", ()), result)
             self.kinds[n] = self._kind(n)
+            self.outputs[n] = self._output(n, result)
         return result
 
     def _kind(self, node: Node) -> str:
         layer = self.layers[node]
         weight = unpack_weight(getattr(self.graph_of, layer.planes), sum(layer.segments), layer.segments)
         return "masked" if (weight == 0).any() else "binary"
+
+    def _output(self, node: Node, result: Tensor | tuple[Tensor, Tensor]) -> str:
+        if is_call(node, *FUSED_CONVOLUTIONS):
+            return "bits"
+        stream = result if isinstance(result, Tensor) else result[0]
+        return "float" if stream.dtype == torch.float32 else str(stream.dtype).removeprefix("torch.")
 
     def _size(
         self, node: Node, bits: Sequence[Tensor], size: Sequence[int], result: Tensor | tuple[Tensor, Tensor]

@@ -116,8 +116,8 @@ def report(*command: str | Path) -> dict[str, str]:
     return dict(line.split(": ", 1) for line in done.stdout.splitlines())
 
 
-def functions_of_anyone(compiler: str, processor: str, folder: Path) -> list[str]:
-    """Functions in the objects of files with flags of their own that the linker may take for other files too."""
+def shared_functions(compiler: str, processor: str, folder: Path) -> list[str]:
+    """Functions of files with flags of their own that the linker may take for other files too."""
     files = [path.stem for path, flags in kernel_sources(processor).items() if flags]
     command = [compiler.removesuffix("g++") + "nm", "-C", *(folder / f"{stem}.o" for stem in files)]
     names = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, check=True).stdout
@@ -141,7 +141,7 @@ def test_kernels_of_this_processor(tmp_path: Path) -> None:
     # The other tests run these kernels as they are shipped, so here the shorter build will do.
     said = report(build(compiler, platform.machine(), tmp_path, "-O1"))
     if not SANITIZERS and shutil.which(compiler.removesuffix("g++") + "nm"):
-        assert functions_of_anyone(compiler, platform.machine(), tmp_path) == []
+        assert shared_functions(compiler, platform.machine(), tmp_path) == []
     assert {name: is_right(line) for name, line in said.items()} == {
         kernel.name: kernel.available for kernel in cpu_kernels()
     }
@@ -149,12 +149,11 @@ def test_kernels_of_this_processor(tmp_path: Path) -> None:
 
 def test_every_flag_of_a_file_is_asked_for() -> None:
     """What a flag lets the compiler use, the processor must have: else it ends the process with SIGILL."""
-    compiler = shutil.which("g++")
-    if compiler is None or platform.machine() != "x86_64":
+    if shutil.which("g++") is None or platform.machine() != "x86_64":
         pytest.skip("needs g++ on x86-64")
 
     def extensions(flags: list[str]) -> set[str]:
-        command = [compiler, *flags, "-dM", "-E", "-x", "c++", os.devnull]
+        command = ["g++", *flags, "-dM", "-E", "-x", "c++", os.devnull]
         defined = subprocess.run(command, capture_output=True, text=True, check=True, timeout=LIMIT).stdout
         names = re.findall(r"^#define __([A-Z][A-Z0-9_]*)__ 1$", defined, re.MULTILINE)
         # Without a bit of their own, or one that the operating system's implies.
