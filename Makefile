@@ -49,7 +49,7 @@ bench-ops: $(READY)  ## single one-bit convolutions, kernel by kernel, shapes fr
 
 gpu-check: $(READY)  ## what the card runs, tested; fails where a kernel is wrong, or where none runs
 	-$(BIN)/python -m lightning_mbu doctor
-	$(BIN)/python -m pytest -q -W default tests/test_gpu.py $(ARGS)
+	$(BIN)/python -m pytest -q -W default tests/test_gpu.py tests/test_gpu_tiles.py $(ARGS)
 
 gpu-bench: $(READY)  ## layers and networks on the card, in under ten minutes, into docs/results/gpu.md
 	-$(BIN)/python -m pip install -q nvidia-ml-py

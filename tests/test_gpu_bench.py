@@ -15,8 +15,8 @@ import torch
 
 from lightning_mbu.bench import gpu, gpu_layers, gpu_networks, gpu_page, gpu_rivals
 from mbu_ops import peak
-from mbu_ops.cards import CARDS, H200
-from mbu_ops.roofline import Layer, bytes_of, read_layers
+from mbu_ops.cards import CARDS, H200, Card
+from mbu_ops.roofline import SIZES, Layer, bytes_of, choose, read_layers
 
 ROOT = Path(__file__).resolve().parents[1]
 SHAPES = ROOT / "ops/bench/shapes/mbunet_256.txt"
@@ -97,11 +97,65 @@ def test_a_wrong_bit_is_not_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     right = gpu_layers.reference.conv2d_threshold
     monkeypatch.setattr(gpu_layers.reference, "conv2d_threshold", lambda *a: right(*a) ^ 1)
     with pytest.raises(RuntimeError, match="differs from the reference"):
-        gpu_layers.layer_call(Layer("x", 32, 32, 16, 1, 9, 16), torch.device("cpu"))
+        gpu_layers.layer_call(Layer("x", 32, 32, 16, 1, 9, 16), torch.zeros(1, 4, 4, 1, dtype=torch.int32))
     assert gpu.main([*DRY, str(tmp_path)]) == 1
     results = json.loads((tmp_path / "gpu.json").read_text())
     assert [row["layer"] for row in results["layers"]] == ["toy up"]
     assert results["dropped"][0][0] == "toy, 1 x 32x32"
+
+
+def test_a_wrong_bit_of_a_large_image_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a kernel that small images do not reach."""
+    right, placed = gpu_layers.placed, []
+
+    def wrong(*arguments: Any) -> Any:
+        """On the first device, above six rows."""
+        run = right(*arguments)
+        placed.append(run)
+        return (lambda bits: run(bits) ^ (len(bits[0]) > 6)) if len(placed) == 1 else run
+
+    layer, bits = Layer("x", 32, 32, 16, 1, 9, 16), torch.randint(9, (3, 7, 5, 1), dtype=torch.int32)
+    gpu_layers.layer_call(layer, bits)
+    monkeypatch.setattr(gpu_layers, "placed", wrong)
+    with pytest.raises(RuntimeError, match=r"x of \(1, 7, 5\) differs on cpu from the processor's"):
+        gpu_layers.layer_call(layer, bits)
+
+
+def test_as_many_images_as_the_kernel_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[int] = []
+    monkeypatch.setattr(gpu_layers, "last_kernel", lambda: "large" if ran[-1] > 3 else "small")
+
+    def run(bits: torch.Tensor) -> torch.Tensor:
+        ran.append(len(bits))
+        return bits
+
+    assert len(gpu_layers.fewest(run, torch.zeros(64, 1))) == 4
+    assert len(gpu_layers.fewest(run, torch.zeros(5, 1))) == 4
+    assert len(gpu_layers.fewest(run, torch.zeros(3, 1))) == 1
+
+
+@pytest.mark.parametrize("card", CARDS, ids=lambda card: card.name)
+def test_what_is_checked_runs_on_the_tiles_that_are_timed(card: Card) -> None:
+    def tiles(images: int, size: tuple[int, int]) -> list[str]:
+        return [choose(layer, card)[0].name for layer in read_layers(SHAPES, images, size) if layer.one_bit]
+
+    checked = {pair for shape in gpu.CHECKED for pair in enumerate(tiles(*shape))}
+    for images in (gpu.LATENCY, gpu.THROUGHPUT, *gpu.LARGE):
+        for size in SIZES:
+            assert checked.issuperset(enumerate(tiles(images, size)))
+
+
+def test_every_shape_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Logits that differ for the second shape alone."""
+    found = SimpleNamespace(ok=True, layers=[SimpleNamespace(bits=3)])
+    monkeypatch.setattr(gpu_networks, "verify", lambda *a: found)
+    packed, cpu = identity(), torch.device("cpu")
+    shapes = [(1, (8, 8)), (3, (4, 2))]
+    assert gpu_networks.check(packed, packed, cpu, shapes) == {"bits": 3, "logits": 0.0}
+    packed.register_forward_hook(lambda module, _, y: y + (len(y) == 3 and module is not packed))
+    gpu_networks.check(packed, packed, cpu, shapes[:1])
+    with pytest.raises(RuntimeError, match=r"for 3 x 2x4; nothing is timed"):
+        gpu_networks.check(packed, packed, cpu, shapes)
 
 
 def test_a_network_with_other_logits_is_not_timed() -> None:

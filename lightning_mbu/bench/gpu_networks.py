@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -21,7 +21,8 @@ RIVALS = {"fp16": torch.float16, "bf16": torch.bfloat16}
 # Largest difference of logits, as a share of the largest: of the packed network between devices and when compiled. Its
 # float sums at both ends may be added in another order, which moves a bit that lies at its threshold.
 TOLERANCE = 1e-3
-_CHECKED_PIXELS, _ENERGY_MS, _TIMING_S = 64, 1000, 5.0
+_CHECKED = (2, (64, 128))  # images and their size, bit by bit
+_ENERGY_MS, _TIMING_S = 1000, 5.0
 
 
 class Energy:
@@ -65,24 +66,37 @@ def difference(found: Tensor, expected: Tensor) -> float:
 
 
 @torch.no_grad()
-def check(one_bit: nn.Module, packed: PackedModel, device: torch.device) -> dict[str, Any]:
-    """Every bit of the packed network against its one-bit twin, on the processor; then its logits on `device`.
+def check(
+    one_bit: nn.Module,
+    packed: PackedModel,
+    device: torch.device,
+    shapes: Sequence[tuple[int, tuple[int, int]]] = (),
+) -> dict[str, Any]:
+    """Every bit of the packed network against its one-bit twin, on the processor; then its logits on `device`, on that small
+    input and on one of each shape (images, size): layers take other kernels where they fill a card.
+
+    Returns:
+        `bits`, their number; `logits`, the largest difference as a share of the largest.
 
     Raises:
         RuntimeError: they differ; nothing may be timed.
     """
-    x = torch.randn(2, packed.input_spec.channels, _CHECKED_PIXELS, 2 * _CHECKED_PIXELS)
+    images, size = _CHECKED
+    x = torch.randn(images, packed.input_spec.channels, *size)
     found = verify(one_bit, packed, x)
     if not found.ok:
         raise RuntimeError(f"the packed network differs from the trained one; nothing is timed.\n{found}")
-    expected = packed(x)
-    there = difference(copy.deepcopy(packed).to(device)(x.to(device)), expected)
-    if not there <= TOLERANCE:
-        raise RuntimeError(
-            f"the packed network's logits on {device} differ from the processor's by {there:.2g} of the largest, "
-            f"more than {TOLERANCE:g}; nothing is timed"
-        )
-    return {"bits": sum(layer.bits for layer in found.layers), "logits": there}
+    there, largest = copy.deepcopy(packed).to(device), 0.0
+    for images, size in (_CHECKED, *shapes):
+        x = torch.randn(images, packed.input_spec.channels, *size)
+        off = difference(there(x.to(device)), packed(x))
+        if not off <= TOLERANCE:
+            raise RuntimeError(
+                f"the packed network's logits on {device} differ from the processor's by {off:.2g} of the largest, "
+                f"more than {TOLERANCE:g}, for {images} x {size[1]}x{size[0]}; nothing is timed"
+            )
+        largest = max(largest, off)
+    return {"bits": sum(layer.bits for layer in found.layers), "logits": largest}
 
 
 def compiled(module: nn.Module, dry: bool) -> Callable[[Tensor], Tensor]:

@@ -119,16 +119,17 @@ def _bounds(row: dict[str, Any], products: Sequence[dict[str, Any]], shapes: Pat
 def _layers(rows: Sequence[dict[str, Any]]) -> list[str]:
     lines = [
         "## Layers, in a CUDA graph", "",
-        "Every layer equals the reference on a small image. Predicted: by the model of [roofline.md](../roofline.md) at the rates",
-        f"above. A layer should reach {SHARE_OF_PEAK:.0%} of its instruction's measured rate, both products of masked weights counted, or",
+        "Every layer equals the reference on a small image and, by the kernel that is timed, the processor on a large one.",
+        "Predicted: by the model of [roofline.md](../roofline.md) at the rates above. A layer should reach",
+        f" {SHARE_OF_PEAK:.0%} of its instruction's measured rate, both products of masked weights counted, or",
         f"{SHARE_OF_BANDWIDTH:.0%} of the memory's bandwidth, whichever bounds it.", "",
-        "| layer | images | median us | quartiles | predicted us | of the measured peak | of the bandwidth | bound by | asked |",
-        "|" + "---|" * 9,
+        "| layer | images | kernel | median us | quartiles | predicted us | of the measured peak | of the bandwidth | bound by | asked |",
+        "|" + "---|" * 10,
     ]  # fmt: skip
     for row in rows:
         low, high = row["quartiles"]
         lines.append(
-            f"| {row['layer']} | {_shape(row)} | {row['us']:.1f} | {low:.1f} to {high:.1f} | "
+            f"| {row['layer']} | {_shape(row)} | {row.get('kernel') or '-'} | {row['us']:.1f} | {low:.1f} to {high:.1f} | "
             f"{_number(row.get('predicted_us'), 1)} | {_percent(row.get('peak'))} | {_percent(row.get('bandwidth'))} | "
             f"{row.get('bound') or '-'} | {_met(row.get('met'))} |"
         )

@@ -98,7 +98,7 @@ class CudaChoice:
 @functools.cache
 def _functions() -> ctypes.CDLL:
     library = ctypes.CDLL(str(_library.require().__file__))
-    for name in ("image_stem", "kernel_name", "kernel_stem", "kernel_targets"):
+    for name in ("image_stem", "kernel_name", "kernel_stem", "kernel_targets", "last_kernel"):
         getattr(library, f"mbu_cuda_{name}").restype = ctypes.c_char_p
     library.mbu_cuda_image.restype = ctypes.c_void_p
     library.mbu_cuda_peak.restype = ctypes.c_double
@@ -184,6 +184,12 @@ def cuda_devices() -> list[CudaDevice]:
             CudaDevice(index, name, capability, multiprocessors.value, shared.value, routes, refusals)
         )
     return devices
+
+
+def last_kernel() -> str:
+    """The CUDA kernel that this thread started last, by its name; empty before the first. What replays in a CUDA graph is
+    not seen."""
+    return _functions().mbu_cuda_last_kernel().decode()
 
 
 def cache_folder() -> str:

@@ -90,6 +90,12 @@ MBU_EXPORT void mbu_cuda_measured(int device, char* text, int size) {
   copy(mbu::cuda::measured(device), text, size);
 }
 
+// The kernel that this thread started last, empty before the first.
+MBU_EXPORT const char* mbu_cuda_last_kernel() {
+  const mbu::cuda::KernelInfo* last = mbu::cuda::last_launched();
+  return last ? last->name : "";
+}
+
 // Microseconds of a peak kernel (peak/peak.h) of `blocks` blocks and `rounds` rounds on a stream; `output` is
 // memory of the device, [blocks, kPeakThreads]. 0 with the reason in `text` where it cannot be timed.
 MBU_EXPORT double mbu_cuda_peak(int device, int kernel, int blocks, int rounds, void* output, void* stream,

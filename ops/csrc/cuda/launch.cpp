@@ -53,6 +53,8 @@ class RelaxedCapture {
   int mode_ = kCaptureRelaxed;
 };
 
+thread_local const KernelInfo* last = nullptr;
+
 struct LoadedImage {
   Module module = nullptr;
   std::string text;  // the route, or why there is none
@@ -214,6 +216,11 @@ void launch(int ordinal, Kernel kernel, Grid grid, const void* params, Stream st
                                   1, 1, static_cast<unsigned>(info.shared_bytes), stream, arguments, nullptr))
     throw std::runtime_error(std::string(info.name) + " on CUDA device " + std::to_string(ordinal) + ": " +
                              error_text(*d.driver, "cuLaunchKernel", error));
+  last = &info;
+}
+
+const KernelInfo* last_launched() {
+  return last;
 }
 
 std::vector<double> time_launches(int ordinal, const std::vector<Launch>& launches, Stream stream) {

@@ -33,6 +33,9 @@ const Route& route(int device, Kernel kernel);
 // Throws std::runtime_error where the kernel has no route on that device or the driver reports an error.
 void launch(int device, Kernel kernel, Grid grid, const void* params, Stream stream);
 
+// The kernel that this thread started last; null before the first.
+const KernelInfo* last_launched();
+
 struct Launch {
   Kernel kernel;
   Grid grid;

@@ -120,6 +120,10 @@ class Gpu:
         self.libraries["driver"].fake_clear_log()
         return lines
 
+    def last_kernel(self) -> str:
+        """The one that this thread started last."""
+        return self.libraries["operations"].mbu_cuda_last_kernel().decode()
+
     def emulation_error(self) -> str:
         return self.libraries["runner"].emulation_error().decode()
 
@@ -136,6 +140,7 @@ def loaded(libraries: dict[str, Path]) -> Iterator[dict[str, ctypes.CDLL]]:
         patch.setenv("MBU_NVRTC", "none")
         torch.ops.load_library(str(libraries["operations"]))
         found["operations"] = ctypes.CDLL(str(libraries["operations"]))
+        found["operations"].mbu_cuda_last_kernel.restype = ctypes.c_char_p
         yield found
 
 
