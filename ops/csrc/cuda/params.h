@@ -135,11 +135,13 @@ struct UnpackParams {
   Divide by_channels, by_width, by_height;
 };
 
-// A part of joined bits. Bits behind its last channel are 0.
+// A part of joined bits, brought to the output's size by nearest. Where a part ends inside a word, its bits
+// behind the last channel are 0.
 struct JoinedPart {
   const Word* data;
   int64_t stride_n, stride_h, stride_w;
-  int32_t channels;
+  int32_t channels, height, width;
+  float row_scale, column_scale;  // pixels of the part for one of the output; 0: as many
 };
 constexpr int kMaxJoined = 16;
 

@@ -44,6 +44,13 @@ uint32_t plan_unpack(const ImageSize& image, UnpackParams& p) {
 }
 
 uint32_t plan_join_bits(const ImageSize& image, int64_t words, JoinBitsParams& p) {
+  const auto scale = [](int64_t from, int64_t to) {
+    return from == to ? 0.0f : static_cast<float>(from) / static_cast<float>(to);
+  };
+  for (int32_t i = 0; i < p.parts; ++i) {
+    p.part[i].row_scale = scale(p.part[i].height, image.height);
+    p.part[i].column_scale = scale(p.part[i].width, image.width);
+  }
   p.by_words = divide_by(std::max<int64_t>(words, 1));
   return plan(image, pixels_of(image) * words, 1, p);
 }

@@ -141,7 +141,15 @@ void run(const JoinBitsParams& p) {
   require_kernel(p.parts <= cuda::kMaxJoined, "more parts to join than a launch lists");
   for (int64_t i = 0; i < p.parts; ++i) {
     const PackedImage& part = p.part[i];
-    c.part[i] = {part.data, part.stride_n, part.stride_h, part.stride_w, static_cast<int32_t>(p.channels[i])};
+    c.part[i] = {part.data,
+                 part.stride_n,
+                 part.stride_h,
+                 part.stride_w,
+                 static_cast<int32_t>(p.channels[i]),
+                 static_cast<int32_t>(part.height),
+                 static_cast<int32_t>(part.width),
+                 0,
+                 0};
   }
   c.parts = static_cast<int32_t>(p.parts);
   c.output = p.output;
@@ -197,6 +205,18 @@ void project(const Stream& stream, Tensor y) {
   torch::stable::copy_(logits, torch::stable::detail::to<Tensor>(stack[0]));
 }
 
+// The parts of an input as one image, for which every part is whole words; each is brought to the input's
+// size.
+Tensor join_parts(const Conv2dParams& p) {
+  const PackedImage& in = p.input;
+  std::vector<int64_t> channels;
+  for (int64_t i = 0; i < p.parts; ++i) channels.push_back(p.part[i].words * kWordBits);
+  Tensor out = empty_int({in.batch, in.height, in.width, in.words});
+  run(JoinBitsParams{p.part, channels.data(), p.parts, in.batch, in.height, in.width, in.words,
+                     static_cast<Word*>(out.mutable_data_ptr())});
+  return out;
+}
+
 void run(const Conv2dParams& p, const Reader& reader) {
   if (p.stream && p.stream->head && p.out_channels > cuda::kMostBeforeHead) {
     Tensor y =
@@ -211,6 +231,13 @@ void run(const Conv2dParams& p, const Reader& reader) {
     return project(*p.stream, y);
   }
   if (p.input.batch * p.output.h * p.output.w * p.out_channels == 0) return;
+  if (!reads_in_place(p)) {
+    const Tensor joined = join_parts(p);
+    Conv2dParams whole = p;
+    whole.input = image("conv2d", joined);
+    whole.parts = 0;
+    return run(whole, reader);
+  }
   std::vector<cuda::Candidate> candidates;
   cuda::GemmParams product{};
   if (plan_product(p, reader.family->layout, product))

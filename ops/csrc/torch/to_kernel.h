@@ -1,5 +1,6 @@
 // From an operation's checked arguments to what a CUDA kernel is given.
 #pragma once
+#include <algorithm>
 #include <cstdint>
 #include <limits>
 #include <string>
@@ -100,19 +101,30 @@ inline cuda::StemParams stem_of(const StemParams& p) {
   return c;
 }
 
-// The images that a convolution joins, at most two, each enlarged by a whole factor.
+// How often each pixel of a part is repeated on either side; 0 where that is no whole number.
+inline int64_t factor_of(const PackedImage& part, const PackedImage& whole) {
+  const int64_t factor = part.height ? whole.height / part.height : 1;
+  return part.height * factor == whole.height && part.width * factor == whole.width ? factor : 0;
+}
+
+// Whether a convolution reads its joined images where they lie: two, each enlarged by a whole factor. Torch's
+// nearest, which rounds, divides by every factor up to 40 as integers do, and not by 41.
+inline bool reads_in_place(const Conv2dParams& p) {
+  constexpr int64_t kMostSources = 2, kLargestFactor = 40;
+  const auto fits = [&](const PackedImage& part) {
+    const int64_t factor = factor_of(part, p.input);
+    return factor >= 1 && factor <= kLargestFactor;
+  };
+  return p.parts <= kMostSources && std::all_of(p.part, p.part + p.parts, fits);
+}
+
+// The images that such a convolution joins.
 inline std::vector<PackedImage> sources_of(const Conv2dParams& p, cuda::Layer& layer) {
   std::vector<PackedImage> sources{p.input};
   if (p.parts > 0) sources.assign(p.part, p.part + p.parts);
-  require_kernel(sources.size() <= 2, "more than two joined inputs");
   for (size_t i = 0; i < sources.size(); ++i) {
-    const PackedImage& part = sources[i];
-    const int64_t factor = part.height ? p.input.height / part.height : 1;
-    require_kernel(
-        factor >= 1 && part.height * factor == p.input.height && part.width * factor == p.input.width,
-        "a joined input that is enlarged by no whole number");
-    layer.words[i] = part.words;
-    layer.upsample[i] = factor;
+    layer.words[i] = sources[i].words;
+    layer.upsample[i] = p.parts > 0 ? factor_of(sources[i], p.input) : 1;
   }
   return sources;
 }

@@ -67,6 +67,20 @@ def test_join_bits(library, random, channels):
     assert torch.equal(joined, reference.join_bits(parts, channels))
 
 
+@pytest.mark.parametrize("size", [(6, 8), (5, 9), (82, 2)])
+def test_join_bits_of_other_sizes(library, random, size):
+    """As torch's nearest, whose factor of 41 divides otherwise than integers do."""
+    sizes, channels = [(6, 8), (3, 4), (2, 1), (2, 7)], (32, 64, 12, 40)
+    parts = random_bits(random, 2, 6, 8, 32 + 64 + 32 + 64)
+    parts[..., 3:] = random_bits(random, 2, 6, 8, 12)[..., :1]
+    parts[..., 4:] = random_bits(random, 2, 6, 8, 40)
+    joined = flat.join_bits(library, "join_bits__sm75", parts, channels, sizes, size)
+    words = [parts[..., begin:end] for begin, end in ((0, 1), (1, 3), (3, 4), (4, 6))]
+    corners = [part[:, :height, :width] for part, (height, width) in zip(words, sizes, strict=True)]
+    brought = [reference.join([corner], size) for corner in corners]
+    assert torch.equal(joined, reference.join_bits(brought, channels))
+
+
 @pytest.mark.parametrize(
     "size, stride, padding, dilation, ceil_mode",
     [

@@ -3,6 +3,13 @@
 
 namespace mbu::cuda {
 
+// torch's nearest: the rounding of the float product is part of the definition.
+MBU_DEVICE int32_t nearest(int32_t index, float scale, int32_t size) {
+  if (scale == 0.0f) return index;
+  const int32_t at = static_cast<int32_t>(static_cast<float>(index) * scale);
+  return at < size ? at : size - 1;
+}
+
 MBU_KERNEL void __launch_bounds__(kFlatThreads) join_bits__sm75(const __grid_constant__ JoinBitsParams p) {
   const int32_t item = flat_index();
   if (item >= p.items) return;
@@ -14,7 +21,9 @@ MBU_KERNEL void __launch_bounds__(kFlatThreads) join_bits__sm75(const __grid_con
     const JoinedPart& part = p.part[i];
     const int32_t last = first + part.channels;
     if (begin + 32 <= first || begin >= last) continue;
-    const Word* bits = part.data + px.n * part.stride_n + px.y * part.stride_h + px.x * part.stride_w;
+    const Word* bits = part.data + px.n * part.stride_n +
+                       nearest(px.y, part.row_scale, part.height) * part.stride_h +
+                       nearest(px.x, part.column_scale, part.width) * part.stride_w;
     if (begin <= first) {
       joined |= bits[0] << (first - begin);
       continue;

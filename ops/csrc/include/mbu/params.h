@@ -126,7 +126,7 @@ struct UnpackParams {
 
 // Parts joined along the channels bit by bit; the bits behind the last channel of each are 0.
 struct JoinBitsParams {
-  const PackedImage* part;  // [parts], of one size
+  const PackedImage* part;  // [parts], of one size; a GPU brings each to the output's by nearest
   const int64_t* channels;  // [parts]
   int64_t parts, batch, height, width;
   int64_t words;  // of an output pixel

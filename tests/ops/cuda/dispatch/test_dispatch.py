@@ -173,21 +173,6 @@ def one_by_one(y: Tensor, head: Tensor, bias: Tensor | None) -> Tensor:
     return logits[None]
 
 
-@pytest.mark.parametrize(
-    "sizes", [[(6, 8), (3, 4)], [(6, 8), (6, 8)], [(2, 3), (6, 8)], [(6, 8), (6, 8), (3, 4)]]
-)
-def test_joined_inputs(gpu: Gpu, sizes: list[tuple[int, int]]) -> None:
-    """Two inputs, each enlarged by a whole factor, are read in place; others are joined by torch."""
-    parts = [random_bits(1, *size, 32 * (i + 1)) for i, size in enumerate(sizes)]
-    joined = reference.join(parts, (6, 8))
-    planes = random_planes(9, joined.shape[3] * 32, 3)
-    layer = 9, [3, 3], [1, 1], [1, 1], [1, 1], 0
-    found = OPS.conv2d(parts, OPS.tile_weight(planes), *layer, [6, 8])
-    assert torch.equal(found, reference.conv2d(joined, planes, 1, 1))
-    by_kernel = gpu.family != "none" and len(sizes) == 2 and sizes[0] != (2, 3)
-    assert bool([line for line in gpu.log() if line.startswith("launch")]) == by_kernel
-
-
 def test_the_first_convolution(gpu: Gpu) -> None:
     """As on the CPU, to the last bit; without a kernel torch's own, whose sums round in another order."""
     equal = torch.testing.assert_close if gpu.family == "none" else torch.equal

@@ -24,7 +24,7 @@ class _FlatCase(ctypes.Structure):
         ("input_bytes", _I64 * 5),
         ("output", _PTR * 2),
         ("output_bytes", _I64 * 2),
-        ("number", _I64 * 32),
+        ("number", _I64 * 64),
         ("backwards", _I64),
     ]
 
@@ -69,11 +69,21 @@ def unpack(library, kernel: str, bits: Tensor, channels: int) -> Tensor:
     return out.permute(0, 3, 1, 2)
 
 
-def join_bits(library, kernel: str, parts: Tensor, channels: Sequence[int]) -> Tensor:
-    """``parts``: their words side by side, ``[N, H, W, words of all parts]``."""
-    n, h, w, _ = parts.shape
+def join_bits(
+    library,
+    kernel: str,
+    parts: Tensor,
+    channels: Sequence[int],
+    sizes: Sequence[tuple[int, int]] | None = None,
+    size: tuple[int, int] | None = None,
+) -> Tensor:
+    """``parts``: their words side by side, ``[N, H, W, words of all parts]``; ``sizes``: of each the upper left corner,
+    brought to ``size``."""
+    n, (h, w) = len(parts), size or parts.shape[1:3]
     words = words_of(sum(channels))
-    numbers = [n, h, w, words, len(channels), *parts.stride()[:3], *channels]
+    corners = zip(channels, sizes or [(h, w)] * len(channels), strict=True)
+    numbers = [n, h, w, words, len(channels), *parts.stride()[:3]]
+    numbers += [number for count, corner in corners for number in (count, *corner)]
     out = _noise(n, h, w, words)
     _run(library, kernel, [parts], [out], numbers)
     return out

@@ -19,7 +19,7 @@ struct FlatCase {
   int64_t input_bytes[5];
   void* output[2];
   int64_t output_bytes[2];
-  int64_t number[32];
+  int64_t number[64];
   int64_t backwards;
 };
 
@@ -82,7 +82,8 @@ std::string unpack(const emu::Kernel& kernel, const FlatCase& c, const Memory& m
   return run(kernel, p, blocks, c);
 }
 
-// Parts that lie in one tensor, whose words of a pixel are side by side.
+// Parts that lie in one tensor, whose words of a pixel are side by side; each is its upper left corner of a
+// size.
 std::string join_bits(const emu::Kernel& kernel, const FlatCase& c, const Memory& m) {
   JoinBitsParams p{};
   Numbers n(c.number);
@@ -91,8 +92,8 @@ std::string join_bits(const emu::Kernel& kernel, const FlatCase& c, const Memory
   n.into(words, p.parts, stride_n, stride_h, stride_w);
   const auto* from = as<const mbu::Word>(m.input[0]);
   for (int32_t i = 0; i < p.parts; ++i) {
-    p.part[i] = {from, stride_n, stride_h, stride_w, 0};
-    n.into(p.part[i].channels);
+    p.part[i] = {from, stride_n, stride_h, stride_w, 0, 0, 0, 0, 0};
+    n.into(p.part[i].channels, p.part[i].height, p.part[i].width);
     from += (p.part[i].channels + 31) / 32;
   }
   p.output = as<mbu::Word>(m.output[0]);
