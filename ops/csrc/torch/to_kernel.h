@@ -152,21 +152,45 @@ inline bool plan_product(const Conv2dParams& p, cuda::DeviceLayout layout, cuda:
   return true;
 }
 
+inline const char* name_of(FloatType type) {
+  switch (type) {
+    case FloatType::bf16:
+      return "bfloat16";
+    case FloatType::f16:
+      return "float16";
+    case FloatType::fixed8:
+      return "int8";
+    default:
+      return "float32";
+  }
+}
+
+// A stream in the text of a layer. Planar: neighbouring channels lie apart in memory.
+inline std::string text_of(const Stream& s) {
+  std::string text =
+      ", " + std::to_string(s.steps) + " steps to " + name_of(s.type) + (s.relu ? ", relu" : "");
+  for (int64_t i = 0; i < s.residuals; ++i) {
+    const StreamSource& r = s.residual[i];
+    text += (i ? " + " : ", residual ") + std::to_string(r.channels) + (r.stride_c == 1 ? " " : " planar ") +
+            name_of(r.type);
+  }
+  if (s.residuals) text += " pool " + std::to_string(s.pool) + " upsample " + std::to_string(s.upsample);
+  if (s.head) return text + ", head of " + std::to_string(s.classes) + " classes";
+  return text + ", " + std::to_string(s.planes) + " bits";
+}
+
 // What the time of a layer depends on, for cuda/search.h.
 inline std::string text_of(const cuda::Layer& l, const Conv2dParams& p) {
   const auto pair = [](int64_t a, int64_t b) { return std::to_string(a) + "x" + std::to_string(b); };
   std::string text = std::string(l.transposed ? "transposed " : "") + std::to_string(l.batch) + "x" +
                      pair(l.height, l.width) + ", " + std::to_string(l.words[0] * kWordBits);
-  if (l.words[1]) text += "+" + std::to_string(l.words[1] * kWordBits);
-  text += " to " + std::to_string(l.out_channels) + " channels, kernel " + pair(l.kernel_h, l.kernel_w) +
-          " stride " + pair(l.stride_h, l.stride_w) + " padding " + pair(l.padding_h, l.padding_w) +
-          " dilation " + pair(l.dilation_h, l.dilation_w) + " upsample " + pair(l.upsample[0], l.upsample[1]);
+  if (l.words[1]) text.append("+").append(std::to_string(l.words[1] * kWordBits));
+  text += " to " + std::to_string(l.out_channels) + " channels" + (l.binary ? " without zeros" : "") +
+          ", kernel " + pair(l.kernel_h, l.kernel_w) + " stride " + pair(l.stride_h, l.stride_w) +
+          " padding " + pair(l.padding_h, l.padding_w) + (l.zero_padding ? "" : " of -1") + " dilation " +
+          pair(l.dilation_h, l.dilation_w) + " upsample " + pair(l.upsample[0], l.upsample[1]);
   if (p.bits) return text + ", " + std::to_string(p.planes) + " bits";
-  if (!p.stream) return text + ", sums";
-  return text + ", stream of " + std::to_string(p.stream->steps) + " steps, " +
-         std::to_string(p.stream->residuals) + " residuals, pool " + std::to_string(p.stream->pool) +
-         " upsample " + std::to_string(p.stream->upsample) + ", " + std::to_string(p.stream->planes) +
-         " bits";
+  return text + (p.stream ? text_of(*p.stream) : ", sums");
 }
 
 }  // namespace mbu

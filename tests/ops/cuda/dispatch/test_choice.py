@@ -121,3 +121,37 @@ def test_the_fastest_is_taken_and_kept(gpu: Gpu, tmp_path: Path, monkeypatch: py
     assert f"{fastest} 2.500" in lines
     path.write_bytes(path.read_bytes()[:-1])  # a cut file says nothing
     assert measured(gpu, gpu.index) == []
+
+
+def test_layers_of_other_times_are_measured_apart(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is missing in the name of a measured layer would lend its kernel to another layer."""
+    if gpu.family != "sm80_xor":
+        pytest.skip("once is enough")
+    monkeypatch.setenv("MBU_CUDA_SEARCH", "1")
+    bits, planes = random_bits(1, 1, 2, 32), random_planes(8, 32, 1)
+    both = OPS.tile_weight(planes), OPS.tile_weight(pack_weight(torch.ones(8, 32, 1, 1)))
+    affine, head = torch.ones(1, 2, 8), torch.ones(3, 8)
+    flat, image = ([1, 1], [1, 1], [0, 0], [1, 1]), torch.zeros(1, 8, 1, 2)
+    nearby, narrow = image.contiguous(memory_format=torch.channels_last), image.to(torch.bfloat16)
+    streams = [{}, {"dtype": torch.bfloat16}, {"relu": True}, {"head": head}, {"head": head[:2]}]
+    for weight in both:
+        for pad_value in (0, -1):
+            OPS.conv2d([bits], weight, 8, *flat, pad_value)
+        for more in streams:
+            OPS.conv2d_stream([bits], weight, affine, [], None, 8, *flat, **more)
+        for residual in ([image], [nearby], [narrow], [image[:, :4], image[:, 4:]], [image, narrow]):
+            OPS.conv2d_stream([bits], weight, affine, residual, None, 8, *flat)
+    gpu.log()
+    layers = measured(gpu, gpu.index)
+    named = {lines[0] for lines in layers}
+    assert len(named) == len(layers) == 2 * (2 + len(streams) + 5)
+    assert sum("without zeros" in name for name in named) == len(named) / 2
+    for part in (
+        "padding 0x0 of -1 ",
+        "1 steps to bfloat16",
+        ", relu",
+        "head of 2 classes",
+        ", residual 8 planar float32 + 8 planar bfloat16 pool 1 upsample 1",
+        ", residual 8 float32 pool",
+    ):
+        assert any(part in name for name in named), part
