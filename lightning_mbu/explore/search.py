@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import fields, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import optuna
 import torch
@@ -17,11 +17,9 @@ from ..models import MBUNet
 from .data import DataSet
 from .measure import primary, row
 from .plans import ranked_blocks
+from .settings import StudySettings
 from .store import Row, bar, run_rows
 from .training import Experiment
-
-if TYPE_CHECKING:
-    from .study import StudySettings
 
 BLOCK_KINDS = ("binary", "masked", "float")
 _FIELDS = {field.name for field in fields(Experiment)} - {"options"}
@@ -63,7 +61,9 @@ def search_budget(
     def objective(trial: Trial) -> float:
         kinds = {block: trial.suggest_categorical(block, BLOCK_KINDS) for block in blocks}
         experiment = replace(settings.base, layers={k: str(v) for k, v in kinds.items()})
-        measured = row(experiment, data, timed=True, threads=settings.threads, compiled=not settings.quick)
+        measured = row(
+            experiment, data, timed=True, threads=settings.threads, compiled=settings.timed_as == "compiled"
+        )
         with bar(console, f"network {trial.number + 1} of {settings.trials}") as report:
             result = measured(report)
         trial.set_constraint("budget", excess(result))

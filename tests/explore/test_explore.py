@@ -14,9 +14,9 @@ from lightning_mbu.explore import results
 from lightning_mbu.explore.data import CAMVID_CLASSES, IGNORE, read_data
 from lightning_mbu.explore.plans import block_plan, ranked_blocks, uniform_plan
 from lightning_mbu.explore.rows import chosen_blocks, ingredients, pareto, repeat, table1
+from lightning_mbu.explore.settings import StudySettings
 from lightning_mbu.explore.shapley import chains, named_subset, shapley_values, subset_name
 from lightning_mbu.explore.store import open_study, run_rows
-from lightning_mbu.explore.study import StudySettings
 from lightning_mbu.explore.training import Experiment, evaluate, loader, predicted, rate, run
 from lightning_mbu.models import MBUNet
 
@@ -203,9 +203,30 @@ def test_budget_command(tiny, tmp_path):
     out = tmp_path / "out"
     budget = ["study", "budget", "--max-dice-drop", "0.9", "--trials", "1", "--quick", *tiny]
     assert main(budget) == 0
-    runs = json.loads((out / "budget-nuclei-16px-w8-e1.json").read_text())["runs"]
+    record = out / "budget-nuclei-16px-w8-e1-eager-t1.json"
+    runs = json.loads(record.read_text())["runs"]
     (found,) = [run for name, run in runs.items() if name != "float"]
     assert found["fits"] == (runs["float"]["val/dice"] - found["val/dice"] <= 0.9) and found["ms"] > 0
+    assert json.loads(record.read_text())["conditions"]["timed"] == "eager"
+    lines = list(csv.DictReader(record.with_suffix(".csv").read_text().splitlines()))
+    assert [float(line["ms eager"]) for line in lines] == [runs["float"]["ms"], found["ms"]]
+    assert "ms eager, fastest" in lines[0] and "ms" not in lines[0]
+
+
+def test_times_under_other_conditions_are_another_record():
+    timed = [
+        StudySettings("pareto", "x", quick=quick, size=64, epochs=8, threads=threads).record("nuclei")
+        for quick in (False, True)
+        for threads in (1, 2)
+    ]
+    assert timed == [
+        f"pareto-nuclei-64px-w16-e8-{how}" for how in ("compiled-t1", "compiled-t2", "eager-t1", "eager-t2")
+    ]
+    assert StudySettings("bits", "x", quick=True, threads=2, shortcuts=True).record("nuclei") == (
+        "bits-nuclei-64px-w16-e8-shortcuts"
+    )
+    assert StudySettings("front", "x", epochs=60).record("camvid") == "ingredients-camvid-128px-w16-e60"
+    assert StudySettings("table1", "x", quick=True).record("nuclei") == "table1-nuclei-64px-w16-e8-lr0.0001"
 
 
 def test_settings_that_cannot_be():

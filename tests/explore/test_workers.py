@@ -13,8 +13,8 @@ from rich.console import Console
 
 from lightning_mbu.explore.data import read_data
 from lightning_mbu.explore.measure import row
+from lightning_mbu.explore.settings import StudySettings
 from lightning_mbu.explore.store import finished, open_study
-from lightning_mbu.explore.study import StudySettings
 from lightning_mbu.explore.training import Experiment
 from lightning_mbu.explore.workers import cores, run_side_by_side
 
