@@ -138,6 +138,7 @@ def sweep(options: argparse.Namespace, console: Console) -> int:
     _optuna()
     from . import results
     from .data import read_data
+    from .measure import primary
     from .search import parse_choice, search_settings, sweep_name
     from .store import open_study
     from .training import Experiment
@@ -150,8 +151,10 @@ def sweep(options: argparse.Namespace, console: Console) -> int:
     record = open_study(name, Path(options.output), options.storage, direction="maximize")
     found = search_settings(base, data, record, choices, options.trials, console)
     best = dict(sorted(found.items(), key=lambda item: -item[1]["value"]))
-    console.print(results.as_table(name, results.by_row(best), ("value", "test/dice", "test/iou", "minutes")))
+    lines = results.by_row(best)
+    console.print(results.as_table(name, lines, ("value", "test/dice", "test/iou", "minutes")))
     files = results.write(Path(options.output), name, {"choices": choices}, found)
+    files += results.plot_rows(Path(options.output), name, lines, f"val/{primary(data)}")
     console.print(f"written: {', '.join(str(file) for file in files)}", highlight=False)
     if options.json:
         print(json.dumps(found))

@@ -9,6 +9,7 @@ import csv
 import io
 import json
 import statistics
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from rich.table import Table
 
 from ..atomic import write_atomically
 from ..bench.rivals import require
+
+_FLOAT = ("float", "full precision")  # how the names of rows without one-bit layers begin
 
 
 def by_row(results: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
@@ -108,7 +111,7 @@ def plot(output: Path, name: str, lines: list[dict[str, Any]], x: str, y: str) -
     def fill(figure: Any) -> None:
         axes = figure.subplots()
         for line in points:
-            colour = "#BBBBBB" if line["row"].startswith("float") else "#0072B2"
+            colour = "#BBBBBB" if line["row"].startswith(_FLOAT) else "#0072B2"
             axes.errorbar(line[x], line[y], yerr=line.get(f"{y} ±"), fmt="o", color=colour)
             axes.annotate(
                 line["row"], (line[x], line[y]), xytext=(4, 4), textcoords="offset points", fontsize=7
@@ -119,3 +122,22 @@ def plot(output: Path, name: str, lines: list[dict[str, Any]], x: str, y: str) -
             axes.set_xscale("log")
 
     return draw(output / f"{name}.svg", (7, 4.5), fill) if points else []
+
+
+def plot_rows(output: Path, name: str, lines: list[dict[str, Any]], score: str) -> list[Path]:
+    """`<name>.svg`: a line for each row that has the score, from the top, its mean as a dot and its spread as a bar;
+    nothing where no row has it."""
+    shown = [line for line in lines if score in line]
+
+    def fill(figure: Any) -> None:
+        axes = figure.subplots()
+        for place, line in enumerate(shown):
+            colour = "#BBBBBB" if line["row"].startswith(_FLOAT) else "#0072B2"
+            axes.errorbar(line[score], place, xerr=line.get(f"{score} ±"), fmt="o", color=colour, capsize=2)
+        axes.set_yticks(range(len(shown)), [textwrap.fill(line["row"], 50) for line in shown], fontsize=7)
+        axes.set_ylim(len(shown) - 0.5, -0.5)
+        axes.grid(axis="x", color="#DDDDDD")
+        axes.set_axisbelow(True)
+        axes.set_xlabel(f"{score}, ± sample deviation")
+
+    return draw(output / f"{name}.svg", (8, 1 + 0.3 * len(shown)), fill) if shown else []

@@ -135,6 +135,8 @@ def _show(
     files = results.write(output, name, _facts(settings), found, lines)
     if settings.timed:
         files += results.plot(output, name, lines, ms, f"test/{score}")
+    if settings.name in ("table1", "ingredients", "front"):
+        files += results.plot_rows(output, name, lines, f"test/{score}")
     if settings.name == "figure3":
         blocks = _blocks(settings, data)
         console.print(figure3.table(figure3.gains(lines, blocks, f"test/{score}"), score))

@@ -1,6 +1,7 @@
 import csv
 import json
 import random
+import re
 from dataclasses import replace
 from itertools import combinations
 
@@ -171,6 +172,18 @@ def test_results_have_mean_and_spread(tmp_path):
     assert [line["row"] for line in csv.DictReader(csv_file.read_text().splitlines())] == ["x", "y"]
 
 
+def test_rows_are_dots_with_their_spread(tmp_path):
+    pytest.importorskip("matplotlib")
+    runs = {"float #0": {"s": 0.5}, "plain #0": {"s": 0.25}, "plain #1": {"s": 0.75}, "broken #0": {}}
+    (file,) = results.plot_rows(tmp_path, "rows", results.by_row(runs), "s")
+    text = file.read_text()
+    assert text.index(">float<") < text.index(">plain<") and "broken" not in text
+    # A dot for each row; a bar with its two ends for the one that has a spread.
+    bars = re.findall(r'id="LineCollection_\d+"', text)
+    assert len(bars) == 1 and {"#0072b2", "#bbbbbb"} <= set(re.findall(r"fill: (#\w+)", text))
+    assert results.plot_rows(tmp_path, "rows", results.by_row(runs), "other") == []
+
+
 @pytest.mark.parametrize("layers", ["float", "int2", {"down1": "masked"}])
 def test_an_experiment_trains_and_repeats_itself(layers, isbi, one_thread):
     data = read_data(isbi, 16)
@@ -192,6 +205,7 @@ def test_study_command(tiny, tmp_path, capsys):
     assert set(record["runs"]) == {"float #0", "plain #0"}
     assert record["runs"]["plain #0"]["quantized GMAC"] > record["runs"]["float #0"]["quantized GMAC"] == 0
     before = record["runs"]
+    assert ">plain<" in (out / "ingredients-nuclei-16px-w8-e1.svg").read_text()
     assert main(arguments) == 0
     again = json.loads((out / "ingredients-nuclei-16px-w8-e1.json").read_text())["runs"]
     assert again == before, "nothing was trained again"
