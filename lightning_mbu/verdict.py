@@ -6,7 +6,8 @@
 
 r is 0 where every batch norm and activation folds into thresholds. Where none does, every one-bit layer writes its
 output as floats and somebody reads them: 8 bytes per value at the speed of this machine's memory, and never more than
-f_r. So the prediction is a range. It knows nothing of accuracy.
+f_r. So the prediction is a range. It knows nothing of accuracy; what was trained and measured stands beside it
+(`measured_front`).
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from mbu_ops.backends import cpu_kernels
 from mbu_ops.packing import pack_weight
 
 from .eight_bits import EightBits, eight_bits
+from .measured_front import measured_front
 from .plan import LayerPlan, Plan
 from .tables import as_text
 from .timing import conditions, time_interleaved
@@ -48,6 +50,7 @@ class Verdict:
         eight_bits: the rival on this processor.
         worth: `"yes"`, `"measure"`, `"size only"` or `"no"`.
         why: a sentence.
+        front: where networks that were trained lie between quality and time on such processors.
         conditions: of the measurement.
     """
 
@@ -60,6 +63,7 @@ class Verdict:
     eight_bits: EightBits
     worth: str
     why: str
+    front: str
     conditions: dict[str, str]
 
     @property
@@ -103,8 +107,9 @@ class Verdict:
             f"{self.rivals['eight bits']:.0%} in eight bits, takes about as long; train those too. Measure instead of "
             "predicting: mbu bench"
         )
+        front = f"front of quality and time, at width 16: {self.front}"
         measured = "; ".join(f"{name} {value}" for name, value in self.conditions.items())
-        lines = [f"Verdict: {heading[self.worth]}. {self.why}", size, speed, rival, measured]
+        lines = [f"Verdict: {heading[self.worth]}. {self.why}", size, speed, rival, front, measured]
         return Group(*(Text(line) for line in lines))
 
     def __str__(self) -> str:
@@ -147,7 +152,7 @@ def predict_gain(model: nn.Module, plan: Plan, threads: int = 1) -> Verdict:
     kernel = next(kernel.name for kernel in cpu_kernels() if kernel.selected)
     return Verdict(
         float_ms, packed, kept, one_bit_ms, float_bytes, packed_bytes(plan, float_bytes), rival, worth, why,
-        {**conditions(torch.device("cpu"), threads), "kernel": kernel},
+        measured_front(), {**conditions(torch.device("cpu"), threads), "kernel": kernel},
     )  # fmt: skip
 
 

@@ -1,5 +1,6 @@
 """The verdict of mbu plan: its arithmetic, and that it measures the network that it is given."""
 
+import csv
 import json
 import re
 from pathlib import Path
@@ -9,10 +10,11 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_mbu import Plan, convert, eight_bits, make_plan, prepare
+from lightning_mbu import Plan, convert, eight_bits, make_plan, measured_front, prepare
 from lightning_mbu.cli import main
 from lightning_mbu.deploy.files import packed_size
 from lightning_mbu.eight_bits import EIGHT_BITS, EightBits
+from lightning_mbu.measured_front import FRONTS
 from lightning_mbu.models import MBUNet
 from lightning_mbu.verdict import judge, packed_bytes, predict_gain
 from mbu_ops.backends import cpu_kernels
@@ -60,9 +62,41 @@ def test_eight_bits_by_processor(kernel, flags, words, monkeypatch):
     assert words in str(eight_bits.eight_bits())
 
 
+def small_is_enough(file, isa):
+    """Whether the default network is off the front of time there; None where it was not timed."""
+    rows = csv.DictReader((RESULTS / file).read_text(encoding="utf-8").splitlines())
+    streams = [f"{dtype} shortcuts + thermometer of 2" for dtype in ("int8", "bfloat16")]
+    mine = [row for row in rows if row["row"] in streams and row["isa"] == isa]
+    return not any(int(row["front, ms"]) for row in mine) if mine else None
+
+
+@pytest.mark.parametrize(
+    ("kernel", "isa"), [("amx_int8", "native"), ("avx512vpopcnt", "avx512"), ("avx2", "avx2")]
+)
+def test_where_the_default_network_lies_is_what_was_measured(kernel, isa):
+    words = FRONTS[kernel]
+    found = {file.name.split("-")[1]: small_is_enough(file.name, isa) for file in RESULTS.glob("front-*.csv")}
+    assert "on it on CamVid" in words and found["camvid"] is False
+    assert re.search(r"not on nuclei\b", words) and found["nuclei"]
+    assert ("and ISBI 2012, where" in words) == bool(found["isbi2012"])
+    assert ("ISBI 2012 was not timed" in words) == (found["isbi2012"] is None)
+
+
+@pytest.mark.parametrize(("kernel", "flags", "words"), [
+    ("amx_int8", [], "with AMX: on it"), ("avx2", [], "with AVX2: on it"), ("avx2", ["avx_vnni"], "not known"),
+    ("avx512bw", [], "not known"), ("neon", [], "not worth it for speed"), ("scalar", [], "not known"),
+])  # fmt: skip
+def test_front_by_processor(kernel, flags, words, monkeypatch):
+    kernels = [SimpleNamespace(name="better", available=False), SimpleNamespace(name=kernel, available=True)]
+    monkeypatch.setattr(measured_front, "cpu_kernels", lambda: kernels)
+    monkeypatch.setattr(measured_front, "instruction_sets", lambda: flags)
+    assert words in measured_front.measured_front()
+
+
 def test_every_kernel_has_a_rival():
     kernels = (Path(__file__).parents[1] / "ops/csrc/cpu/kernels.inc").read_text()
     names = re.findall(r"^MBU_CPU_KERNEL\((\w+)", kernels, re.MULTILINE)
+    assert set(FRONTS) < set(names), "no front is that of a kernel that is gone"
     assert set(EIGHT_BITS) == set(names) >= {kernel.name for kernel in cpu_kernels()}
 
 
@@ -96,6 +130,7 @@ def test_every_part_is_measured_and_the_model_stays_as_it_is():
     assert verdict.rivals["float"] == pytest.approx(min(1, share**0.5))
     assert verdict.rivals["float"] <= verdict.rivals["eight bits"] <= 1
     assert verdict.to_dict()["rivals"] == verdict.rivals and "in eight bits" in str(verdict)
+    assert f"at width 16: {verdict.front}" in " ".join(str(verdict).split())
     assert "Verdict:" in str(verdict) and verdict.conditions["kernel"] in str(verdict)
 
 
