@@ -68,6 +68,7 @@ _PARTS: dict[str, dict[str, Any]] = {
     "weight decay 1e-2 on float layers": {"weight_decay": 1e-2},
     "weight decay 1e-2 on latent weights": {"latent_decay": 1e-2},
     "scales and thresholds at a tenth of the rate": {"extras_lr": 0.1},
+    "float layers at a tenth of the rate": {"float_lr": 0.1},
     "warm-up of 10 %": {"warmup": 0.1},
     "rate 1e-3": {"lr": 1e-3},
     "rate 3e-3": {"lr": 3e-3},

@@ -42,7 +42,7 @@ class Experiment:
         lr: peak of the one cosine; None: 3e-3 with shortcuts, 5e-3 without, which measured best of a few.
         warmup: share of the run over which the learning rate rises to its cosine.
         weight_decay, latent_decay: AdamW on the float layers, on latent weights; 0 is Adam.
-        extras_lr: factor on the learning rate of scales and thresholds.
+        float_lr, extras_lr: factors on the learning rate of float layers, of scales and thresholds.
         taught: distilled from its float twin, which is trained first, as long, from the same seed.
         started: begins with the weights of that twin.
         seed: of weights, order and augmentation.
@@ -59,6 +59,7 @@ class Experiment:
     warmup: float = 0.0
     weight_decay: float = 0.0
     latent_decay: float = 0.0
+    float_lr: float = 1.0
     extras_lr: float = 1.0
     taught: bool = False
     started: bool = False
@@ -163,6 +164,7 @@ class _Segmenter(L.LightningModule):
             self.model,
             experiment.peak,
             weight_decay=experiment.weight_decay,
+            float_lr=experiment.float_lr,
             extras_lr=experiment.extras_lr,
         )
         for group in groups:

@@ -36,8 +36,10 @@ class LitScenes(L.LightningModule):
         lr: peak learning rate.
         smoothing: share of the label that all classes divide among themselves (epsilon of Eq. 26).
         dice_weight: weight of the Dice loss; that of the cross-entropy is 1.
-        weight_decay: of Adam (MBU-Net: 1e-8).
+        weight_decay: of every parameter, latent weights too, as the papers have it (MBU-Net: 1e-8).
         cosine: False keeps the learning rate as it is (MBU-Net names no schedule).
+        float_lr, extras_lr: factors on the learning rate of float layers, of scales and thresholds
+            (`MBUQuantize.parameter_groups`).
         optimizer: `"adam"`, or `"rmsprop"` with a momentum of 0.9 (MBU-Net's float networks, section A.3.1).
 
     Raises:
@@ -54,6 +56,8 @@ class LitScenes(L.LightningModule):
         weight_decay: float = 0.0,
         cosine: bool = True,
         optimizer: str = "adam",
+        float_lr: float = 1.0,
+        extras_lr: float = 1.0,
     ):
         super().__init__()
         if optimizer not in _OPTIMIZERS:
@@ -63,6 +67,7 @@ class LitScenes(L.LightningModule):
         self.lr = lr
         self.dice_weight = dice_weight
         self.weight_decay = weight_decay
+        self.float_lr, self.extras_lr = float_lr, extras_lr
         self.cosine = cosine
         self.names = label_map(dataset).names
         self.cross_entropy = nn.CrossEntropyLoss(ignore_index=IGNORE, label_smoothing=smoothing)
@@ -120,7 +125,10 @@ class LitScenes(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         make, options = _OPTIMIZERS[self.optimizer]
-        optimizer = make(self.parameters(), lr=self.lr, weight_decay=self.weight_decay, **options)
+        groups = MBUQuantize.parameter_groups(self, self.lr, float_lr=self.float_lr, extras_lr=self.extras_lr)
+        for group in groups:
+            group["weight_decay"] = self.weight_decay
+        optimizer = make(groups, lr=self.lr, **options)
         if not self.cosine:
             # A scheduler that does nothing: without one MBUQuantize would bring its own.
             return [optimizer], [torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)]

@@ -6,8 +6,8 @@ import torch
 from torch import nn
 from torchmetrics.classification import MulticlassF1Score, MulticlassJaccardIndex
 
-from lightning_mbu import MBUQuantize
-from lightning_mbu.models import BiSegUNet
+from lightning_mbu import MBUQuantize, make_plan, prepare
+from lightning_mbu.models import BiSegUNet, MBUNet
 from lightning_mbu.scenes import LitScenes, SceneData, write_tree
 from lightning_mbu.scenes.labels import IGNORE
 from lightning_mbu.scenes.recipe import _FLOAT
@@ -54,11 +54,20 @@ def test_float_networks_of_the_other_paper_train_with_rmsprop():
         nn.Conv2d(3, 2, 1), "nuclei", lr=1e-5, weight_decay=1e-8, cosine=False, **_FLOAT["mbunet"]
     )
     (optimizer,), _ = module.configure_optimizers()
-    (group,) = optimizer.param_groups
     assert type(optimizer) is torch.optim.RMSprop
-    assert (group["momentum"], group["lr"], group["weight_decay"]) == (0.9, 1e-5, 1e-8)  # Table A.1
+    for group in optimizer.param_groups:
+        assert (group["momentum"], group["lr"], group["weight_decay"]) == (0.9, 1e-5, 1e-8)  # Table A.1
     with pytest.raises(ValueError, match="optimizer='sgd' is unknown; choose one of adam, rmsprop"):
         LitScenes(nn.Conv2d(3, 2, 1), "nuclei", optimizer="sgd")
+
+
+def test_rates_of_float_layers_and_thresholds():
+    model = MBUNet(classes=2, width=8)
+    prepared = prepare(model, make_plan(model, torch.empty(1, 3, 32, 32)))
+    slower = LitScenes(prepared, "nuclei", lr=1e-2, cosine=False, float_lr=0.5, extras_lr=0.1)
+    (optimizer,), _ = slower.configure_optimizers()
+    rates = {group["name"]: group["lr"] for group in optimizer.param_groups}
+    assert rates == {"latent": 1e-2, "extras": 1e-3, "float": 5e-3, "float, no decay": 5e-3}
 
 
 class Rates(L.Callback):

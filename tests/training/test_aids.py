@@ -8,9 +8,10 @@ import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from torch import nn
 
-from lightning_mbu import MBUQuantize
+from lightning_mbu import MBUQuantize, make_plan, prepare
 from lightning_mbu.averaging import LatentAverage, reestimate_batch_norm
 from lightning_mbu.distillation import Distillation, attention_distance, logit_distance
+from lightning_mbu.models import MBUNet
 from lightning_mbu.models.unet import DoubleConv, Stem
 from lightning_mbu.prepare import quantized_layers
 
@@ -176,6 +177,22 @@ def test_parameter_groups(small, trainer):
     assert groups["extras"]["lr"] == 5e-4 and len(groups["latent"]["params"]) == 6
     everything = [id(p) for g in groups.values() for p in g["params"]]
     assert sorted(everything) == sorted(id(p) for p in module.model.parameters())
+
+
+def test_recommended_rates():
+    model = MBUNet(width=8, shortcuts=True)
+    (weights, rest) = MBUQuantize.parameter_groups(model, float_lr=0.1, extras_lr=0.1)
+    assert (weights["lr"], rest["lr"]) == (3e-3, 3e-3), "a float network is all there is to train"
+    prepare(model, make_plan(model, torch.empty(1, 3, 32, 32)))
+    groups = {g["name"]: g for g in MBUQuantize.parameter_groups(model)}
+    assert {(g["lr"], g["weight_decay"]) for g in groups.values()} == {(3e-3, 0.0)}
+    slower = {
+        g["name"]: g["lr"] for g in MBUQuantize.parameter_groups(model, 1e-2, float_lr=0.5, extras_lr=0.1)
+    }
+    assert slower == {"latent": 1e-2, "extras": 1e-3, "float": 5e-3, "float, no decay": 5e-3}
+    for wrong in ({"lr": 0.0}, {"float_lr": -1.0}, {"extras_lr": 0.0}, {"weight_decay": -1e-2}):
+        with pytest.raises(ValueError, match="must be above 0, weight_decay="):
+            MBUQuantize.parameter_groups(model, **wrong)
 
 
 def test_unknown_ingredient_and_values_out_of_range():
