@@ -8,12 +8,12 @@ import pytest
 import torch
 from PIL import Image
 
-from lightning_mbu import load, make_plan, prepare, save_trained
+from lightning_mbu import convert, load, make_plan, prepare, save, save_trained
 from lightning_mbu.checkpoints import store_with_weights
 from lightning_mbu.cli import main
 from lightning_mbu.commands.images import find_images, normalise, read_image
 from lightning_mbu.demo.data import standardise
-from lightning_mbu.models import MBUNet
+from lightning_mbu.models import MBUNet, Standardised
 
 MODEL = ["--model", "lightning_mbu.models:MBUNet", "--arguments", '{"width": 8}']
 
@@ -106,6 +106,24 @@ def test_predict_writes_what_the_network_says(place, tmp_path, capsys):
     assert np.asarray(Image.open(tmp_path / "out/one.png")).shape == (40, 33)
     share = next(x["shares"][1] for x in found["images"] if x["mask"].endswith("two.png"))
     assert share == pytest.approx((mask > 0).mean(), abs=1e-6)
+
+
+def test_a_network_that_standardises_takes_images_as_they_are(place, tmp_path):
+    net = MBUNet(width=8)
+    trained = Standardised(prepare(net, make_plan(net, torch.zeros(1, 3, 32, 32)))).eval()
+    save(convert(trained, torch.rand(1, 3, 32, 32)), tmp_path / "any.mbu")
+    image = f"{place}/images/deep/two.png"
+    masks = []
+    for how in ("none", "unit", "image"):
+        assert (
+            main(["predict", f"{tmp_path}/any.mbu", image, "--normalise", how, "-o", f"{tmp_path}/{how}"])
+            == 0
+        )
+        masks.append(np.asarray(Image.open(tmp_path / how / "two.png")))
+    x = standardise(np.asarray(Image.open(image)))[None]
+    assert 0.05 < masks[0].mean() / 255 < 0.95, "a mask that says something"
+    for mask in masks:  # rounding may move a bit, and with it a few pixels
+        assert ((mask > 0) != (trained.network(x)[0, 0] >= 0).numpy()).mean() < 0.02
 
 
 def test_predict_at_another_size_answers_in_the_images_own(place, tmp_path, capsys):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 
@@ -11,7 +10,9 @@ class Standardised(nn.Module):
 
         y = network((x - mean(x)) / max(deviation(x), smallest))
 
-    Images may come in any range, 0 to 255 or 0 to 1; nobody has to remember what the network was trained with.
+    Images may come in any range, 0 to 255 or 0 to 1; nobody has to remember what the network was trained with. What is
+    standardised already stays as it is but for rounding, so a network that learned from such images can be wrapped when
+    it is packed.
 
     Args:
         network: takes standardised images `[N, C, H, W]`.
@@ -32,5 +33,7 @@ class Standardised(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`[N, C, H, W]` in any range -> what the network returns."""
-        deviation, mean = torch.std_mean(x, (1, 2, 3), correction=0, keepdim=True)
-        return self.network((x - mean) / deviation.clamp_min(self.smallest))
+        # torch.std_mean takes several times as long on a CPU.
+        centred = x - x.mean((1, 2, 3), keepdim=True)
+        deviation = centred.square().mean((1, 2, 3), keepdim=True).sqrt()
+        return self.network(centred / deviation.clamp_min(self.smallest))

@@ -107,5 +107,8 @@ def test_standardisation_is_saved_with_the_network(tmp_path):
     prepare(model, make_plan(model, x))
     packed = load(save(convert(model, x), tmp_path / "model.mbu"))
     assert torch.allclose(packed(x), model(x), atol=1e-3)
+    assert torch.allclose(Standardised(nn.Identity())(expected), expected, atol=1e-5), (
+        "nothing is left to be done"
+    )
     with pytest.raises(ValueError, match="smallest=0"):
         Standardised(inner, 0)
