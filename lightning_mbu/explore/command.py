@@ -55,6 +55,7 @@ def add_study_options(parser: argparse.ArgumentParser) -> None:
     )
     add("--permutations", type=int, default=6, help="figure3: orders of masking to draw")
     add("--depth", type=int, default=4, help="figure3: blocks masked in each")
+    add("--all", action="store_true", help="figure3: all 2^12 choices of blocks instead of a sample")
     add(
         "--w-op",
         type=float,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +11,8 @@ from typing import Any
 
 from rich.table import Table
 
+from ..atomic import write_atomically
+from ..roles import block_of
 from . import results
 from .shapley import named_subset, shapley_values
 
@@ -33,8 +37,10 @@ def zero_shares(runs: dict[str, dict[str, Any]]) -> dict[str, float]:
     return {layer: statistics.fmean(found[layer]) for layer in layers if layer in found}
 
 
-def table(gained: dict[str, float], score: str) -> Table:
-    shown = Table(title="Mean gain of masking a block (Shapley value, sampled)", title_justify="left")
+def table(gained: dict[str, float], score: str, configurations: int) -> Table:
+    """The gains of `gains`, which are exact where all 2^n configurations are known."""
+    how = "exact" if configurations == 2 ** len(gained) else "sampled"
+    shown = Table(title=f"Mean gain of masking a block (Shapley value, {how})", title_justify="left")
     shown.add_column("block, cheapest first")
     shown.add_column(score, justify="right")
     for block, value in gained.items():
@@ -45,8 +51,21 @@ def table(gained: dict[str, float], score: str) -> Table:
 def write(
     output: Path, name: str, runs: dict[str, dict[str, Any]], blocks: Sequence[str], score: str
 ) -> list[Path]:
-    """Writes `<name>.svg`, three panels as in the paper; nothing where matplotlib is not installed."""
-    return results.draw(output / f"{name}.svg", (7, 11), lambda figure: _fill(figure, runs, blocks, score))
+    """Writes `<name>-layers.csv`, zeros of each layer and the gain of its block, and, where matplotlib is installed,
+    `<name>.svg`, three panels as in the paper."""
+    gained = gains(results.by_row(runs), blocks, score)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("layer", "block", "zeros", f"mean gain in {score}"))
+    for layer, zeros in zero_shares(runs).items():
+        block = block_of(layer)
+        writer.writerow((layer, block, zeros, gained.get(block)))  # the stem is always masked: no gain
+    file = output / f"{name}-layers.csv"
+    write_atomically(file, text.getvalue().encode())
+    return [
+        file,
+        *results.draw(output / f"{name}.svg", (7, 11), lambda figure: _fill(figure, runs, blocks, score)),
+    ]
 
 
 def _fill(figure: Any, runs: dict[str, dict[str, Any]], blocks: Sequence[str], score: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
+from itertools import combinations
 from typing import Any
 
 from .bits import draw_kinds
@@ -149,6 +150,15 @@ def chosen_blocks(
     subsets = chains(blocks, permutations, depth, random.Random(base.seed))
     return {
         subset_name(subset, blocks): replace(base, layers={block: "masked" for block in subset})
+        for subset in subsets
+    }
+
+
+def all_blocks(base: Experiment, blocks: tuple[str, ...]) -> dict[str, Experiment]:
+    """Figure 3 of MBU-Net: every one of the 2^n choices of blocks, those that mask few first."""
+    subsets = (subset for count in range(len(blocks) + 1) for subset in combinations(blocks, count))
+    return {
+        subset_name(subset, blocks): replace(base, layers=dict.fromkeys(subset, "masked"))
         for subset in subsets
     }
 

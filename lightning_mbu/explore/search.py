@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import fields, replace
 from typing import Any
 
@@ -18,7 +19,7 @@ from .data import DataSet
 from .measure import primary, row
 from .plans import ranked_blocks
 from .settings import StudySettings
-from .store import Row, bar, run_rows
+from .store import Row, bar, give_up, run_rows
 from .training import Experiment
 
 BLOCK_KINDS = ("binary", "masked", "float")
@@ -55,7 +56,6 @@ def search_budget(
     search = optuna.create_study(
         study_name=f"{study.study_name}-{'drop' if by_latency else 'ms'}{budget:g}", storage=study._storage,
         load_if_exists=True, direction="minimize" if by_latency else "maximize",
-        sampler=optuna.samplers.TPESampler(),
     )  # fmt: skip
 
     def objective(trial: Trial) -> float:
@@ -70,7 +70,7 @@ def search_budget(
         trial.set_user_attr("result", json.dumps({**result, "fits": excess(result) <= 0}))
         return result["ms"] if by_latency else result[score]
 
-    _optimize(search, objective, settings.trials)
+    _optimize(search, objective, settings.trials, settings.base.seed)
     tried = {
         ", ".join(f"{block} {kind}" for block, kind in trial.params.items()): json.loads(
             trial.user_attrs["result"]
@@ -87,10 +87,18 @@ def search_budget(
     return {"float": baseline, **tried}
 
 
-def _optimize(study: Study, objective: Any, trials: int) -> None:
+def _optimize(study: Study, objective: Callable[[Trial], float], trials: int, seed: int) -> None:
     """Up to `trials` finished ones, those of earlier calls and other processes included."""
     while len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))) < trials:
-        study.optimize(objective, n_trials=1)
+        trial = study.ask()
+        # One seed for all would draw the same networks again in every process and after every stop.
+        study.sampler = optuna.samplers.TPESampler(seed=1_000_003 * seed + trial.number)
+        try:
+            value = objective(trial)
+        except BaseException:
+            give_up(study, trial)
+            raise
+        study.tell(trial, value)
 
 
 def parse_choice(text: str) -> tuple[str, Any]:
@@ -152,7 +160,7 @@ def search_settings(
         trial.set_user_attr("result", json.dumps(result))
         return result["value"]
 
-    _optimize(study, objective, trials)
+    _optimize(study, objective, trials, base.seed)
     return {
         ", ".join(f"{name}={value}" for name, value in trial.params.items()): json.loads(
             trial.user_attrs["result"]

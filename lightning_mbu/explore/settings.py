@@ -32,6 +32,7 @@ class StudySettings:
         processes: networks that train at the same time; by default 1. `pareto` and `budget` time theirs, one at a time.
         only: rows of `ingredients` and `front` to run, all if empty.
         permutations, depth: of `figure3`, see `shapley.chains`.
+        all: all 2^n configurations of `figure3` instead of those.
         w_op: weights of the operations in the cost score of `pareto`, each another order of masking; that of the parameters
             is the rest.
         threads: processor threads for the timing of `pareto`, `front` and `budget`.
@@ -56,6 +57,7 @@ class StudySettings:
     only: tuple[str, ...] = ()
     permutations: int = 6
     depth: int = 4
+    all: bool = False
     w_op: tuple[float, ...] = (0.5,)
     threads: int = 1
     at: tuple[int, int] | None = None
@@ -74,6 +76,8 @@ class StudySettings:
             raise ValueError(
                 f"processes={self.processes}: {self.name} times its networks, one at a time; leave --processes out."
             )
+        if self.all and self.name != "figure3":
+            raise ValueError(f"--all is an option of figure3; {self.name} has no sample to complete.")
         if self.lr is not None and not 0 < self.lr < 1:
             raise ValueError(f"lr={self.lr} must lie between 0 and 1, as 1e-3.")
         if self.name == "budget" and (self.max_dice_drop is None) == (self.max_latency_ms is None):

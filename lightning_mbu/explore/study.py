@@ -15,7 +15,7 @@ from . import bits, figure3, front, front_show, results
 from .data import DataSet, read_data
 from .measure import primary, row
 from .plans import ranked_blocks
-from .rows import bit_widths, chosen_blocks, ingredients, pareto, repeat, table1
+from .rows import all_blocks, bit_widths, chosen_blocks, ingredients, pareto, repeat, table1
 from .search import search_budget
 from .settings import StudySettings
 from .store import finished, open_study, run_rows
@@ -89,6 +89,8 @@ def _rows(settings: StudySettings, data: DataSet) -> dict[str, Experiment]:
         return ingredients(base, settings.only or front.ROWS)
     blocks = _blocks(settings, data)
     if settings.name == "figure3":
+        if settings.all:
+            return all_blocks(base, blocks)
         return chosen_blocks(base, blocks, settings.permutations, settings.depth)
     if settings.name == "bits":
         return bit_widths(base, blocks, settings.trials)
@@ -139,7 +141,8 @@ def _show(
         files += results.plot_rows(output, name, lines, f"test/{score}")
     if settings.name == "figure3":
         blocks = _blocks(settings, data)
-        console.print(figure3.table(figure3.gains(lines, blocks, f"test/{score}"), score))
+        gained = figure3.gains(lines, blocks, f"test/{score}")
+        console.print(figure3.table(gained, score, len(lines)))
         files += figure3.write(output, name, found, blocks, f"test/{score}")
     if settings.name == "bits":
         found_scores = bits.scores(lines, _blocks(settings, data), f"test/{score}")
