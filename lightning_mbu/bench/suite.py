@@ -125,7 +125,7 @@ def run_jobs(
     results: dict[str, Any] = {
         "schema": SCHEMA,
         "command": shlex.join(["mbu", *sys.argv[1:]]),
-        "conditions": _conditions(),
+        "conditions": job_conditions(),
         **{kind: [] for kind in KINDS},
     }
     columns = (
@@ -178,7 +178,8 @@ def _side_by_side() -> int:
     return min(2, cores)
 
 
-def _conditions() -> dict[str, str]:
+def job_conditions() -> dict[str, str]:
+    """What all jobs depend on, as words and numbers that a person can read."""
     facts = conditions(torch.device("cpu"), 0)
     del facts["threads"]  # differs from job to job
     for package in _PACKAGES:

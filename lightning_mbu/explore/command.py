@@ -72,6 +72,11 @@ def add_study_options(parser: argparse.ArgumentParser) -> None:
         help="front: image to time, as 352x480; that of training without",
     )
     add(
+        "--scores",
+        metavar="CSV",
+        help="front: take scores from this table of `ingredients` instead of training; times are kept in the folder",
+    )
+    add(
         "--isa",
         nargs="+",
         choices=ISAS,

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from rich.console import Console
 
 from ..bench.child import Job, JobFailed, run_job
+from ..bench.kept import KeptJobs
 from ..bench.suite import run_jobs
 from ..comparison import Comparison
 from ..report_pareto import front_of
@@ -99,7 +101,7 @@ def job_of(experiment: Experiment, classes: int, size: str, isa: str, threads: i
 
 def measure(
     rows: dict[str, Experiment], lines: Sequence[dict[str, Any]], score: str, classes: int, size: str,
-    isas: Iterable[str], threads: int, console: Console,
+    isas: Iterable[str], threads: int, console: Console, kept: KeptJobs | None = None,
 ) -> list[Point]:  # fmt: skip
     """Times each network once on every instruction set, and models the time on processors that are not here.
 
@@ -108,13 +110,20 @@ def measure(
         lines: of `results.by_row`.
         score: key of the score in these.
         classes, size: of the logits; of the image, as `"352x480"`.
+        kept: jobs of earlier calls, which are not measured again; None keeps nothing.
     """
     jobs = {(name, isa): job_of(rows[name], classes, size, isa, threads) for name in rows for isa in isas}
     distinct: list[Job] = []
     for job in jobs.values():
         if job not in distinct:
             distinct.append(job)
-    timed = run_jobs(distinct, console, _run)
+    dates = [date for job in distinct if kept is not None and (date := kept.date(job)) is not None]
+    if kept is not None and dates:
+        console.print(
+            f"{len(dates)} of {len(distinct)} networks were timed before, {min(dates)} to {max(dates)} ({kept.file})",
+            highlight=False,
+        )
+    timed = run_jobs(distinct, console, _run if kept is None else partial(kept.run, _run))
     by_name = {line["row"]: line for line in lines}
     points = []
     for (name, isa), job in jobs.items():

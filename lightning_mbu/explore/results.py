@@ -87,6 +87,32 @@ def write(
     return files
 
 
+def read(file: Path, score: str) -> list[dict[str, Any]]:
+    """`row`, `seeds`, a score and its spread, of the CSV of `by_row` that `write` wrote.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it has no such columns, or numbers that are none.
+    """
+    if not file.is_file():
+        raise FileNotFoundError(f"there is no file {file}.")
+    spread = f"{score} ±"
+    try:
+        return [
+            {
+                "row": line["row"],
+                "seeds": int(line["seeds"]),
+                score: float(line[score]),
+                spread: float(line[spread]) if line[spread] else None,
+            }
+            for line in csv.DictReader(io.StringIO(file.read_text(encoding="utf-8")))
+        ]
+    except (KeyError, ValueError, TypeError) as error:
+        raise ValueError(
+            f"{file} is no table of a study with the columns row, seeds, {score} and {spread}: {error!r}."
+        ) from error
+
+
 def draw(file: Path, size: tuple[float, float], fill: Callable[[Any], None]) -> list[Path]:
     """Writes the SVG that `fill` draws on a figure of so many inches; nothing where matplotlib is not installed."""
     try:

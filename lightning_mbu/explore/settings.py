@@ -37,6 +37,8 @@ class StudySettings:
             is the rest.
         threads: processor threads for the timing of `pareto`, `front` and `budget`.
         at: height and width of the image that `front` times; by default that of the training images.
+        scores: CSV of `ingredients` over the same data with the same settings, from which `front` takes scores and their
+            spread; nothing is trained then.
         isa: instruction sets that `front` holds every candidate to, one after the other (`bench.isa.ISAS`).
         trials: networks that `budget` and `bits` try.
         max_dice_drop, max_latency_ms: of `budget`; give one.
@@ -61,6 +63,7 @@ class StudySettings:
     w_op: tuple[float, ...] = (0.5,)
     threads: int = 1
     at: tuple[int, int] | None = None
+    scores: str | None = None
     isa: tuple[str, ...] = ("native",)
     trials: int = 20
     max_dice_drop: float | None = None
@@ -78,6 +81,8 @@ class StudySettings:
             )
         if self.all and self.name != "figure3":
             raise ValueError(f"--all is an option of figure3; {self.name} has no sample to complete.")
+        if self.scores is not None and self.name != "front":
+            raise ValueError(f"--scores is an option of front; {self.name} has to train its networks.")
         if self.lr is not None and not 0 < self.lr < 1:
             raise ValueError(f"lr={self.lr} must lie between 0 and 1, as 1e-3.")
         if self.name == "budget" and (self.max_dice_drop is None) == (self.max_latency_ms is None):

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from ..bench.kept import KeptJobs
 from ..models import MBUNet
 from ..timing import conditions
 from . import bits, figure3, front, front_show, results
@@ -32,6 +33,9 @@ def run_study(settings: StudySettings, console: Console) -> dict[str, dict[str, 
     """
     data = read_data(settings.data, settings.pixels)
     console.print(f"{data}", highlight=False)
+    if settings.scores is not None:
+        _front_of_scores(settings, data, Path(settings.scores), console)
+        return {}
     experiments = _rows(settings, data)
     if settings.name not in ("ingredients", "front") and len(settings.only):
         raise ValueError("--only chooses rows of `ingredients` and `front`; other studies run all of theirs.")
@@ -53,23 +57,42 @@ def run_study(settings: StudySettings, console: Console) -> dict[str, dict[str, 
         found |= {key: value for key, value in finished(study).items() if key not in found}
     _show(settings, data, name, found, console)
     if settings.name == "front":
-        _time_front(settings, data, name, experiments, found, console)
+        _time_front(settings, data, name, experiments, results.by_row(found), console)
     return found
+
+
+def _front_of_scores(settings: StudySettings, data: DataSet, file: Path, console: Console) -> None:
+    """Times the rows of a table whose networks have been trained elsewhere."""
+    name = settings.record(data.name)
+    if file.stem != name:
+        raise ValueError(
+            f"--scores {file.name} is not the table of these settings, {name}.csv; give the --data, --size, --epochs, "
+            "--width and --lr that its name holds."
+        )
+    lines = results.read(file, f"test/{primary(data)}")
+    there = [line["row"] for line in lines]
+    missing = [row for row in settings.only if row not in there]
+    if missing:
+        raise ValueError(f"{file} has no row {missing[0]!r}; it has {'; '.join(there)}.")
+    chosen = settings.only or tuple(row for row in there if row in front.ROWS)
+    _time_front(settings, data, name, ingredients(settings.base, chosen), lines, console)
 
 
 def _time_front(
     settings: StudySettings, data: DataSet, name: str, rows: dict[str, Experiment],
-    found: dict[str, dict[str, Any]], console: Console,
+    lines: list[dict[str, Any]], console: Console,
 ) -> None:  # fmt: skip
     height, width = settings.at or data.splits["train"].images.shape[1:3]
     score = f"test/{primary(data)}"
-    lines = results.by_row(found)
+    output = Path(settings.output)
+    output.mkdir(parents=True, exist_ok=True)
     points = front.measure(
-        rows, lines, score, len(data.classes), f"{height}x{width}", settings.isa, settings.threads, console
-    )
+        rows, lines, score, len(data.classes), f"{height}x{width}", settings.isa, settings.threads, console,
+        KeptJobs(output / "front-timings.json"),
+    )  # fmt: skip
     name = f"{name.replace('ingredients', 'front', 1)}-at-{height}x{width}"
     console.print(front_show.table(name, points, score))
-    files = front_show.write(Path(settings.output), name, _facts(settings), points, score)
+    files = front_show.write(output, name, _facts(settings), points, score)
     console.print(f"written: {', '.join(str(file) for file in files)}", highlight=False)
 
 
