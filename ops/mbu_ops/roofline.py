@@ -198,12 +198,16 @@ def read_layers(path: Path, batch: int, size: tuple[int, int] | None = None) -> 
         path: the file.
         batch: images.
         size: height and width of the image, instead of that of the file, which its first layer reads.
+
+    Raises:
+        ValueError: a layer has other columns, as those of dilation and groups that `ops/bench` takes.
     """
-    lines = (text.split("#")[0].split() for text in path.read_text().splitlines())
-    rows = [fields for fields in lines if fields]
+    rows = [row for text in path.read_text().splitlines() if (row := text.split("#")[0].split())]
     first = int(rows[0][3]), int(rows[0][4])
     layers = []
     for name, *numbers, kind in rows:
+        if len(numbers) != 7:
+            raise ValueError(f"{path}: {name} must have 7 numbers: dilation and groups are not known here.")
         channels, out, height, width, kernel, stride, padding = map(int, numbers)
         height, width = (
             side * to // of for side, to, of in zip((height, width), size or first, first, strict=True)
