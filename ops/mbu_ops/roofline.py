@@ -195,8 +195,7 @@ def read_layers(path: Path, batch: int, size: tuple[int, int] | None = None) -> 
     """Layers of a shapes file (ops/bench/shapes): name C OC H W kernel stride padding kind.
 
     Args:
-        path: the file.
-        batch: images.
+        path, batch: the file, and how many images.
         size: height and width of the image, instead of that of the file, which its first layer reads.
 
     Raises:
