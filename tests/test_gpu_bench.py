@@ -291,6 +291,9 @@ def test_rates_count_every_product() -> None:
     """A warp's step of a b1 form is 16 x 8 sums of 256 bits, a multiply-add two operations."""
     assert peak.operations("sm80_xor", 1, 1) == 8 * 8 * 2 * 16 * 8 * 256
     assert peak.operations("sm80_int8", 3, 5) * 8 == 3 * 5 * peak.operations("sm80_xor", 1, 1)
+    warpgroups = peak.THREADS // 128
+    assert peak.operations("sm90_wgmma_int8", 3, 5) == 3 * 5 * warpgroups * 8 * 2 * 64 * 256 * 32
+    assert all(peak.total(form, 4096) < 2**31 for form in peak.INSTRUCTIONS)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

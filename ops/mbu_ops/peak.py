@@ -1,4 +1,4 @@
-"""The rate of each tensor-core instruction on a card, by kernels that multiply registers and nothing else."""
+"""The rate of each tensor-core instruction on a card, by kernels that multiply constants and nothing else."""
 
 from __future__ import annotations
 
@@ -10,15 +10,24 @@ import torch
 from . import cuda
 
 THREADS, CHAINS = 256, 8  # csrc/cuda/params.h
-_WARPS = THREADS // 32
-# K of the products that one step of a form takes: 16 x 8 sums of so many places.
-_LENGTHS = {"sm75_xor": 256, "sm80_xor": 256, "sm90_and": 256, "sm80_int8": 32}
+# Sums of a thread in one step of a form, and the places of K in each.
+_STEPS = {
+    "sm75_xor": (4, 256),
+    "sm80_xor": (4, 256),
+    "sm90_and": (4, 256),
+    "sm80_int8": (4, 32),
+    "sm90_wgmma_and": (128, 256),
+    "sm90_wgmma_int8": (128, 32),
+}
 INSTRUCTIONS = {
     "sm75_xor": "b1 m8n8k128 xor.popc",
     "sm80_xor": "b1 m16n8k256 xor.popc",
     "sm90_and": "b1 m16n8k256 and.popc",
     "sm80_int8": "s8 m16n8k32",
+    "sm90_wgmma_and": "b1 m64n256k256 and.popc, wgmma",
+    "sm90_wgmma_int8": "s8 m64n256k32, wgmma",
 }
+"""Form -> its instruction. The last two have no convolutions: they show what warpgroups would reach."""
 
 
 @dataclass(frozen=True)
@@ -35,12 +44,13 @@ class Peak:
 
 def operations(form: str, blocks: int, rounds: int) -> int:
     """Of one launch."""
-    return 2 * 16 * 8 * _LENGTHS[form] * CHAINS * rounds * _WARPS * blocks
+    return 2 * total(form, rounds) * THREADS * blocks
 
 
 def total(form: str, rounds: int) -> int:
     """What every thread of a launch must have written."""
-    return 4 * _LENGTHS[form] * CHAINS * rounds
+    sums, places = _STEPS[form]
+    return sums * places * CHAINS * rounds
 
 
 def peak_rates(device: torch.device, rounds: int = 4096, blocks_each: int = 8) -> list[Peak]:

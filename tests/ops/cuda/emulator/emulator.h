@@ -65,6 +65,10 @@ enum class Product { xor_popc, and_popc, s8 };
 // One tensor-core instruction with k words of K: 8 for m16n8k256 and m16n8k32, 4 rows of 8 for m8n8k128.
 void mma_m16n8(Product product, int32_t (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1);
 void mma_m8n8(Product product, int32_t (&c)[2], uint32_t a, uint32_t b);
+// One of four warps, 8 words of K; a and b describe matrices in shared memory without swizzling. It is done
+// at once: products that should have been waited for are not found.
+constexpr int kWgmmaSums = 128;
+void wgmma_m64n256(Product product, int32_t (&c)[kWgmmaSums], uint64_t a, uint64_t b);
 
 float half_to_float(uint16_t half);
 uint16_t float_to_half(float value);

@@ -27,6 +27,20 @@ const char* name(Product product) {
   return product == Product::xor_popc ? "mma xor" : product == Product::and_popc ? "mma and" : "mma s8";
 }
 
+struct Row {
+  uint32_t word[8];
+};
+
+// Row of a matrix that a descriptor stands for, addresses and distances in steps of 16 bytes.
+Row load_row(uint64_t matrix, int row) {
+  const auto field = [&](int bit) { return static_cast<uint32_t>(matrix >> bit & 0x3fff) * 16; };
+  const uint32_t start =
+      field(0) + static_cast<uint32_t>(row / 8) * field(32) + static_cast<uint32_t>(row % 8) * 16;
+  Row found;
+  for (uint32_t half : {0u, 1u}) load_shared(start + half * field(16), found.word + 4 * half, 16);
+  return found;
+}
+
 }  // namespace
 
 uint32_t shuffle(uint32_t value, uint32_t lane) {
@@ -72,6 +86,19 @@ void mma_m8n8(Product product, int32_t (&c)[2], uint32_t a, uint32_t b) {
   for (int e = 0; e < 2; ++e)
     for (int word = 0; word < 4; ++word)
       c[e] += multiply(product, all[lane() / 4 * 4 + word][0], all[(lane() % 4 * 2 + e) * 4 + word][1]);
+}
+
+void wgmma_m64n256(Product product, int32_t (&c)[kWgmmaSums], uint64_t a, uint64_t b) {
+  exchange("wgmma", nullptr, 0);
+  const int warp = static_cast<int>(place().thread / 32 % 4);
+  const Row rows[2] = {load_row(a, 16 * warp + lane() / 4), load_row(a, 16 * warp + lane() / 4 + 8)};
+  for (int pair = 0; pair < kWgmmaSums / 4; ++pair)
+    for (int column = 0; column < 2; ++column) {
+      const Row other = load_row(b, 8 * pair + lane() % 4 * 2 + column);
+      for (int row = 0; row < 2; ++row)
+        for (int word = 0; word < 8; ++word)
+          c[4 * pair + 2 * row + column] += multiply(product, rows[row].word[word], other.word[word]);
+    }
 }
 
 float half_to_float(uint16_t half) {
