@@ -13,7 +13,7 @@ import torch
 
 from mbu_ops.cuda import cuda_kernels, serving_target
 
-from .conftest import FEW_STEMS, RTX_3090, Run
+from .conftest import FEW_STEMS, H200, RTX_2080, RTX_3090, Run, link_loader
 
 
 def find_nvrtc() -> str | None:
@@ -56,6 +56,37 @@ def test_a_library_built_without_nvcc_compiles_and_then_remembers(run_sources: R
     files[0].write_bytes(files[0].read_bytes()[:-1])
     assert routes(run_sources, folder) != CACHED
     assert routes(run_sources, folder) == CACHED
+
+
+# A card for each family of convolutions; one tile stands for the others, whose sources differ in numbers alone. All
+# that is not of a family goes with the second card. About 17 s of one core.
+FORMS = [
+    (RTX_2080, ("__sm75_xor",)),
+    (RTX_3090, ("__sm80_xor", "__sm80_int8", "__sm75")),
+    (H200, ("__sm90_and", "__sm90_wgmma_and", "__sm90_wgmma_int8")),
+]
+
+
+def is_compiled_here(stem: str) -> bool:
+    return not stem.startswith("gemm/") and not ("conv2d_" in stem and "32x32" not in stem)
+
+
+def test_every_stem_is_compiled_for_some_card() -> None:
+    ends = tuple(end for _, forms in FORMS for end in forms)
+    assert all(kernel.stem.endswith(ends) for kernel in cuda_kernels())
+
+
+@pytest.mark.parametrize("card, ends", FORMS, ids=["2080", "3090", "H200"])
+def test_nvrtc_compiles_every_source(
+    card: str, ends: tuple[str, ...], tmp_path: Path, fake_driver: Path, objects: list[str]
+) -> None:
+    stems = {k.stem for k in cuda_kernels() if k.stem.endswith(ends) and is_compiled_here(k.stem)}
+    loader = link_loader(tmp_path, None, objects, tuple(stems))
+    (found,) = Run(loader, fake_driver)(
+        card, ["routes", 0], MBU_NVRTC=str(NVRTC), MBU_CACHE_DIR=str(tmp_path / "cache")
+    )
+    assert found.keys() == {k.name for k in cuda_kernels() if k.stem in stems}
+    assert all(usable and text.startswith("NVRTC sm_") for usable, text in found.values()), found
 
 
 def test_a_folder_that_others_may_write_is_not_used(run_sources: Run, tmp_path: Path) -> None:
