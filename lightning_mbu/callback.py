@@ -248,7 +248,7 @@ class MBUQuantize(companions.PlanKeeper):
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
-        # After AMP has unscaled the gradients and before they are clipped: as if it were part of the loss.
+        # After AMP has unscaled the gradients and before they are clipped: as if it were part of the loss (BiSegUNet, Eq. 25).
         if self._aids is not None:
             self._aids.before_step(optimizer, self.regularizer)
 

@@ -212,7 +212,7 @@ class _MaskedSign(torch.autograd.Function):
 
 
 class BinaryWeight(nn.Module):
-    """sign(w), with sign(0) = +1; gradient 1 where |w| <= 1, else 0 (arXiv:1602.02830)."""
+    """sign(w) (BiSegUNet, Eq. 22), with sign(0) = +1; gradient 1 where |w| <= 1, else 0 (arXiv:1602.02830)."""
 
     kind, precision = "binary", 1
 

@@ -41,7 +41,7 @@ class ConvUnit(nn.Module):
         )
         nn.init.kaiming_normal_(self.conv.weight, nonlinearity="relu")  # He initialization (section IV.A)
         self.norm = nn.BatchNorm2d(out_channels, momentum=0.1)
-        self.activation = nn.ReLU()
+        self.activation = nn.ReLU()  # Eq. 21
 
     def forward(self, x: Tensor) -> Tensor:
         """`[N, in_channels, H, W]` -> `[N, out_channels, H / stride, W / stride]`, at least 0."""

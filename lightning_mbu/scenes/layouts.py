@@ -84,7 +84,8 @@ def find_pairs(dataset: str, root: str | Path, split: str, sbd: str | Path | Non
     pairs = finders[dataset](root, split)
     if dataset == "voc" and sbd is not None and split == "train":
         held_out = {image.stem for image, _ in _voc(root, "val")} | {image.stem for image, _ in pairs}
-        pairs += [pair for pair in _sbd(Path(sbd).expanduser()) if pair[0].stem not in held_out]
+        added = [pair for pair in _sbd(Path(sbd).expanduser()) if pair[0].stem not in held_out]
+        pairs += _complete("SBD", split, added)
     return _complete(dataset, split, pairs)
 
 

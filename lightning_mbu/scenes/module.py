@@ -23,6 +23,7 @@ _OPTIMIZERS: dict[str, tuple[Any, dict[str, float]]] = {
 
 class LitScenes(L.LightningModule):
     """Cross-entropy with label smoothing + Dice (Eq. 18-20, 26), Adam, a cosine over each phase (Table 10).
+    `MBUQuantize(regularizer=...)` adds the last term, Eq. 24 and 25.
 
     Where an `MBUQuantize` callback is in the Trainer, the learning rate restarts when its layers begin to switch and
     when the last one has; without one there is one cosine.

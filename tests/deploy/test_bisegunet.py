@@ -4,6 +4,7 @@ import torch
 from lightning_mbu import convert, load, save, verify
 from lightning_mbu.deploy.graph import aten, is_call
 from lightning_mbu.models import BiSegUNet
+from lightning_mbu.prepare import quantized_layers
 
 SMALL = {"width": 16, "classes": 5}
 
@@ -29,6 +30,18 @@ def test_variants_pack_exactly(name, quantized):
     assert result.mismatches == 0 and result.at_rounding == 0, str(result)
     assert result.output_difference < 1e-4
     assert packed(x).shape == (2, 5, 64, 96) and packed.input_spec.multiple == 16 * model.stem_stride
+
+
+@pytest.mark.parametrize("name", ["paper", "shortcuts"])
+def test_two_thresholds_pack_exactly(name, quantized):
+    model = quantized(BiSegUNet(**SMALL, **VARIANTS[name]), size=64, masked="none", min_channels=4, planes=2)
+    x = torch.randn(2, 3, 64, 96)
+    packed = convert(model, x[:1])
+    result = verify(model, packed, x)
+    assert result.mismatches == 0 and result.at_rounding == 0, str(result)
+    assert result.output_difference < 1e-4
+    planes = [layer.planes for _, layer in quantized_layers(model)]
+    assert planes.count(2) > len(planes) / 2
 
 
 def test_saved_and_loaded(quantized, tmp_path):

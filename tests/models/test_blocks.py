@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from lightning_mbu.models import BiSegUNet
 from lightning_mbu.models.aspp import ASPP
 from lightning_mbu.models.attention import ANP, CBAM, ChannelAttention
 from lightning_mbu.models.capacity_block import CapacityBlock, MultiScaleBlock
@@ -14,8 +15,8 @@ from lightning_mbu.models.decoder import DecoderStage, Fusion, Upsampling
 from lightning_mbu.models.gateway import MultiStreamGateway
 
 
-def convolve(x, weight, dilation=1, groups=1):
-    """Eq. 5 with its sum written out: taps times shifted images, zero outside."""
+def convolve(x, weight, dilation=1, groups=1, stride=1):
+    """Eq. 5 with its sum written out: taps times shifted images, zero outside, every `stride`-th pixel."""
     pad = dilation * (weight.shape[-1] // 2)
     padded = nn.functional.pad(x, [pad] * 4)
     height, width = x.shape[2:]
@@ -24,7 +25,7 @@ def convolve(x, weight, dilation=1, groups=1):
         taps = [
             torch.einsum(
                 "nchw,oc->nohw",
-                image[:, :, i * dilation : i * dilation + height, j * dilation : j * dilation + width],
+                image[:, :, i * dilation :, j * dilation :][:, :, :height:stride, :width:stride],
                 kernels[:, :, i, j],
             )
             for i in range(weight.shape[-2])
@@ -34,12 +35,17 @@ def convolve(x, weight, dilation=1, groups=1):
     return torch.cat(maps, dim=1)
 
 
-def unit(module: ConvUnit, x):
-    conv, norm = module.conv, module.norm
-    y = convolve(x, conv.weight, conv.dilation[0], conv.groups)
+def normalised(norm: nn.BatchNorm2d, y):
     mean, variance = (v[:, None, None] for v in (norm.running_mean, norm.running_var))
-    y = (y - mean) / torch.sqrt(variance + norm.eps) * norm.weight[:, None, None] + norm.bias[:, None, None]
-    return y.clamp_min(0)
+    return (y - mean) / torch.sqrt(variance + norm.eps) * norm.weight[:, None, None] + norm.bias[
+        :, None, None
+    ]
+
+
+def unit(module: ConvUnit, x, shortcut=0):
+    conv = module.conv
+    y = convolve(x, conv.weight, conv.dilation[0], conv.groups, conv.stride[0])
+    return (normalised(module.norm, y) + shortcut).clamp_min(0)  # Eq. 21
 
 
 def channel_attention(module: ChannelAttention, x):
@@ -80,7 +86,35 @@ def test_gateway_concatenates_streams():
     x = torch.randn(2, 3, 8, 9, dtype=torch.float64)
     torch.testing.assert_close(gateway(x), torch.cat([unit(s, x) for s in gateway.streams], 1))
     assert [s.conv.out_channels for s in gateway.streams] == [4, 4, 8]
-    assert MultiStreamGateway(1, 8, stride=2)(torch.randn(1, 1, 16, 32)).shape == (1, 8, 8, 16)
+
+
+def test_gateway_halves_the_image():
+    gateway = settled(MultiStreamGateway(1, 8, stride=2))
+    x = torch.randn(2, 1, 16, 31, dtype=torch.float64)
+    expected = torch.cat([unit(s, x) for s in gateway.streams], 1)
+    assert expected.shape == (2, 8, 8, 16)
+    torch.testing.assert_close(gateway(x), expected)
+
+
+def test_encoder_follows_equation_2(image):
+    model = settled(BiSegUNet(width=16, classes=2))
+    f = image
+    for encoder in (model.encoder1, model.encoder2, model.encoder3, model.encoder4):
+        expected = unit(encoder, f)
+        assert expected.shape == (2, 2 * f.shape[1], -(-f.shape[2] // 2), -(-f.shape[3] // 2))
+        torch.testing.assert_close(encoder(f), expected)
+        f = expected
+
+
+def test_fusion_follows_equation_15(image):
+    fusion = settled(BiSegUNet(width=16, classes=2).bottom)
+    a, b = torch.randn(2, fusion.unit.conv.in_channels, 6, 7, dtype=torch.float64).split([128, 256], 1)
+    # A convolution of concatenated maps is the sum of theirs.
+    parts = [
+        convolve(x, w) for x, w in zip((a, b), fusion.unit.conv.weight.split([128, 256], 1), strict=True)
+    ]
+    torch.testing.assert_close(fusion(a, b), normalised(fusion.unit.norm, sum(parts)).clamp_min(0))
+    assert fusion.unit.conv.kernel_size == (3, 3)
 
 
 def test_capacity_block_follows_equations_3_to_10(image):
@@ -130,16 +164,18 @@ def test_aspp_concatenates_rates(image):
 
 
 def test_shortcut_is_added_in_front_of_the_relu(image):
-    unit = settled(ConvUnit(16, 32, stride=2))
-    plain = unit.norm(unit.conv(image))
-    torch.testing.assert_close(unit(image), torch.relu(plain))
-    unit.shortcut = unit.can_have_shortcut
+    growing, shrinking = settled(ConvUnit(16, 32, stride=2)), settled(ConvUnit(16, 4))
+    torch.testing.assert_close(growing(image), unit(growing, image))
+    growing.shortcut, shrinking.shortcut = growing.can_have_shortcut, shrinking.can_have_shortcut
     largest = image.unfold(2, 2, 2).unfold(3, 2, 2).amax((4, 5))
-    torch.testing.assert_close(unit(image), torch.relu(plain + torch.cat([largest, largest], 1)))
-    unit = settled(ConvUnit(16, 4))
-    unit.shortcut = unit.can_have_shortcut
-    expected = unit.norm(unit.conv(image)) + image.view(len(image), 4, 4, *image.shape[2:]).mean(1)
-    torch.testing.assert_close(unit(image), torch.relu(expected))
+    copies = torch.eye(16, dtype=torch.float64).repeat(2, 1)  # output channel o reads input channel o mod 16
+    expected = unit(growing, image, torch.einsum("oc,nchw->nohw", copies, largest))
+    torch.testing.assert_close(growing(image), expected)
+    means = (
+        torch.eye(4, dtype=torch.float64).repeat(1, 4) / 4
+    )  # the mean of input channels o, o + 4, o + 8, o + 12
+    expected = unit(shrinking, image, torch.einsum("oc,nchw->nohw", means, image))
+    torch.testing.assert_close(shrinking(image), expected)
     assert not ConvUnit(16, 6).can_have_shortcut
 
 

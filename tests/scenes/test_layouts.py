@@ -120,6 +120,21 @@ def test_sbd_adds_what_voc_does_not_have(tmp_path):
     assert find_pairs("voc", root / "VOCdevkit/VOC2012", "val") == find_pairs("voc", root, "val")
 
 
+@pytest.mark.parametrize("folder", ["img", "cls"])
+def test_half_of_sbd_is_told_from_half_of_voc(folder, tmp_path):
+    root = write_tree("voc", tmp_path, images=2)
+    added = next(pair for pair in find_pairs("voc", root, "train", sbd=root) if pair[1].suffix == ".mat")
+    (gone := added[folder == "cls"]).unlink()
+    with pytest.raises(
+        FileNotFoundError, match=rf"SBD's train split are missing.*{gone.name}.*benchmark\.tgz"
+    ):
+        find_pairs("voc", root, "train", sbd=root)
+    (root / "benchmark_RELEASE/dataset/train.txt").unlink()
+    with pytest.raises(FileNotFoundError, match=r"train\.txt is missing. SBD needs benchmark\.tgz"):
+        find_pairs("voc", root, "train", sbd=root)
+    assert find_pairs("voc", root, "train"), "VOC alone is whole"
+
+
 def test_augmentation_keeps_image_and_labels_together(tmp_path):
     root = write_tree("camvid", tmp_path, size=(64, 96), images=1)
     torch.manual_seed(0)
