@@ -65,13 +65,15 @@ void list_borders(const Conv2dPass& pass, int64_t row0, int64_t row1, int32_t st
   Part outer{pass.y->border.data() + row0, row1 - row0, pass.x->classes * stride};
   Part inner{pass.x->border.data(), pass.x->outputs, stride};
   if (pass.turned) std::swap(outer, inner);
-  for (int64_t i = 0; i < outer.count; ++i, to += inner.count) {
-    if (i > 0 && outer.border[i] == outer.border[i - 1]) {
-      std::copy_n(to - inner.count, inner.count, to);
-      continue;
-    }
+  for (int64_t i = 0, end; i < outer.count; i = end) {
     for (int64_t j = 0; j < inner.count; ++j)
       to[j] = outer.border[i] * outer.stride + inner.border[j] * inner.stride;
+    // The same for all that have this class, twice as many at a time.
+    for (end = i + 1; end < outer.count && outer.border[end] == outer.border[i];) ++end;
+    const int64_t all = (end - i) * inner.count;
+    for (int64_t done = inner.count; done < all; done *= 2)
+      std::copy_n(to, std::min(done, all - done), to + done);
+    to += all;
   }
 }
 
@@ -151,6 +153,12 @@ void run_pass(const Conv2dParams& p, const CpuKernel& kernel, const Conv2dPlan& 
                   x.step,
                   static_cast<int64_t>(pass.taps),
                   plan.taps.data() + pass.first_tap};
+  // One tap that meets no border: where rows follow one another in memory, all pixels are one row.
+  const bool joins = pass.taps == 1 && y.classes * x.classes == 1 && y.step == 1 && x.step == 1;
+  if (joins && step_h == x.outputs * step_w && !kernel.expanded_bytes && !p.stream) {
+    tile.row_pixels = tile.picture.columns = tile.pixels;
+    tile.picture.rows = 1;
+  }
   if (pass.turned) {
     std::swap(tile.picture.rows, tile.picture.columns);
     std::swap(tile.picture.row_stride, tile.picture.pixel_stride);
