@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
@@ -100,13 +101,11 @@ def check_max_pool2d(library, name: str) -> None:
 
 
 def check_stem(library, name: str) -> None:
-    for channels, geometry in ((3, [(1, 1), (1, 1), (1, 1)]), (1, [(1, 1), (2, 1), (2, 2)])):
+    options: dict[str, Any] = {"relu": True, "dtype": torch.bfloat16}
+    for channels, padding, dilation in ((3, (1, 1), (1, 1)), (1, (2, 1), (2, 2))):
+        geometry = (1, 1), padding, dilation
         x, weight = torch.randn(1, channels, 5, 11), torch.randn(40, channels, 3, 3)
-        affine, tiled, options = (
-            torch.randn(2, 2, 40),
-            F.tile_stem_weight(weight),
-            {"relu": True, "dtype": torch.bfloat16},
-        )
+        affine, tiled = torch.randn(2, 2, 40), F.tile_stem_weight(weight)
         y, _ = F.stem_stream(x, tiled, affine, None, *geometry, **options)
         threshold = y[0, :, 1:3, 2].float().T.contiguous()  # met exactly by what is stored
         expected = F.stem_stream(x, tiled, affine, threshold, *geometry, **options)
