@@ -4,7 +4,8 @@ The ceiling is the best rate that the kernel in use reaches on layers made to su
 channels, few pixels, so that weights and bits stay in the caches and what surrounds the inner loop vanishes.
 Measuring it through the same operation needs no second copy of any kernel's inner loop, holds for every kernel
 that is added later, and meets the clock frequency of the moment: ceiling and layers are timed in the same rounds.
-It is the kernel's own limit, not the processor's; another kernel may have a higher one. Layers without zeros have their
+It is the kernel's own limit, not the processor's; another kernel may have a higher one, and `ops/bench/popcount_rates.cpp` and
+`amx_rates.cpp` show what the instructions give from registers. Layers without zeros have their
 own, where the kernel needs fewer instructions for them.
 """
 
