@@ -1,6 +1,7 @@
 """`mbu sweep`: what its choices read as, and which searches share a record."""
 
 import json
+from importlib.util import find_spec
 
 import pytest
 
@@ -46,4 +47,5 @@ def test_sweep_command(tiny, tmp_path):
         assert main(["sweep", "--set", choice, "--trials", "1", *tiny]) == 0
     files = sorted((tmp_path / "out").glob("sweep-nuclei-16px-w8-e1-lr-*.json"))
     assert [len(json.loads(file.read_text())["runs"]) for file in files] == [1, 1]
-    assert all(">lr=" in file.with_suffix(".svg").read_text() for file in files)
+    if find_spec("matplotlib"):
+        assert all(">lr=" in file.with_suffix(".svg").read_text() for file in files)

@@ -48,7 +48,7 @@ MUTATIONS = {
     "second source from its middle": Mutation(WIDE, "at.word - (second_ ? p_.source[0].words : 0)", "at.word"),
     "ignores upsampling": Mutation(WIDE, "quotient_of(y(), source.upsample)", "y()"),
     "neighbouring rows": Mutation(WIDE, "i * ThreadMap::Delta::kStrided", "i"),
-    "counted as if not inverted": Mutation(WIDE, "if constexpr (!kXor) count_as_inverted", "if (!p.words) count_as_inverted"),
+    "counted as if not inverted": Mutation(WIDE, "if (!kXor && p.weight_planes == 2)", "if (!p.words)"),
     "negative weights of one tap": Mutation(WIDE, "tap < p.taps", "tap < 1"),
     "rows and channels exchanged": Mutation(WIDE, "e / 2, e % 2", "e % 2, e / 2"),
 }  # fmt: skip
