@@ -129,9 +129,7 @@ def test_as_many_images_as_the_kernel_takes(monkeypatch: pytest.MonkeyPatch) -> 
         ran.append(len(bits))
         return bits
 
-    assert len(gpu_layers.fewest(run, torch.zeros(64, 1))) == 4
-    assert len(gpu_layers.fewest(run, torch.zeros(5, 1))) == 4
-    assert len(gpu_layers.fewest(run, torch.zeros(3, 1))) == 1
+    assert [len(gpu_layers.fewest(run, torch.zeros(images, 1))) for images in (64, 5, 3)] == [4, 4, 1]
 
 
 @pytest.mark.parametrize("card", CARDS, ids=lambda card: card.name)
