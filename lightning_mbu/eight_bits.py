@@ -33,6 +33,7 @@ _VNNI = EightBits((3.8, 6.1), "measured with AVX-512 VNNI, docs/results/cpu.md")
 EIGHT_BITS = {
     "amx_int8": EightBits((3.2, 14.3), "measured with AMX, docs/results/amx/cpu.md"),
     "avx512vpopcnt": _VNNI,
+    "avx512vnni": _VNNI,
     "avx512bw": _VNNI,
     "avx2": EightBits((2.2, 2.4), "measured with AVX2, docs/results/cpu.md"),
     "neonsha3": EightBits((4.0, 8.0), "modelled with dot products and with I8MM, not measured"),

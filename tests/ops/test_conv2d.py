@@ -101,6 +101,11 @@ def test_any_layer_equals_the_reference(kernel: str, data: st.DataObject) -> Non
         (32, 32, 3, 2, 5, {"padding": 4}),
         (64, 32, 2, 2, 3, {"padding": 6, "dilation": 6}),
         (64, 64, 3, 900, 3, {"padding": 1}),
+        # Blocks of 4x4 outputs: whole, cut at both ends, more rows than a band has, one padding and the other.
+        (96, 64, 16, 64, 3, {"padding": 1}),
+        (70, 40, 33, 50, 3, {"padding": 1}),
+        (32, 33, 203, 38, 3, {"padding": (0, 1)}),
+        (288, 96, 20, 19, 3, {"padding": (1, 0)}),
         # A wide dilation: stretches of outputs that miss the same taps are passes of their own.
         (70, 40, 20, 30, 3, {"padding": 9, "dilation": 9}),
         (64, 40, 33, 40, 3, {"padding": (12, 18), "dilation": (12, 18), "stride": (1, 2)}),

@@ -88,9 +88,10 @@ struct Conv2dTile {
   // have the same. Read by run_tiles, not by kernels.
   const size_t* tile_run;
   Conv2dPicture picture;
-  const Word* weight;     // tiles, see types.h
-  int64_t weight_stride;  // words from one tile to the next
-  bool binary;            // no weight is zero: masks need not be read
+  const int32_t* weight_sum;  // [taps][channels_padded], see types.h
+  const Word* weight;         // tiles, see types.h
+  int64_t weight_stride;      // words from one tile to the next
+  bool binary;                // no weight is zero: masks need not be read
   // Words before those that a tile meets, for every tile of the layer; read by run_tiles, not by kernels.
   const int32_t* first_word;
   int64_t tile_begin, tile_end;
@@ -142,6 +143,8 @@ struct CpuKernel {
   // runs.
   int64_t expanded_bytes;
   bool (*available)();
+  // Which layers its conv2d computes, the next available kernel the others; null: all of them.
+  bool (*suits)(const Conv2dParams&);
   void (*conv2d)(const Conv2dTile&);
   bool adds_stream;  // conv2d finishes the float residual stream itself
   void (*pack)(const PackRow&);
@@ -159,6 +162,8 @@ struct CpuKernel {
 // The kernel in use: the best one this processor runs, unless MBU_CPU_KERNEL or force_cpu_kernel names
 // another. Throws where that cannot run, so ask in front of parallel_for, not inside.
 const CpuKernel& cpu_kernel();
+// `kernel`, or what computes this layer in its place.
+const CpuKernel& kernel_for(const CpuKernel& kernel, const Conv2dParams& params);
 
 // The words of a pixel that each tile of 32 outputs meets: `count` from its `first` on.
 struct WordRanges {

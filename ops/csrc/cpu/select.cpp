@@ -19,19 +19,21 @@
 
 namespace mbu {
 
-#define MBU_CPU_KERNEL(name, isa, predicate, layout, expanded, conv, adds_stream, row) \
-  void conv2d_##conv(const Conv2dTile&);                                               \
-  void pack__##row(const PackRow&);                                                    \
-  void unpack__##row(const UnpackRow&);                                                \
-  void add_residual__##row(const ResidualRow&);                                        \
-  void finish_row__##row(const StreamRow&);                                            \
-  void or_rows__##row(const Word* const*, int64_t, int64_t, Word*);                    \
-  void stem_tile__##row(const StemTile&);                                              \
-  void head_row__##row(const HeadRow&);                                                \
-  void head_windows__##row(const HeadWindows&);                                        \
+#define MBU_CPU_KERNEL(name, isa, predicate, layout, expanded, suits, conv, adds_stream, row) \
+  void conv2d_##conv(const Conv2dTile&);                                                      \
+  void pack__##row(const PackRow&);                                                           \
+  void unpack__##row(const UnpackRow&);                                                       \
+  void add_residual__##row(const ResidualRow&);                                               \
+  void finish_row__##row(const StreamRow&);                                                   \
+  void or_rows__##row(const Word* const*, int64_t, int64_t, Word*);                           \
+  void stem_tile__##row(const StemTile&);                                                     \
+  void head_row__##row(const HeadRow&);                                                       \
+  void head_windows__##row(const HeadWindows&);                                               \
   void upsample_row__##row(const UpsampleRow&);
 #include "cpu/kernels.inc"
 #undef MBU_CPU_KERNEL
+
+bool suits_avx512vnni(const Conv2dParams&);
 
 namespace {
 
@@ -76,6 +78,10 @@ bool has_avx2() {
 bool has_avx512bw() {
   constexpr unsigned kB = bit_AVX512F | bit_AVX512BW | bit_AVX512VL | bit_AVX512DQ | bit_BMI2;
   return has_avx2() && (features(kAvx512State).leaf7_b & kB) == kB;
+}
+
+bool has_avx512vnni() {
+  return has_avx512bw() && (features(kAvx512State).leaf7_c & bit_AVX512VNNI);
 }
 
 bool has_avx512vpopcnt() {
@@ -124,22 +130,23 @@ bool has_amx_int8() {
 #endif
 
 const CpuKernel kKernels[] = {
-#define MBU_CPU_KERNEL(name, isa, predicate, layout, expanded, conv, adds_stream, row) \
-  {#name,                                                                              \
-   isa,                                                                                \
-   WeightLayout::layout,                                                               \
-   expanded,                                                                           \
-   predicate,                                                                          \
-   conv2d_##conv,                                                                      \
-   adds_stream,                                                                        \
-   pack__##row,                                                                        \
-   unpack__##row,                                                                      \
-   add_residual__##row,                                                                \
-   finish_row__##row,                                                                  \
-   or_rows__##row,                                                                     \
-   stem_tile__##row,                                                                   \
-   head_row__##row,                                                                    \
-   head_windows__##row,                                                                \
+#define MBU_CPU_KERNEL(name, isa, predicate, layout, expanded, suits, conv, adds_stream, row) \
+  {#name,                                                                                     \
+   isa,                                                                                       \
+   WeightLayout::layout,                                                                      \
+   expanded,                                                                                  \
+   predicate,                                                                                 \
+   suits,                                                                                     \
+   conv2d_##conv,                                                                             \
+   adds_stream,                                                                               \
+   pack__##row,                                                                               \
+   unpack__##row,                                                                             \
+   add_residual__##row,                                                                       \
+   finish_row__##row,                                                                         \
+   or_rows__##row,                                                                            \
+   stem_tile__##row,                                                                          \
+   head_row__##row,                                                                           \
+   head_windows__##row,                                                                       \
    upsample_row__##row},
 #include "cpu/kernels.inc"
 #undef MBU_CPU_KERNEL
@@ -178,6 +185,18 @@ const CpuKernel& cpu_kernel() {
     selected.store(kernel, std::memory_order_release);
   }
   return *kernel;
+}
+
+const CpuKernel& kernel_for(const CpuKernel& kernel, const Conv2dParams& params) {
+  if (!kernel.suits || kernel.suits(params)) return kernel;
+  // Of the one kernel that has `suits`. Asked for once: in a virtual machine cpuid takes as long as a small
+  // layer.
+  static const CpuKernel* const other = [&] {
+    const CpuKernel* next = &kernel + 1;
+    while (!next->available()) ++next;  // the portable kernel, the last, always is
+    return next;
+  }();
+  return *other;
 }
 
 }  // namespace mbu

@@ -131,6 +131,10 @@ void check_convs(Random& r) {
       {1, 3, 3, 1024, 33, {1, 1}, {1, 1}, {0, 0}, {1, 1}, {0, 0}, false, true, kAllMatch},
       {1, 6, 5, 130, 16, {5, 5}, {1, 1}, {2, 2}, {1, 1}, {0, 0}, false, false, kAllDiffer},
       {2, 1, 1, 64, 40, {1, 1}, {1, 1}, {0, 0}, {1, 1}, {0, 0}, false, true, 4},
+      // Blocks of 4x4 outputs, whole and cut.
+      {1, 16, 20, 70, 33, {3, 3}, {1, 1}, {1, 1}, {1, 1}, {0, 0}, false, true, 1},
+      {1, 18, 19, 64, 32, {3, 3}, {1, 1}, {1, 0}, {1, 1}, {0, 0}, false, true, kAllDiffer},
+      {1, 35, 16, 33, 40, {3, 3}, {1, 1}, {0, 1}, {1, 1}, {0, 0}, false, false, kAllMatch},
   };
   while (list.size() < 160) {
     Conv l{};

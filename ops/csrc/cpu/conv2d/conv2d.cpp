@@ -164,6 +164,7 @@ void run_pass(const Conv2dParams& p, const CpuKernel& kernel, const Conv2dPlan& 
     std::swap(tile.picture.row_stride, tile.picture.pixel_stride);
     std::swap(tile.picture.step_h, tile.picture.step_w);
   }
+  tile.weight_sum = p.weight.weight_sum();
   tile.weight = p.weight.tiles();
   tile.weight_stride = p.weight.tile_stride();
   tile.binary = p.weight.header().binary;
@@ -208,8 +209,9 @@ void run_item(const Conv2dParams& p, const CpuKernel& kernel, const Conv2dPlan& 
 
 }  // namespace
 
-void conv2d(const Conv2dParams& p, const CpuKernel& kernel) {
+void conv2d(const Conv2dParams& p, const CpuKernel& wanted) {
   if (p.input.batch == 0 || p.output.h == 0 || p.output.w == 0 || p.out_channels == 0) return;
+  const CpuKernel& kernel = kernel_for(wanted, p);
   static thread_local Conv2dPlan plan;
   make_plan(p, kernel, plan);
   const Conv2dPlan& shared = plan;  // the calling thread's: `plan` itself would name each worker's own
