@@ -29,7 +29,7 @@ from ..timing import time_interleaved
 
 _KINDS = ("masked", "binary")
 # channels, output channels, height and width, kernel: no padding, so that no border class is computed.
-_IDEAL = ((1024, 256, 24, 1), (512, 512, 24, 3), (256, 256, 48, 3), (2048, 64, 24, 1))
+_IDEAL = ((1024, 256, 24, 1), (512, 512, 26, 3), (256, 256, 50, 3), (512, 256, 50, 3), (2048, 64, 24, 1))
 
 
 @dataclass(frozen=True)
