@@ -39,6 +39,7 @@ const CpuKernel& cpu_kernel() {
                                 WeightLayout::bits,
                                 512 << 10,
                                 [] { return true; },
+                                nullptr,
                                 conv2d_32x32__amx_int8,
                                 true,
                                 pack__scalar,
@@ -47,6 +48,10 @@ const CpuKernel& cpu_kernel() {
                                 finish_row__scalar,
                                 nullptr,
                                 nullptr};
+  return kernel;
+}
+
+const CpuKernel& kernel_for(const CpuKernel& kernel, const Conv2dParams&) {
   return kernel;
 }
 

@@ -79,7 +79,7 @@ __attribute__((noinline)) bool finish_stretch(const Conv2dTile& t, int64_t first
                                               const int32_t* counts) {
   const auto dots_of = [&](int p, const Floats* nnz, Floats* y) MBU_LAMBDA {
     const int32_t* count = counts + p * kTileChannels;
-    y[0] = nnz[0] + to_floats(load(count), load(count + 16)) * -2.0f;  // whole numbers: exact
+    y[0] = fused(to_floats(load(count), load(count + 16)), -2.0f, nnz[0]);  // whole numbers: exact
   };
   return finish_alike<1>(t, &first, pixels, tile, dots_of);
 }

@@ -106,7 +106,7 @@ void finish_floats(const Conv2dTile& t, const Block& block, int64_t tile, const 
     const auto dots_of = [&](int p, const Floats* nnz, Floats* y) MBU_LAMBDA {
       each<kSide>([&](int r) MBU_LAMBDA {
         const int32_t* count = counts + (r * kSide + p) * kTileChannels;
-        y[r] = nnz[r] + to_floats(load(count), load(count + 16)) * -2.0f;  // whole numbers: exact
+        y[r] = fused(to_floats(load(count), load(count + 16)), -2.0f, nnz[r]);  // whole numbers: exact
       });
     };
     if (finish_alike<kSide>(t, first, kSide, tile, dots_of)) return;

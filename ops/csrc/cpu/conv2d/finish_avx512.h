@@ -51,9 +51,11 @@ MBU_INLINE Floats with_shortcut(Floats y, const StreamEpilogue& s, int64_t offse
 
 // Bits of the next layer, of one plane of a pixel.
 MBU_INLINE void store_bits(Floats y, Floats least, __mmask32 valid, Word* to) {
-  const __mmask16 low = _mm512_cmp_ps_mask(y.low, least.low, _CMP_GE_OQ);
-  const __mmask16 high = _mm512_cmp_ps_mask(y.high, least.high, _CMP_GE_OQ);
-  *to = _cvtmask32_u32(_kand_mask32(_mm512_kunpackw(high, low), valid));
+  // Masks straight to memory: joining them would take the port that vpopcntd needs.
+  auto* half = reinterpret_cast<__mmask16*>(to);
+  _store_mask16(half, _mm512_mask_cmp_ps_mask(static_cast<__mmask16>(valid), y.low, least.low, _CMP_GE_OQ));
+  _store_mask16(half + 1,
+                _mm512_mask_cmp_ps_mask(static_cast<__mmask16>(valid >> 16), y.high, least.high, _CMP_GE_OQ));
 }
 
 // The float stream's arithmetic on the counts of a pixel; see cpu/stream/stream.h.

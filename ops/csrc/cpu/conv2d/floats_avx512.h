@@ -14,6 +14,8 @@ MBU_INLINE __m512i load(const void* p) {
   return _mm512_loadu_si512(p);
 }
 
+constexpr __mmask32 kUpperHalves = 0xaaaaaaaa;  // of 16 floats
+
 // 32 channels of a pixel, as two halves; channels that are not `valid` are 0.
 struct Floats {
   __m512 low, high;
@@ -30,9 +32,12 @@ MBU_INLINE Floats load_floats(const float* from, __mmask32 valid) {
 
 MBU_INLINE Floats load_floats(const Bfloat16* from, __mmask32 valid) {
   const __m512i halves = _mm512_maskz_loadu_epi16(valid, from);
-  const __m512i low = _mm512_cvtepu16_epi32(_mm512_castsi512_si256(halves));
-  const __m512i high = _mm512_cvtepu16_epi32(_mm512_extracti64x4_epi64(halves, 1));
-  return {_mm512_castsi512_ps(_mm512_slli_epi32(low, 16)), _mm512_castsi512_ps(_mm512_slli_epi32(high, 16))};
+  const auto floats = [&](__m512i order) MBU_LAMBDA {  // each to the upper half of its float
+    return _mm512_castsi512_ps(
+        _mm512_maskz_permutexvar_epi16(kUpperHalves, _mm512_slli_epi32(order, 16), halves));
+  };
+  const __m512i order = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+  return {floats(order), floats(_mm512_add_epi32(order, _mm512_set1_epi32(16)))};
 }
 
 // As whole numbers of sixteenths: the factor comes later, where it costs nothing.
@@ -48,15 +53,6 @@ MBU_INLINE void store_floats(float* to, Floats y, __mmask32 valid) {
 }
 
 // As `narrow` in mbu/float_type.h.
-MBU_INLINE __m256i round_floats(__m512 y) {
-  const __m512i bits = _mm512_castps_si512(y), one = _mm512_set1_epi32(1);
-  const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), one);
-  const __m512i sum = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), odd);
-  const __mmask16 nan = _mm512_cmp_ps_mask(y, y, _CMP_UNORD_Q);
-  return _mm512_cvtepi32_epi16(
-      _mm512_mask_mov_epi32(_mm512_srli_epi32(sum, 16), nan, _mm512_set1_epi32(kBfloat16Nan)));
-}
-
 MBU_INLINE __m512i narrowed(Floats y) {
 #if defined(__AVX512BF16__)
   // The instruction takes denormals for zero and keeps the bits of a NaN: neither is what `narrow` does.
@@ -65,7 +61,22 @@ MBU_INLINE __m512i narrowed(Floats y) {
   if (!(_mm512_fpclass_ps_mask(y.low, kSpecial) | _mm512_fpclass_ps_mask(y.high, kSpecial)))
     return (__m512i)_mm512_cvtne2ps_pbh(y.high, y.low);
 #endif
-  return _mm512_inserti64x4(_mm512_castsi256_si512(round_floats(y.low)), round_floats(y.high), 1);
+  const auto rounded = [](__m512i bits) MBU_LAMBDA {
+    const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+    return _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), odd);
+  };
+  __m512i low = rounded(_mm512_castps_si512(y.low)), high = rounded(_mm512_castps_si512(y.high));
+  if (_mm512_cmp_ps_mask(y.low, y.high, _CMP_UNORD_Q)) {  // seldom: then lane by lane
+    const __m512i nan = _mm512_set1_epi32(kBfloat16Nan << 16);
+    low = _mm512_mask_mov_epi32(low, _mm512_cmp_ps_mask(y.low, y.low, _CMP_UNORD_Q), nan);
+    high = _mm512_mask_mov_epi32(high, _mm512_cmp_ps_mask(y.high, y.high, _CMP_UNORD_Q), nan);
+  }
+  // The upper halves, low and high in turn, then those of `low` first.
+  const __m512i pairs = _mm512_mask_blend_epi16(kUpperHalves, _mm512_srli_epi32(low, 16), high);
+  const __m512i order = _mm512_setr_epi32(
+      0x00020000, 0x00060004, 0x000a0008, 0x000e000c, 0x00120010, 0x00160014, 0x001a0018, 0x001e001c,
+      0x00030001, 0x00070005, 0x000b0009, 0x000f000d, 0x00130011, 0x00170015, 0x001b0019, 0x001f001d);
+  return _mm512_permutexvar_epi16(order, pairs);
 }
 
 MBU_INLINE void store_floats(Bfloat16* to, Floats y, __mmask32 valid) {
