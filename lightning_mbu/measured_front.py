@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from mbu_ops.backends import cpu_kernels
 
-from .timing import instruction_sets
-
 _WHERE = "(docs/results/accuracy.md)"
 _NEITHER = f"not on nuclei and ISBI 2012, where a small int8 network is enough {_WHERE}"
 _ARM = f"modelled for Arm, not measured: not worth it for speed {_WHERE}"
@@ -29,5 +27,4 @@ def measured_front() -> str:
         RuntimeError: this install has no kernels.
     """
     best = next(kernel.name for kernel in cpu_kernels() if kernel.available)
-    # What was held to AVX2 had no VNNI, with which the int8 rivals are faster.
-    return _UNKNOWN if best == "avx2" and "avx_vnni" in instruction_sets() else FRONTS.get(best, _UNKNOWN)
+    return FRONTS.get(best, _UNKNOWN)

@@ -37,7 +37,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--layers", action="store_true", help="also time every packed convolution by itself")
     add("--memory", action="store_true", help="also measure the memory of one inference")
     add("--no-rivals", action="store_true", help="leave out other quantizers and runtimes")
-    add("--isa", choices=("native", "avx2", "avx512"), default="native",
+    add("--isa", choices=("native", "avx2", "avx2vnni", "avx512"), default="native",
         help="hold every candidate to an older instruction set")  # fmt: skip
     add("--kernel", help="CPU kernel of the packed network, see mbu doctor")
     add("--repeats", type=int, default=15, help="rounds of timing")

@@ -13,11 +13,18 @@ from ..timing import instruction_sets
 # and OpenVINO follow oneDNN's.
 _BEYOND = {
     "avx2": {"avx512f", "avx_vnni"},
+    "avx2vnni": {"avx512f"},
     "avx512": {"amx_int8", "amx_bf16"},
 }
 _VARIABLES = {
     "native": {},
     "avx2": {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2", "MBU_CPU_KERNEL": "avx2"},
+    # Alder Lake and later without AVX-512.
+    "avx2vnni": {
+        "ONEDNN_MAX_CPU_ISA": "AVX2_VNNI",
+        "ATEN_CPU_CAPABILITY": "avx2",
+        "MBU_CPU_KERNEL": "avxvnni",
+    },
     # Ice Lake: AVX-512 with VNNI and VPOPCNTDQ, before bfloat16 and AMX.
     "avx512": {
         "ONEDNN_MAX_CPU_ISA": "AVX512_CORE_VNNI",

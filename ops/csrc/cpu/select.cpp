@@ -1,8 +1,10 @@
 // Chooses the kernel. A kernel runs only where processor and operating system both say that it can: an
 // instruction the processor lacks would end the process with SIGILL.
+#include <array>
 #include <atomic>
 #include <cstdlib>
 #include <cstring>
+#include <iterator>
 #include <stdexcept>
 #include <string>
 #if defined(__x86_64__)
@@ -33,7 +35,7 @@ namespace mbu {
 #include "cpu/kernels.inc"
 #undef MBU_CPU_KERNEL
 
-bool suits_avx512vnni(const Conv2dParams&);
+bool suits_winograd(const Conv2dParams&);
 
 namespace {
 
@@ -73,6 +75,12 @@ Features features(unsigned state) {
 bool has_avx2() {
   const Features f = features(kAvxState);
   return (f.leaf1_c & kLeaf1) == kLeaf1 && (f.leaf7_b & bit_AVX2);
+}
+
+bool has_avxvnni() {
+  unsigned a, b, c, d;
+  constexpr unsigned kAvxVnni = 1u << 4;
+  return has_avx2() && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & kAvxVnni);
 }
 
 bool has_avx512bw() {
@@ -189,14 +197,15 @@ const CpuKernel& cpu_kernel() {
 
 const CpuKernel& kernel_for(const CpuKernel& kernel, const Conv2dParams& params) {
   if (!kernel.suits || kernel.suits(params)) return kernel;
-  // Of the one kernel that has `suits`. Asked for once: in a virtual machine cpuid takes as long as a small
-  // layer.
-  static const CpuKernel* const other = [&] {
-    const CpuKernel* next = &kernel + 1;
-    while (!next->available()) ++next;  // the portable kernel, the last, always is
-    return next;
+  // Asked for once: in a virtual machine cpuid takes as long as a small layer.
+  static const std::array others = [] {
+    std::array<const CpuKernel*, std::size(kKernels)> found{};
+    const CpuKernel* whole = nullptr;  // the portable kernel, the last, is one
+    for (size_t i = std::size(kKernels); i-- > 0; found[i] = whole)
+      if (!kKernels[i].suits && kKernels[i].available()) whole = &kKernels[i];
+    return found;
   }();
-  return *other;
+  return *others[static_cast<size_t>(&kernel - kKernels)];
 }
 
 }  // namespace mbu

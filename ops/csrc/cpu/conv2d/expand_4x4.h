@@ -1,10 +1,11 @@
-// Bits to the bytes that conv2d_192x32__avx512vnni.cpp multiplies; its equations are there.
+// Bits to the bytes that winograd_4x4.h multiplies; its equations are there, as is what a class V brings.
 //
 // In an unnamed namespace, because copies compiled with different flags must not be merged by the linker.
 #pragma once
 #include <algorithm>
 
-#include "cpu/conv2d/finish_avx512.h"
+#include "cpu/kernels.h"
+#include "cpu/unroll.h"
 
 namespace mbu {
 namespace {
@@ -12,150 +13,143 @@ namespace {
 // Rows and columns of a block of outputs, of the kernel, of the inputs that they meet and of products.
 constexpr int kSide = 4, kTaps = 3, kPoints = kSide + kTaps - 1;
 constexpr int kProducts = kPoints * kPoints;
-constexpr int64_t kRowBytes = 64;  // of a register: inputs of a pixel, or 4 inputs x 16 outputs
 // Added to inputs, which the processor takes without a sign.
 constexpr int kOffset = 128;
 
-MBU_INLINE __m512i bytes_of(int value) {
-  return _mm512_set1_epi8(static_cast<char>(value));
+template <class V>
+MBU_INLINE typename V::Reg twice(typename V::Reg x) {
+  return V::add8(x, x);
 }
 
-// The columns of a row of blocks, combined along y: [column][6][64 channels]. d[r] has the bits of row r.
-MBU_INLINE void combine_rows(const __mmask64* d, int8_t* to) {
-  const auto times = [&](int r, int value)
-                         MBU_LAMBDA { return _mm512_maskz_mov_epi8(d[r], bytes_of(value)); };
-  const auto plus = [&](__m512i x, int r, int value)
-                        MBU_LAMBDA { return _mm512_mask_add_epi8(x, d[r], x, bytes_of(value)); };
-  const __m512i even = plus(times(2, 4), 4, -1), odd = plus(times(1, 4), 3, -1);
-  const __m512i near = plus(times(4, 1), 2, -1), far = plus(times(3, 2), 1, -2);
-  const __m512i n[kPoints] = {plus(plus(times(0, 4), 2, -5), 4, 1), _mm512_add_epi8(even, odd),
-                              _mm512_sub_epi8(even, odd),           _mm512_add_epi8(near, far),
-                              _mm512_sub_epi8(near, far),           plus(plus(times(1, 8), 3, -10), 5, 2)};
-  each<kPoints>([&](int i) MBU_LAMBDA { _mm512_store_si512(to + i * kRowBytes, n[i]); });
+// A column of a row of blocks, combined along y: [6][channels of a register]. d[r] has the bits of row r.
+template <class V>
+MBU_INLINE void combine_rows(const typename V::Mask* d, int8_t* to) {
+  const auto times = [&](int r, int value) MBU_LAMBDA { return V::times(d[r], value); };
+  const auto plus = [&](typename V::Reg x, int r, int value) MBU_LAMBDA { return V::plus(x, d[r], value); };
+  const auto even = plus(times(2, 4), 4, -1), odd = plus(times(1, 4), 3, -1);
+  const auto near = plus(times(4, 1), 2, -1), far = plus(times(3, 2), 1, -2);
+  const typename V::Reg n[kPoints] = {plus(plus(times(0, 4), 2, -5), 4, 1),
+                                      V::add8(even, odd),
+                                      V::sub8(even, odd),
+                                      V::add8(near, far),
+                                      V::sub8(near, far),
+                                      plus(plus(times(1, 8), 3, -10), 5, 2)};
+  each<kPoints>([&](int i) MBU_LAMBDA { V::store(to + i * V::kBytes, n[i]); });
 }
 
 // Six columns of one of these rows, combined along x, to the bytes of a block.
-struct BlockBytes {
-  __m512i n[kPoints];
-};
-MBU_INLINE BlockBytes combine_columns(const int8_t* from) {
-  const auto d = [&](int c) MBU_LAMBDA { return _mm512_load_si512(from + c * kPoints * kRowBytes); };
-  const auto twice = [](__m512i x) MBU_LAMBDA { return _mm512_add_epi8(x, x); };
-  const __m512i d1 = d(1), d2 = d(2), d3 = d(3), d4 = d(4);
-  const auto offset = [](__m512i x) MBU_LAMBDA { return _mm512_xor_si512(x, bytes_of(kOffset)); };
-  const __m512i near = offset(_mm512_sub_epi8(d4, d2)), far = twice(_mm512_sub_epi8(d3, d1));
-  const __m512i even = offset(_mm512_sub_epi8(twice(twice(d2)), d4)),
-                odd = _mm512_sub_epi8(twice(twice(d1)), d3);
-  return {{_mm512_add_epi8(twice(twice(_mm512_sub_epi8(d(0), d2))), near), _mm512_add_epi8(even, odd),
-           _mm512_sub_epi8(even, odd), _mm512_add_epi8(near, far), _mm512_sub_epi8(near, far),
-           offset(_mm512_sub_epi8(_mm512_sub_epi8(d(5), d3), twice(far)))}};
+template <class V>
+MBU_INLINE void combine_columns(const int8_t* from, typename V::Reg* n) {
+  const auto d = [&](int c) MBU_LAMBDA { return V::load(from + c * kPoints * V::kBytes); };
+  const auto offset = [](typename V::Reg x) MBU_LAMBDA { return V::add8(x, V::bytes(kOffset)); };
+  const auto d1 = d(1), d2 = d(2), d3 = d(3), d4 = d(4);
+  const auto near = offset(V::sub8(d4, d2)), far = twice<V>(V::sub8(d3, d1));
+  const auto even = offset(V::sub8(twice<V>(twice<V>(d2)), d4)), odd = V::sub8(twice<V>(twice<V>(d1)), d3);
+  n[0] = V::add8(twice<V>(twice<V>(V::sub8(d(0), d2))), near);
+  n[1] = V::add8(even, odd);
+  n[2] = V::sub8(even, odd);
+  n[3] = V::add8(near, far);
+  n[4] = V::sub8(near, far);
+  n[5] = offset(V::sub8(V::sub8(d(5), d3), twice<V>(far)));
 }
 
-// `kWords` words of the pixels of one row of `blocks` blocks, from picture row `row` and `column` on.
-// to(block) is where the bytes of its first product go, the next product's `step` bytes behind; `columns` has
-// room for combine_rows.
-template <int kWords, class To>
+// `kWords` words, a register's or the last, of the pixels of one row of `blocks` blocks, from picture row
+// `row` and `column` on. to(block) is where the bytes of its first product go, the next product's `step`
+// bytes behind; `columns` has room for what combine_rows makes.
+template <class V, int kWords, class To>
 void expand_blocks(const Conv2dPicture& in, const Word* from, int64_t row, int64_t column, int64_t blocks,
                    int8_t* columns, const To& to) {
   const Word* rows[kPoints];
   for (int64_t r = 0; r < kPoints; ++r)  // below the last row that outputs meet any row will do
     rows[r] = from + std::min(row + r, in.rows - 1) * in.row_stride;
-  const int64_t count = kSide * blocks + kTaps - 1;
-  for (int64_t c = 0; c < count; ++c) {
+  for (int64_t c = 0; c < kSide * blocks + kTaps - 1; ++c) {
     const int64_t pixel = std::min(column + c, in.columns - 1) * in.pixel_stride;
-    __mmask64 d[kPoints];
-    each<kPoints>([&](int r) MBU_LAMBDA {
-      uint64_t bits = 0;
-      __builtin_memcpy(&bits, rows[r] + pixel, kWords * sizeof(Word));
-      d[r] = _cvtu64_mask64(bits);
-    });
-    combine_rows(d, columns + c * kPoints * kRowBytes);
+    typename V::Mask d[kPoints];
+    each<kPoints>([&](int r) MBU_LAMBDA { d[r] = V::template bits<kWords>(rows[r] + pixel); });
+    combine_rows<V>(d, columns + c * kPoints * V::kBytes);
   }
   for (int64_t block = 0; block < blocks; ++block) {
-    const int8_t* at = columns + block * kSide * kPoints * kRowBytes;
+    const int8_t* at = columns + block * kSide * kPoints * V::kBytes;
     const auto [bytes, step] = to(block);
     for (int64_t i = 0; i < kPoints; ++i) {
-      const BlockBytes combined = combine_columns(at + i * kRowBytes);
-      each<kPoints>([&](int j) MBU_LAMBDA {
-        const __m512i x = combined.n[j];
-        uint8_t* out = bytes + (i * kPoints + j) * step;
-        if constexpr (kWords == 2)
-          _mm512_storeu_si512(out, x);
-        else
-          _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), _mm512_castsi512_si256(x));
-      });
+      typename V::Reg n[kPoints];
+      combine_columns<V>(at + i * V::kBytes, n);
+      each<kPoints>(
+          [&](int j) MBU_LAMBDA { V::template store_words<kWords>(bytes + (i * kPoints + j) * step, n[j]); });
     }
   }
 }
 
-// Kernel rows to six combinations, in bytes: 16 outputs x 4 inputs of a word. mask[r], sign[r]: of kernel row
-// r.
-MBU_INLINE void combine_weights(const __mmask64* mask, const __mmask64* sign, __m512i* h) {
-  // value * -w
-  const auto times = [&](int r, int value) MBU_LAMBDA {
-    return _mm512_mask_mov_epi8(_mm512_maskz_mov_epi8(mask[r], bytes_of(value)), sign[r], bytes_of(-value));
-  };
-  const __m512i four2 = times(2, 4), outer = _mm512_add_epi8(times(0, 4), four2), four1 = times(1, 4);
-  const __m512i far = _mm512_add_epi8(times(0, 1), four2), two1 = times(1, 2);
+// Kernel rows to six combinations. mask[r], sign[r]: of kernel row r.
+template <class V>
+MBU_INLINE void combine_weights(const typename V::Mask* mask, const typename V::Mask* sign,
+                                typename V::Reg* h) {
+  const auto times = [&](int r, int value) MBU_LAMBDA { return V::weights(mask[r], sign[r], value); };
+  const auto four1 = times(1, 4), four2 = times(2, 4), outer = V::add8(times(0, 4), four2);
+  const auto far = V::add8(times(0, 1), four2), two1 = times(1, 2);
   h[0] = times(0, 6);
-  h[1] = _mm512_add_epi8(outer, four1);
-  h[2] = _mm512_sub_epi8(outer, four1);
-  h[3] = _mm512_add_epi8(far, two1);
-  h[4] = _mm512_sub_epi8(far, two1);
+  h[1] = V::add8(outer, four1);
+  h[2] = V::sub8(outer, four1);
+  h[3] = V::add8(far, two1);
+  h[4] = V::sub8(far, two1);
   h[5] = times(2, 12);
 }
 
-MBU_INLINE void combine_weight_columns(__m512i g0, __m512i g1, __m512i g2, __m512i* h) {
-  const auto twice = [](__m512i x) MBU_LAMBDA { return _mm512_add_epi8(x, x); };
-  const __m512i two0 = twice(g0), two1 = twice(g1), four2 = twice(twice(g2));
-  const __m512i outer = _mm512_add_epi8(g0, g2), far = _mm512_add_epi8(g0, four2);
-  h[0] = _mm512_add_epi8(twice(two0), two0);
-  h[1] = twice(_mm512_add_epi8(outer, g1));
-  h[2] = twice(_mm512_sub_epi8(outer, g1));
-  h[3] = _mm512_add_epi8(far, two1);
-  h[4] = _mm512_sub_epi8(far, two1);
-  h[5] = twice(four2);
+template <class V>
+MBU_INLINE void combine_weight_columns(typename V::Reg g0, typename V::Reg g1, typename V::Reg g2,
+                                       typename V::Reg* h) {
+  const auto two0 = twice<V>(g0), two1 = twice<V>(g1), four2 = twice<V>(twice<V>(g2));
+  const auto outer = V::add8(g0, g2), far = V::add8(g0, four2);
+  h[0] = V::add8(twice<V>(two0), two0);
+  h[1] = twice<V>(V::add8(outer, g1));
+  h[2] = twice<V>(V::sub8(outer, g1));
+  h[3] = V::add8(far, two1);
+  h[4] = V::sub8(far, two1);
+  h[5] = twice<V>(four2);
 }
 
-// Bytes from one product's weights to the next's: a line more than they are, or all would share a few sets of
-// the first-level cache.
+// Bytes from one product's weights to the next's: a register more than they are, or all would share a few
+// sets of the first-level cache.
+template <class V>
 constexpr int64_t weight_stride(int64_t words) {
-  return words * kWordBits * kTileChannels + kRowBytes;
+  return words * kWordBits * kTileChannels + V::kBytes;
 }
 
-// The bytes of a tile's weights: [product][step: 4 inputs][32 outputs][4].
+// The bytes of a tile's weights: [product][part: 2 registers of outputs][step: 4 inputs][outputs of the
+// part][4].
+template <class V>
 void expand_weights(const Conv2dTile& t, int64_t tile, int8_t* to) {
   const Conv2dPicture& in = t.picture;
   const Word* weight = t.weight + tile * t.weight_stride;
-  const int64_t product_bytes = weight_stride(in.words);
+  const int64_t part_bytes = 2 * V::kBytes * in.words * (kWordBits / 4);
   for (int64_t word = 0; word < in.words; ++word) {
-    for (int64_t half = 0; half < 2; ++half) {
-      for (int64_t part = 0; part < 4; ++part) {  // bytes of a word
-        const __m512i spread = _mm512_add_epi8(_mm512_set4_epi32(0x0c0c0c0c, 0x08080808, 0x04040404, 0),
-                                               bytes_of(static_cast<int>(part)));
-        __m512i sign[kTaps * kTaps], mask[kTaps * kTaps];
+    for (int64_t reg = 0; reg < kTileChannels / V::kLanes; ++reg) {
+      for (int64_t byte = 0; byte < 4; ++byte) {  // of a word
+        typename V::Reg sign[kTaps * kTaps], mask[kTaps * kTaps];
         each<kTaps * kTaps>([&](int i) MBU_LAMBDA {
-          const Word* from = weight + (in.tap[i].kernel * in.words + word) * 2 * kTileChannels + half * 16;
-          sign[i] = _mm512_shuffle_epi8(load(from), spread);
-          mask[i] = _mm512_shuffle_epi8(load(from + kTileChannels), spread);
+          const Word* from =
+              weight + (in.tap[i].kernel * in.words + word) * 2 * kTileChannels + reg * V::kLanes;
+          sign[i] = V::spread(V::load(from), byte);
+          mask[i] = V::spread(V::load(from + kTileChannels), byte);
         });
         for (int64_t nibble = 0; nibble < 2; ++nibble) {
-          const __m512i bit = _mm512_set1_epi32(nibble ? static_cast<int>(0x80402010) : 0x08040201);
-          __m512i h[kTaps][kPoints];
+          const auto bit = V::ints(nibble ? static_cast<int>(0x80402010) : 0x08040201);
+          typename V::Reg h[kTaps][kPoints];
           each<kTaps>([&](int column) MBU_LAMBDA {
-            __mmask64 masks[kTaps], signs[kTaps];
+            typename V::Mask masks[kTaps], signs[kTaps];
             each<kTaps>([&](int r) MBU_LAMBDA {
-              masks[r] = _mm512_test_epi8_mask(mask[r * kTaps + column], bit);
-              signs[r] = _mm512_test_epi8_mask(sign[r * kTaps + column], bit);
+              masks[r] = V::test(mask[r * kTaps + column], bit);
+              signs[r] = V::test(sign[r * kTaps + column], bit);
             });
-            combine_weights(masks, signs, h[column]);
+            combine_weights<V>(masks, signs, h[column]);
           });
-          int8_t* out = to + (((word * 4 + part) * 2 + nibble) * 2 + half) * kRowBytes;
+          const int64_t step = word * (kWordBits / 4) + 2 * byte + nibble;
+          int8_t* out = to + reg / 2 * part_bytes + (2 * step + reg % 2) * V::kBytes;
           each<kPoints>([&](int i) MBU_LAMBDA {
-            __m512i product[kPoints];
-            combine_weight_columns(h[0][i], h[1][i], h[2][i], product);
+            typename V::Reg product[kPoints];
+            combine_weight_columns<V>(h[0][i], h[1][i], h[2][i], product);
             each<kPoints>([&](int j) MBU_LAMBDA {
-              _mm512_store_si512(out + (i * kPoints + j) * product_bytes, product[j]);
+              V::store(out + (i * kPoints + j) * weight_stride<V>(in.words), product[j]);
             });
           });
         }
