@@ -37,7 +37,7 @@ constexpr int64_t kSteps = 20'000, kRounds = 4000;
   "vpopcntd %%zmm1" #i                                \
   ", %%zmm18\n\t"                                     \
   "vpaddd %%zmm18, %%zmm2" #i ", %%zmm2" #i "\n\t"
-// Bytes multiplied, four for each of 16 sums: conv2d_192x32__avx512vnni.cpp, where 36 such products do the
+// Bytes multiplied, four for each of 16 sums: winograd_4x4.h, where 36 such products do the
 // work of 144.
 #define MULTIPLY(i)                      \
   "vpdpbusd %%zmm29, %%zmm28, %%zmm1" #i \
