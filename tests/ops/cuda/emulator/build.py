@@ -104,9 +104,11 @@ PTX_FILES = (
     "unpack/unpack__sm75",
 )
 GENERATED_FILES = (
-    "gemm/gemm_128x128__sm80_xor",
-    "gemm/gemm_64x64__sm75_xor",
-    "gemm/gemm_128x64__sm90_and",
+    *(
+        f"gemm/gemm_{tile}__{form}"
+        for tile in ("128x128", "128x64", "64x64")
+        for form in ("sm75_xor", "sm80_xor", "sm90_and")
+    ),
     "gemm/wide_conv2d_128x64__sm80_xor",
     "gemm/wide_conv2d_128x64__sm75_xor",
     "gemm/wide_conv2d_128x64__sm90_and",
