@@ -143,7 +143,8 @@ struct CpuKernel {
   // runs.
   int64_t expanded_bytes;
   bool (*available)();
-  // Which layers its conv2d computes, the next available kernel the others; null: all of them.
+  // Which layers its conv2d computes; null: all of them. The others are for the next available kernel that
+  // has no such rule, which reads the same layout.
   bool (*suits)(const Conv2dParams&);
   void (*conv2d)(const Conv2dTile&);
   bool adds_stream;  // conv2d finishes the float residual stream itself
