@@ -36,6 +36,7 @@ EIGHT_BITS = {
     # 256 bits of VNNI gain over 256 bits of float what 512 gain over 512.
     "avxvnni": _VNNI,
     "avx2": EightBits((2.2, 2.4), "measured with AVX2, docs/results/cpu.md"),
+    "neondot": EightBits((4.0, 8.0), "modelled with dot products and with I8MM, not measured"),
     "neonsha3": EightBits((4.0, 8.0), "modelled with dot products and with I8MM, not measured"),
     "neoni8mm": EightBits((8.0, 8.0), "modelled with I8MM, not measured"),
     "neon": EightBits((4.0, 4.0), "modelled with dot products, not measured"),

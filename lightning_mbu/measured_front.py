@@ -13,6 +13,7 @@ FRONTS = {
     "avx512vpopcnt": "measured with AVX-512: on it on CamVid, not on nuclei, where a small int8 network is enough "
     f"{_WHERE}; ISBI 2012 was not timed there",
     "avx2": f"measured with AVX2: on it on CamVid, {_NEITHER}",
+    "neondot": _ARM,
     "neonsha3": _ARM,
     "neoni8mm": _ARM,
     "neon": _ARM,

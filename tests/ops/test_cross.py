@@ -196,12 +196,16 @@ def arm_program(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
 
 @pytest.mark.parametrize(
     ("processor", "kernels"),
-    [("max", ["neonsha3", "neoni8mm", "neon", "scalar"]), ("cortex-a53", ["neon", "scalar"])],
+    [
+        ("max", ["neondot", "neonsha3", "neoni8mm", "neon", "scalar"]),
+        ("neoverse-n1", ["neondot", "neon", "scalar"]),
+        ("cortex-a53", ["neon", "scalar"]),
+    ],
 )
 def test_arm_kernels(arm_program: tuple[str, Path], processor: str, kernels: list[str]) -> None:
     """A kernel whose instructions the processor lacks says so instead of ending the program."""
     emulator, program = arm_program
     said = report(emulator, "-cpu", processor, program)
-    assert set(said) == {"neonsha3", "neoni8mm", "neon", "scalar"}
+    assert set(said) == {"neondot", "neonsha3", "neoni8mm", "neon", "scalar"}
     assert [name for name, line in said.items() if is_right(line)] == kernels
     assert all("not available" in line for name, line in said.items() if name not in kernels)

@@ -1,5 +1,6 @@
 // Chooses the kernel. A kernel runs only where processor and operating system both say that it can: an
 // instruction the processor lacks would end the process with SIGILL.
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <cstdlib>
@@ -104,6 +105,14 @@ bool has_neonsha3() {
 #endif
 }
 
+bool has_neondot() {
+#if defined(__linux__)
+  return getauxval(AT_HWCAP) & HWCAP_ASIMDDP;
+#else
+  return false;
+#endif
+}
+
 bool has_neoni8mm() {
 #if defined(__linux__)
   constexpr unsigned long kI8mm = 1ul << 13;  // HWCAP2_I8MM, which older headers do not name
@@ -200,9 +209,12 @@ const CpuKernel& kernel_for(const CpuKernel& kernel, const Conv2dParams& params)
   // Asked for once: in a virtual machine cpuid takes as long as a small layer.
   static const std::array others = [] {
     std::array<const CpuKernel*, std::size(kKernels)> found{};
-    const CpuKernel* whole = nullptr;  // the portable kernel, the last, is one
-    for (size_t i = std::size(kKernels); i-- > 0; found[i] = whole)
-      if (!kKernels[i].suits && kKernels[i].available()) whole = &kKernels[i];
+    for (size_t i = 0; i < found.size(); ++i) {
+      const auto computes_all = [&](const CpuKernel& other) {
+        return !other.suits && other.layout == kKernels[i].layout && other.available();
+      };
+      found[i] = std::find_if(kKernels + i, std::end(kKernels), computes_all);
+    }
     return found;
   }();
   return *others[static_cast<size_t>(&kernel - kKernels)];

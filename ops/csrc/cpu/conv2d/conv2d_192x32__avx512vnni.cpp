@@ -9,7 +9,7 @@ struct Avx512Vnni {
   using Reg = __m512i;
   using Mask = __mmask64;
   static constexpr int64_t kLanes = 16, kBytes = 64;
-  static constexpr int kWords = 2, kGroup = 12;
+  static constexpr int kWords = 2, kGroup = 12, kOffset = 128;
 
   static MBU_INLINE Reg load(const void* p) { return _mm512_loadu_si512(p); }
   static MBU_INLINE void store(void* p, Reg x) { _mm512_storeu_si512(p, x); }
@@ -27,6 +27,12 @@ struct Avx512Vnni {
   template <int kBits>
   static MBU_INLINE Reg right(Reg x) {
     return _mm512_srai_epi32(x, kBits);
+  }
+  // Four bytes in every lane.
+  static MBU_INLINE Reg repeat(const uint8_t* from) {
+    int32_t four;
+    __builtin_memcpy(&four, from, sizeof(four));
+    return ints(four);
   }
   static MBU_INLINE Reg dot(Reg sum, Reg x, Reg weight) { return _mm512_dpbusd_epi32(sum, x, weight); }
 

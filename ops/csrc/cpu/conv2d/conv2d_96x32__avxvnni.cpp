@@ -11,7 +11,7 @@ struct AvxVnni {
   using Reg = __m256i;
   using Mask = __m256i;  // 0 or -1
   static constexpr int64_t kLanes = 8, kBytes = 32;
-  static constexpr int kWords = 1, kGroup = 6;
+  static constexpr int kWords = 1, kGroup = 6, kOffset = 128;
 
   static MBU_INLINE Reg load(const void* p) { return _mm256_loadu_si256(static_cast<const Reg*>(p)); }
   static MBU_INLINE void store(void* p, Reg x) { _mm256_storeu_si256(static_cast<Reg*>(p), x); }
@@ -29,6 +29,12 @@ struct AvxVnni {
   template <int kBits>
   static MBU_INLINE Reg right(Reg x) {
     return _mm256_srai_epi32(x, kBits);
+  }
+  // Four bytes in every lane.
+  static MBU_INLINE Reg repeat(const uint8_t* from) {
+    int32_t four;
+    __builtin_memcpy(&four, from, sizeof(four));
+    return ints(four);
   }
   static MBU_INLINE Reg dot(Reg sum, Reg x, Reg weight) { return _mm256_dpbusd_avx_epi32(sum, x, weight); }
 

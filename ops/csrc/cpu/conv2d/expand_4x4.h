@@ -13,8 +13,6 @@ namespace {
 // Rows and columns of a block of outputs, of the kernel, of the inputs that they meet and of products.
 constexpr int kSide = 4, kTaps = 3, kPoints = kSide + kTaps - 1;
 constexpr int kProducts = kPoints * kPoints;
-// Added to inputs, which the processor takes without a sign.
-constexpr int kOffset = 128;
 
 template <class V>
 MBU_INLINE typename V::Reg twice(typename V::Reg x) {
@@ -41,7 +39,10 @@ MBU_INLINE void combine_rows(const typename V::Mask* d, int8_t* to) {
 template <class V>
 MBU_INLINE void combine_columns(const int8_t* from, typename V::Reg* n) {
   const auto d = [&](int c) MBU_LAMBDA { return V::load(from + c * kPoints * V::kBytes); };
-  const auto offset = [](typename V::Reg x) MBU_LAMBDA { return V::add8(x, V::bytes(kOffset)); };
+  const auto offset = [](typename V::Reg x) MBU_LAMBDA {
+    if constexpr (V::kOffset == 0) return x;
+    return V::add8(x, V::bytes(V::kOffset));
+  };
   const auto d1 = d(1), d2 = d(2), d3 = d(3), d4 = d(4);
   const auto near = offset(V::sub8(d4, d2)), far = twice<V>(V::sub8(d3, d1));
   const auto even = offset(V::sub8(twice<V>(twice<V>(d2)), d4)), odd = V::sub8(twice<V>(twice<V>(d1)), d3);

@@ -11,8 +11,9 @@
 // and of each of these the same along x, where bytes have no room left for all factors: 2 instead of 4 in m1
 // and m2, 8 g2 and no factor of its inputs in m5; the counters make up for it, 2 (m1 +- m2) and 3 m5. 36
 // products for 144. Activations of 0 and 1 become -100 .. 100 and weights -96 .. 96, bytes both; counts come
-// out 576 times as large and are compared with limits 576 times as large. vpdpbusd takes one operand without
-// a sign, so 128 is added to every input and the counters begin with -128 times the sum of the weights.
+// out 576 times as large and are compared with limits 576 times as large. Where an instruction takes one
+// operand without a sign (vpdpbusd), 128 is added to every input and the counters begin with -128 times the
+// sum of the weights.
 //
 //   bytes   [group of blocks][product: 36][cell: channels of a register][block][bytes of the cell]
 //   weights [product][part: 2 registers of outputs][step: 4 channels][outputs of the part][4]
@@ -21,7 +22,7 @@
 // second-level cache for every group, inputs in the order they are read.
 //
 // A class V brings the registers: kLanes 32-bit numbers, kBytes bytes, the bits of kWords words, a group of
-// kGroup blocks, and a Mask of bytes.
+// kGroup blocks, kOffset for inputs without a sign, and a Mask of bytes.
 //
 // In an unnamed namespace, because copies compiled with different flags must not be merged by the linker.
 #pragma once
@@ -131,8 +132,8 @@ void prepare(const Conv2dTile& t, Band& band) {
     std::transform(t.table, t.table + t.table_size, band.limits, [](int32_t x) { return kFactor * x; });
 }
 
-// What the counters of a tile begin with: -128 times the sum of each product's weights.
-void start_counts(const Conv2dTile& t, const Band& band, int64_t tile) {
+// What the counters of a tile begin with: the sum of each product's weights times what was added to inputs.
+void start_counts(const Conv2dTile& t, const Band& band, int64_t tile, int32_t offset) {
   const auto combined = [](const int32_t* g, const int32_t (&factor)[3], int32_t* h) {
     const int32_t outer = g[0] + g[2], far = g[0] + 4 * g[2];
     const int32_t all[kPoints] = {factor[0] * g[0],
@@ -156,7 +157,7 @@ void start_counts(const Conv2dTile& t, const Band& band, int64_t tile) {
       const int32_t g[kTaps] = {rows[0][i], rows[1][i], rows[2][i]};
       combined(g, {6, 2, 8}, h);
       for (int64_t j = 0; j < kPoints; ++j)
-        band.start[(i * kPoints + j) * kTileChannels + c] = -kOffset * h[j];
+        band.start[(i * kPoints + j) * kTileChannels + c] = -offset * h[j];
     }
   }
 }
@@ -172,6 +173,7 @@ MBU_INLINE void multiply_part(const int8_t* weight, const uint8_t* input, int64_
   const auto start0 = V::load(start), start1 = V::load(start + V::kLanes);
   each<kBlocks>([&](int b) MBU_LAMBDA { first[b] = start0, second[b] = start1; });
   const auto steps = [&]<int kCell>(std::integral_constant<int, kCell>) MBU_LAMBDA {
+#pragma GCC unroll 1
     for (int64_t k = 0; k < kCell; k += 4, input += 4, weight += kStepBytes) {
       // The cell after this one, a line or so for each step, and weights.
       __builtin_prefetch(input + kBlocks * kCell + k / 4 * 64 * kLines / (kCell / 4));
@@ -179,9 +181,7 @@ MBU_INLINE void multiply_part(const int8_t* weight, const uint8_t* input, int64_
                                 MBU_LAMBDA { __builtin_prefetch(weight + kAhead * kStepBytes + line * 64); });
       const auto weight0 = V::load(weight), weight1 = V::load(weight + V::kBytes);
       each<kBlocks>([&](int b) MBU_LAMBDA {
-        int32_t four;
-        __builtin_memcpy(&four, input + b * kCell, sizeof(four));
-        const auto x = V::ints(four);
+        const auto x = V::repeat(input + b * kCell);
         first[b] = V::dot(first[b], x, weight0);
         second[b] = V::dot(second[b], x, weight1);
       });
@@ -230,7 +230,7 @@ void run_winograd(const Conv2dTile& t) {
   if (ahead) ahead->spread((t.tile_end - t.tile_begin) * static_cast<int64_t>(band.groups.size()));
   for (int64_t tile = t.tile_begin; tile < t.tile_end; ++tile) {
     expand_weights<V>(t, tile, band.weights);
-    start_counts(t, band, tile);
+    start_counts(t, band, tile, V::kOffset);
     for (const Group& group : band.groups) {
       if (ahead) ahead->some();
       kMultiply[static_cast<size_t>(group.count - 1)](band, band.bytes_of(group));
