@@ -11,6 +11,7 @@ from rich.console import Console
 
 from ..atomic import write_atomically
 from ..commands.options import image_size, json_object
+from .isa import ISAS
 
 DESCRIPTION = (
     "Time packed networks against the same networks in float and eight bits, here, in every runtime that is "
@@ -37,7 +38,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--layers", action="store_true", help="also time every packed convolution by itself")
     add("--memory", action="store_true", help="also measure the memory of one inference")
     add("--no-rivals", action="store_true", help="leave out other quantizers and runtimes")
-    add("--isa", choices=("native", "avx2", "avx2vnni", "avx512"), default="native",
+    add("--isa", choices=ISAS, default="native",
         help="hold every candidate to an older instruction set")  # fmt: skip
     add("--kernel", help="CPU kernel of the packed network, see mbu doctor")
     add("--repeats", type=int, default=15, help="rounds of timing")

@@ -2,10 +2,10 @@
 
     python -m mbu_ops.roofline [--card A100] [--shapes ops/bench/shapes/mbunet_256.txt]
 
-Nothing here is measured. Arithmetic counts whole tiles (pixels, channels, 256 bits of K) and the blocks of the
-busiest multiprocessor at the card's peak; memory counts every byte once; a layer takes at least the larger of the two. Launches are counted and
-not timed: what one costs is for `make gpu-bench` to measure. The first convolution is taken to be the stem kernel, on the
-ordinary float units, and the head part of the last layer's launch, as the library has them.
+Nothing here is measured. Arithmetic counts whole tiles (pixels, channels, 256 bits of K) and the blocks of the busiest
+multiprocessor at the card's peak; memory counts every byte once; a layer takes at least the larger of the two. Launches are
+counted and not timed: `make gpu-bench` measures them. The first convolution is taken to be the stem kernel, on the ordinary
+float units, and the head part of the last layer's launch, as the library has them.
 """
 
 from __future__ import annotations
@@ -25,12 +25,10 @@ STEM_CHANNELS = 64  # of a warp, csrc/cuda/stem/stem__sm75.cu
 WARP_CHANNELS, COUNTED_COLUMNS = 32, 8
 FLOAT32_BYTES = WORD_BYTES = 4
 
-
 # Height and width of the MBU-Net paper's images, up to multiples of 16, and numbers of images.
 SIZES = ((640, 960), (480, 640), (512, 512))
 BATCHES = (1, 64)
 LAYER_SIZE = (512, 512)  # of the tables of single layers
-
 _TILES = ("128x64", "64x64", "32x32")
 
 
@@ -288,11 +286,9 @@ def page(shapes: Path, cards: Sequence[Card] = PREDICTED) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
-    """Prints the page."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def main() -> None:  # prints the page
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
     root = Path(__file__).resolve().parents[1]
     parser.add_argument("--card", default="", help="one card, by the start of its name")
     parser.add_argument("--shapes", type=Path, default=root / "bench" / "shapes" / "mbunet_256.txt")
