@@ -163,7 +163,7 @@ def test_standard_set_and_grid(monkeypatch):
     monkeypatch.setattr("lightning_mbu.bench.suite.instruction_sets", lambda: ["avx2", "avx512f"])
     jobs = suite.standard_jobs(Job("compare", ""))
     compared = [job for job in jobs if job.kind == "compare"]
-    assert [job.isa for job in compared] == ["native"] * 9 + ["avx2"] * 2
+    assert [job.isa for job in compared] == ["native"] * 8 + ["avx2"] * 2
     assert {job.size for job in compared if job.model == "mbunet"} == {"64x64", "256x256", "512x512"}
     assert sum(job.kind == "threads" for job in jobs) == 1
     assert {job.size for job in jobs if job.kind == "memory"} == {"256x256", "1024x1024"}

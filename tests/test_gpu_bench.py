@@ -13,14 +13,17 @@ from typing import Any
 import pytest
 import torch
 
-from lightning_mbu.bench import gpu, gpu_layers, gpu_networks, gpu_page, gpu_rivals
+from lightning_mbu.bench import gpu, gpu_launches, gpu_layers, gpu_networks, gpu_page, gpu_rivals
+from lightning_mbu.bench.gpu_launches import Launch, Made, distinct
 from mbu_ops import peak
 from mbu_ops.cards import CARDS, H200, Card
-from mbu_ops.roofline import SIZES, Layer, bytes_of, choose, read_layers
+from mbu_ops.roofline import SIZES, Layer, bytes_of, choose, predict, read_layers
 
 ROOT = Path(__file__).resolve().parents[1]
 SHAPES = ROOT / "ops/bench/shapes/mbunet_256.txt"
 WIDE = Layer("wide", 256, 256, 512 * 512, 1, 9, 512 * 512)
+TOYS = ["toy stem", "toy", "toy pool", "toy up", "toy last + toy head"]
+CPU = torch.device("cpu")
 
 
 DRY = ["--dry", "--repeats", "2", "--results"]
@@ -50,8 +53,7 @@ def test_every_step_runs_dry(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert text in capsys.readouterr().out
     assert "none of these numbers is a result" in text
     for name in (
-        "| toy |",
-        "| toy up |",
+        *(f"| {name} |" for name in TOYS),
         "| 1 x 32x32 | bf16 |",
         "bits of the packed network are its trained twin's",
     ):
@@ -59,7 +61,7 @@ def test_every_step_runs_dry(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     products = text[text.index("## The same sums in eight bits") :].splitlines()
     assert (
         len([line for line in products if re.fullmatch(r"\| \d+ x \d+ x \d+ \| [^|]+ \| [^|]+ \|", line)])
-        == 2
+        == 3
     )
     results = json.loads((tmp_path / "gpu.json").read_text())
     assert results["networks"][0]["differences"][0] == 0
@@ -75,7 +77,7 @@ def test_a_run_that_is_cut_off_keeps_what_it_has(tmp_path: Path, monkeypatch: py
     with pytest.raises(KeyboardInterrupt):
         gpu.main([*DRY, str(tmp_path)])
     results = json.loads((tmp_path / "gpu.json").read_text())
-    assert [row["layer"] for row in results["layers"]] == ["toy", "toy up"]
+    assert [row["layer"] for row in results["layers"]] == TOYS
     assert "| toy up |" in (tmp_path / "gpu.md").read_text()
 
 
@@ -94,31 +96,57 @@ def test_rows_without_time_or_memory_are_named(tmp_path: Path, monkeypatch: pyte
 
 @pytest.mark.usefixtures("toy")
 def test_a_wrong_bit_is_not_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    right = gpu_layers.reference.conv2d_threshold
-    monkeypatch.setattr(gpu_layers.reference, "conv2d_threshold", lambda *a: right(*a) ^ 1)
+    right = gpu_launches.reference.conv2d_threshold
+    monkeypatch.setattr(gpu_launches.reference, "conv2d_threshold", lambda *a: right(*a) ^ 1)
     with pytest.raises(RuntimeError, match="differs from the reference"):
-        gpu_layers.layer_call(Layer("x", 32, 32, 16, 1, 9, 16), torch.zeros(1, 4, 4, 1, dtype=torch.int32))
+        gpu_layers.checked(
+            Launch((Layer("x", 32, 32, 16, 1, 9, 16),)), torch.zeros(1, 4, 4, 1, dtype=torch.int32)
+        )
     assert gpu.main([*DRY, str(tmp_path)]) == 1
     results = json.loads((tmp_path / "gpu.json").read_text())
-    assert [row["layer"] for row in results["layers"]] == ["toy up"]
+    assert [row["layer"] for row in results["layers"]] == [name for name in TOYS if name != "toy"]
     assert results["dropped"][0][0] == "toy, 1 x 32x32"
 
 
-def test_a_wrong_bit_of_a_large_image_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By a kernel that small images do not reach."""
-    right, placed = gpu_layers.placed, []
+@pytest.mark.parametrize("layers", [launch.layers for launch in distinct(gpu.toy_layers(3, (14, 10)))])
+def test_a_wrong_bit_of_a_large_image_is_not_timed(
+    layers: tuple[Layer, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a kernel that small images do not reach, whichever operation it is."""
+    launch, make = Launch(layers), gpu_launches.make
+    x = launch.example(3, 14, 10, CPU)
+    assert len(gpu_layers.checked(launch, x)()) == 3
 
-    def wrong(*arguments: Any) -> Any:
+    def wrong(launch: Launch) -> Made:
         """On the first device, above six rows."""
-        run = right(*arguments)
-        placed.append(run)
-        return (lambda bits: run(bits) ^ (len(bits[0]) > 6)) if len(placed) == 1 else run
+        made, placed = make(launch), []
 
-    layer, bits = Layer("x", 32, 32, 16, 1, 9, 16), torch.randint(9, (3, 7, 5, 1), dtype=torch.int32)
-    gpu_layers.layer_call(layer, bits)
-    monkeypatch.setattr(gpu_layers, "placed", wrong)
-    with pytest.raises(RuntimeError, match=r"x of \(1, 7, 5\) differs on cpu from the processor's"):
-        gpu_layers.layer_call(layer, bits)
+        def place(device: torch.device) -> Any:
+            run = made.place(device)
+            placed.append(run)
+            return (lambda x: run(x) + (max(x.shape) > 12)) if len(placed) == 1 else run
+
+        return Made(place, made.expected)
+
+    monkeypatch.setattr(gpu_layers, "make", wrong)
+    with pytest.raises(RuntimeError, match=r"differs on cpu from the processor's"):
+        gpu_layers.checked(launch, x)
+
+
+@pytest.mark.parametrize("kind", ["stem", "pool", "masked", "binary", "up", "head"])
+def test_references_of_launches_are_not_trivial(kind: str) -> None:
+    """Bits or logits of both kinds, in every launch of a network with channels that do not fill their words."""
+    layer = Layer("x", 40, 48, 64, 4 if kind == "up" else 1, 4 if kind == "pool" else 9, 64, kind)
+    if kind == "up":
+        layer = replace(layer, taps=1)
+    layers = (
+        (replace(layer, kind="binary"), Layer("h", 48, 2, 64, 1, 1, 64, kind)) if kind == "head" else (layer,)
+    )
+    launch = Launch(layers)
+    x = launch.example(2, 8, 8, CPU)
+    found = gpu_layers.checked(launch, x)()
+    assert len(found.unique()) > 3
+    assert kind == "stem" or not bool((x[..., -1] >> 8).any())
 
 
 def test_as_many_images_as_the_kernel_takes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -206,16 +234,29 @@ def test_a_network_that_does_not_compile_runs_in_a_graph(monkeypatch: pytest.Mon
 def test_layers_are_judged_by_what_bounds_them() -> None:
     card = replace(CARDS[0], b1=1000.0)
     ideal = 4 * WIDE.macs / 1000 / 1e6
-    judged = gpu_layers.judge(WIDE, 1.9 * ideal, card)
+    judged = gpu_layers.judge(Launch((WIDE,)), 1.9 * ideal, card)
     assert judged["peak"] == pytest.approx(1 / 1.9)
     assert (judged["bound"], judged["met"]) == ("arithmetic", True)
-    assert gpu_layers.judge(WIDE, 2.1 * ideal, card)["met"] is False
+    assert gpu_layers.judge(Launch((WIDE,)), 2.1 * ideal, card)["met"] is False
     thin = Layer("thin", 32, 32, 512 * 512, 1, 1, 512 * 512)
     fast = replace(card, b1=1e6)
-    judged = gpu_layers.judge(thin, bytes_of(thin, card) / 0.71 / card.bandwidth / 1e3, fast)
+    judged = gpu_layers.judge(Launch((thin,)), bytes_of(thin, card) / 0.71 / card.bandwidth / 1e3, fast)
     assert (judged["bound"], judged["met"]) == ("memory", True)
     assert judged["bandwidth"] == pytest.approx(0.71)
-    assert gpu_layers.judge(WIDE, 1.0, H200)["met"] is None
+    assert gpu_layers.judge(Launch((WIDE,)), 1.0, H200)["met"] is None
+
+
+def test_float_ends_and_pools_are_judged_too() -> None:
+    """The stem by float32, pools by memory, the head with the layer that computes it."""
+    card, layers = replace(CARDS[0], b1=1000.0), read_layers(SHAPES, 1)
+    launches = {launch.name: launch for launch in distinct(layers)}
+    assert sum(len(launch.layers) for launch in launches.values()) > len(launches) > 20
+    stem = gpu_layers.judge(launches["stem.conv1"], 2 * layers[0].macs / card.fp32 / 1e6, card)
+    assert (stem["bound"], stem["peak"], stem["met"]) == ("arithmetic", pytest.approx(1), True)
+    pool = gpu_layers.judge(launches["pool1"], 1.0, card)
+    assert (pool["bound"], pool["peak"]) == ("memory", 0)
+    last = gpu_layers.judge(launches["up4.block.conv2 + head"], 1.0, card)
+    assert last["predicted_us"] == pytest.approx(sum(predict(layer, card).us or 0 for layer in layers[-2:]))
 
 
 def test_eight_bits_take_at_least_their_products() -> None:

@@ -28,6 +28,7 @@ from mbu_ops.roofline import SIZES, Layer, read_layers
 from ..atomic import write_atomically
 from ..timing import conditions
 from . import gpu_layers, gpu_networks, gpu_rivals
+from .gpu_launches import distinct
 from .gpu_page import page
 
 SHAPES = Path(__file__).resolve().parents[2] / "ops" / "bench" / "shapes" / "mbunet_256.txt"
@@ -84,7 +85,14 @@ class Run:
 def toy_layers(images: int, size: tuple[int, int]) -> list[Layer]:
     """Of a dry run."""
     pixels = images * size[0] * size[1]
-    return [Layer("toy", 32, 32, pixels, 1, 9, pixels), Layer("toy up", 32, 16, pixels, 4, 1, pixels, "up")]
+    return [
+        Layer("toy stem", 3, 32, pixels, 1, 9, pixels, "stem"),
+        Layer("toy", 32, 32, pixels, 1, 9, pixels),
+        Layer("toy pool", 32, 32, pixels // 4, 1, 4, pixels, "pool"),
+        Layer("toy up", 32, 16, pixels, 4, 1, pixels, "up"),
+        Layer("toy last", 16, 16, pixels, 1, 9, pixels, "binary"),
+        Layer("toy head", 16, 1, pixels, 1, 1, pixels, "head"),
+    ]
 
 
 def networks(dry: bool) -> tuple[torch.nn.Module, torch.nn.Module, Any]:
@@ -144,14 +152,14 @@ def measure(run: Run, device: torch.device, repeats: int, dry: bool) -> None:
         "layers",
         (
             (
-                f"{layer.name}, {n} x {size[1]}x{size[0]}",
-                lambda layer=layer, n=n, size=size: gpu_layers.layer_row(
-                    layer, n, size, device, card, repeats
+                f"{launch.name}, {n} x {size[1]}x{size[0]}",
+                lambda launch=launch, n=n, size=size: gpu_layers.layer_row(
+                    launch, n, size, device, card, repeats
                 ),
             )
             for size in sizes
             for n in batches
-            for layer in gpu_layers.distinct(layers_of(n, size))
+            for launch in distinct(layers_of(n, size))
         ),
     )
     shapes = gpu_rivals.timed_shapes(

@@ -120,8 +120,9 @@ def _layers(rows: Sequence[dict[str, Any]]) -> list[str]:
     lines = [
         "## Layers, in a CUDA graph", "",
         "Every layer equals the reference on a small image and, by the kernel that is timed, the processor on a large one.",
-        "Predicted: by the model of [roofline.md](../roofline.md) at the rates above. A layer should reach",
-        f" {SHARE_OF_PEAK:.0%} of its instruction's measured rate, both products of masked weights counted, or",
+        "Predicted: by the model of [roofline.md](../roofline.md) at the rates above, the stem at the published one of float32. The",
+        "head is part of the last layer's launch. A layer should reach",
+        f"{SHARE_OF_PEAK:.0%} of its instruction's measured rate, both products of masked weights counted, or",
         f"{SHARE_OF_BANDWIDTH:.0%} of the memory's bandwidth, whichever bounds it.", "",
         "| layer | images | kernel | median us | quartiles | predicted us | of the measured peak | of the bandwidth | bound by | asked |",
         "|" + "---|" * 10,

@@ -54,7 +54,6 @@ def standard_jobs(base: Job) -> list[Job]:
         replace(first, size="64x64", rivals=False),
         replace(first, threads=2, kind="threads"),
         replace(base, model="mbunet-shortcuts", rivals=False),
-        replace(base, model="mbunet-shortcuts", planes=PRESETS["default"].planes, rivals=False),
         replace(base, model="mbunet-int8-stream", planes=PRESETS["default"].planes, rivals=False),
         replace(base, model="unet-classic"),
         *(replace(base, model=model, size="512x512") for model in _LARGE),
