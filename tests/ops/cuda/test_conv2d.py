@@ -6,7 +6,7 @@ import pytest
 import torch
 from emulator import build
 from emulator.cases import LAYERS, Conv, Problem, Stream
-from emulator.checks import check_bits, check_stream
+from emulator.checks import check_bits, check_head, check_stream
 
 KERNELS = [kernel.name for kernel in build.kernels() if kernel.name.startswith("conv2d_")]
 PTX = [kernel.name for kernel in build.kernels() if kernel.file in build.PTX_FILES and kernel.name in KERNELS]
@@ -38,6 +38,25 @@ def test_source(from_source, name):
 @pytest.mark.parametrize("name", PTX)
 def test_ptx(from_ptx, name):
     check_layers(from_ptx, name, list(LAYERS), 100 + PTX.index(name))
+
+
+def check_heads(library, kernel: str, seed: int) -> None:
+    """On layers whose channels a block has all of."""
+    width = int(kernel.split("_")[1].split("x")[1])
+    layers = [name for name, make in LAYERS.items() if make(1).out_channels <= width]
+    for i, name in enumerate(layers[seed % 3 :: 3]):
+        options = {"late": i % 2 == 0, "backwards": seed % 2 == 1}
+        check_head(library, kernel, Problem(LAYERS[name](vector(kernel)), seed + i), seed + i, **options)
+
+
+@pytest.mark.parametrize("name", [name for name in KERNELS if "_stream_" in name])
+def test_heads_from_source(from_source, name):
+    check_heads(from_source, name, KERNELS.index(name))
+
+
+@pytest.mark.parametrize("name", [name for name in PTX if "_stream_" in name])
+def test_heads_from_ptx(from_ptx, name):
+    check_heads(from_ptx, name, PTX.index(name))
 
 
 def test_sums_are_a_stream_without_steps(from_source):

@@ -14,10 +14,12 @@ import pytest
 import torch
 from emulator import build
 from emulator.cases import Conv, Problem, Stream
+from emulator.checks import check_head
 
 from mbu_ops import reference
 
 XOR_BITS = "conv2d_32x32_bits_v2__sm80_xor"
+HEAD = "conv2d_64x64_stream_v2__sm80_xor"
 
 
 @dataclass
@@ -123,6 +125,17 @@ MUTATIONS = {
     "pools one pixel less": Mutation(
         "epilogue.h", "dy < s.pool", "dy < s.pool - 1", "conv2d_32x32_stream_v2__sm80_xor"
     ),
+    # the head
+    "no barrier before the head": Mutation(
+        "epilogue.h", "barrier();  // all channels are there", "", HEAD, "no barrier|nobody has written"
+    ),
+    "weights of the first class": Mutation("epilogue.h", "s.head + k * p.out_channels", "s.head", HEAD),
+    "weights behind the last": Mutation("epilogue.h", "if (channel + e < p.out_channels)", "", HEAD),
+    "bias forgotten": Mutation("epilogue.h", "s.head_bias ? s.head_bias[k] : 0.0f", "0.0f", HEAD),
+    "logits behind the last pixel": Mutation(
+        "epilogue.h", "if (first_pixel + row >= pass.pixels) continue;", "", HEAD, "outside of global"
+    ),
+    "dot products for the head": Mutation("epilogue.h", "if (s.head)\n", "if (false)\n", HEAD),
 }  # fmt: skip
 
 LAYERS = [
@@ -177,11 +190,23 @@ def first_error(library, kernel: str) -> str | None:
                 stream = pooled_stream(problem)
                 values, _ = problem.stream(library, kernel, stream, **options)
                 right = torch.equal(values, problem.expected_stream(stream)[0])
+                if right and conv.out_channels <= int(kernel.split("_")[1].split("x")[1]):
+                    right = head_is_right(library, kernel, problem, **options)
         except RuntimeError as error:
             return str(error)
         if not right:
             return "wrong result"
     return None
+
+
+def head_is_right(library, kernel: str, problem: Problem, **options: bool) -> bool:
+    """With a bias; seeds differ in steps and type."""
+    try:
+        for seed in (1, 2):
+            check_head(library, kernel, problem, seed, **options)
+    except AssertionError:
+        return False
+    return True
 
 
 def pooled_stream(problem: Problem) -> Stream:

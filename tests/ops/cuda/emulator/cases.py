@@ -40,6 +40,8 @@ class _ConvCase(ctypes.Structure):
         ("affine", _PTR),
         *((name, _I64) for name in ("residuals", "residual_channels", "pool", "residual_upsample", "relu")),
         ("residual", _Residual * 6),
+        ("classes", _I64),
+        *((name, _PTR) for name in ("head", "head_bias", "logits")),
         *((name, _I64) for name in ("late_copies", "warps_backwards")),
     ]
 
@@ -112,7 +114,8 @@ LAYERS = {
 
 @dataclass
 class Stream:
-    """The float epilogue of a case; ``residual`` holds tensors [N, C, H, W] of any strides and float dtype."""
+    """The float epilogue of a case; ``residual`` holds tensors [N, C, H, W] of any strides and float dtype, ``head`` is
+    [classes, OC]."""
 
     affine: Tensor
     residual: list[Tensor] = field(default_factory=list)
@@ -121,6 +124,8 @@ class Stream:
     upsample: int = 1
     relu: bool = False
     dtype: torch.dtype = torch.float32
+    head: Tensor | None = None
+    head_bias: Tensor | None = None
 
 
 class Problem:
@@ -199,22 +204,38 @@ class Problem:
 
     def stream(self, library, kernel: str, s: Stream, late=True, backwards=False) -> tuple[Tensor, Tensor]:
         """The emulated kernel's float output ``[N, OC, OH, OW]`` and bits."""
-        c, case = self.conv, self._case(late, backwards)
+        c, case = self.conv, self._stream_case(s, late, backwards)
         out = self._noise(c.batch, *c.output(), c.out_channels, dtype=s.dtype)
+        case.stream = out.data_ptr()
         planes = 0 if s.threshold is None else len(s.threshold)
         bits = self._noise(c.batch, *c.output(), planes * words_of(c.out_channels))
-        case.stream, case.stream_kind, case.relu = out.data_ptr(), _KINDS[s.dtype], s.relu
-        case.steps, case.affine = len(s.affine), s.affine.data_ptr()
         case.planes = planes
         if s.threshold is not None:
             case.bits, case.threshold = bits.data_ptr(), s.threshold.data_ptr()
+        _call(library.emulate_conv2d, kernel, case)
+        return out.permute(0, 3, 1, 2), bits
+
+    def logits(self, library, kernel: str, s: Stream, late=True, backwards=False) -> Tensor:
+        """What the emulated kernel's head makes of the stream, ``[N, classes, OH, OW]``."""
+        assert s.head is not None
+        c, case = self.conv, self._stream_case(s, late, backwards)
+        out = self._noise(c.batch, *c.output(), len(s.head), dtype=torch.float32)
+        case.classes, case.head, case.logits = len(s.head), s.head.data_ptr(), out.data_ptr()
+        if s.head_bias is not None:
+            case.head_bias = s.head_bias.data_ptr()
+        _call(library.emulate_conv2d, kernel, case)
+        return out.permute(0, 3, 1, 2)
+
+    def _stream_case(self, s: Stream, late: bool, backwards: bool) -> _ConvCase:
+        case = self._case(late, backwards)
+        case.stream_kind, case.relu = _KINDS[s.dtype], s.relu
+        case.steps, case.affine = len(s.affine), s.affine.data_ptr()
         case.residuals, case.residual_channels = len(s.residual), sum(r.shape[1] for r in s.residual)
         case.pool, case.residual_upsample = s.pool, s.upsample
         for i, r in enumerate(s.residual):
             size = r.untyped_storage().nbytes() - r.storage_offset() * r.element_size()
             case.residual[i] = _Residual(r.data_ptr(), size, _KINDS[r.dtype], r.shape[1], *r.stride())
-        _call(library.emulate_conv2d, kernel, case)
-        return out.permute(0, 3, 1, 2), bits
+        return case
 
     def expected_stream(self, s: Stream) -> tuple[Tensor, Tensor]:
         """The same from ``mbu_ops.reference``; bits are those of the values as they are stored."""

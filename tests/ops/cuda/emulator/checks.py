@@ -48,3 +48,20 @@ def check_stream(library, kernel: str, problem: Problem, seed: int, **options) -
     expected_values, expected_bits = problem.expected_stream(stream)
     assert torch.equal(values, expected_values)
     assert torch.equal(bits, expected_bits)
+
+
+def check_head(library, kernel: str, problem: Problem, seed: int, **options) -> None:
+    """Numbers are integers small enough that sums in any order are exact."""
+    random, oc = torch.Generator().manual_seed(seed), problem.conv.out_channels
+
+    def integers(*shape: int) -> torch.Tensor:
+        return torch.randint(-3, 4, shape, generator=random).float()
+
+    stream = Stream(integers(seed % 3, 2, oc), relu=seed % 2 == 0)
+    stream.dtype = (torch.float32, torch.bfloat16, torch.float16, torch.int8)[seed % 4]
+    stream.head = integers(1 + seed % 5, oc)
+    stream.head_bias = integers(len(stream.head)) if seed % 3 else None
+    values, _ = problem.expected_stream(stream)
+    bias = 0 if stream.head_bias is None else stream.head_bias[:, None, None]
+    expected = torch.einsum("nchw,kc->nkhw", reference.widen(values), stream.head) + bias
+    assert torch.equal(problem.logits(library, kernel, stream, **options), expected)

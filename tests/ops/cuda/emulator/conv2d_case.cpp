@@ -29,6 +29,9 @@ struct ConvCase {
   const void* affine;
   int64_t residuals, residual_channels, pool, residual_upsample, relu;
   Residual residual[kMaxResidual];
+  int64_t classes;  // 0: no head
+  const void *head, *head_bias;
+  void* logits;  // the stream is not stored then
   int64_t late_copies, warps_backwards;
 };
 
@@ -94,10 +97,15 @@ std::string run(const char* name, const ConvCase& c) {
   p.bits = bits ? bits->as<mbu::Word>() : nullptr;
   constexpr int64_t kSizes[] = {4, 2, 2, 1};  // of a FloatKind
   emu::Guarded* stream = result(c.stream, pixels * c.out_channels * kSizes[c.stream_kind]);
+  emu::Guarded* logits = result(c.logits, pixels * c.classes * 4);
   const void* threshold = input(c.threshold, c.planes * c.out_channels * 4);
-  if (stream) {
+  if (stream || logits) {
     StreamParams& s = p.stream;
-    s.output = stream->as<void>();
+    s.output = stream ? stream->as<void>() : nullptr;
+    s.head = static_cast<const float*>(input(c.head, c.classes * c.out_channels * 4));
+    s.head_bias = static_cast<const float*>(input(c.head_bias, c.classes * 4));
+    s.classes = static_cast<int32_t>(c.classes);
+    s.logits = logits ? logits->as<float>() : nullptr;
     s.kind = static_cast<FloatKind>(c.stream_kind);
     s.steps = static_cast<int32_t>(c.steps);
     s.affine = static_cast<const float*>(input(c.affine, c.steps * 2 * c.out_channels * 4));
@@ -128,6 +136,7 @@ std::string run(const char* name, const ConvCase& c) {
                {c.late_copies != 0, c.warps_backwards != 0, emu::loads_ahead(name)});
   if (bits) bits->copy_to(c.bits);
   if (stream) stream->copy_to(c.stream);
+  if (logits) logits->copy_to(c.logits);
   return error;
 }
 
