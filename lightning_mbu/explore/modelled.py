@@ -29,7 +29,7 @@ class Processor:
         ghz: clock.
         units: vector instructions in a cycle.
         macs: precision -> multiply-adds of one vector instruction, all that they take counted; `"packed"` is the best
-            kernel of ours.
+            kernel of ours that counts bits; `neondot` multiplies fewer, but what its transforms cost is not known.
     """
 
     name: str
