@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 import pytest
@@ -34,7 +35,8 @@ def test_memory_of_a_large_result_is_used_again_and_given_back(side: int) -> Non
     del second, third
     before = resident_bytes()
     release_memory()
-    assert before - resident_bytes() > 2 * 0.9 * side * side * 64 * 4
+    if "MBU_SANITIZED" not in os.environ:  # sanitizers keep what was freed
+        assert before - resident_bytes() > 2 * 0.9 * side * side * 64 * 4
 
 
 def test_a_block_of_another_size_is_not_wasted_on_a_small_result() -> None:
