@@ -25,7 +25,7 @@ def coarse(*shape: int) -> Tensor:
 @given(data=st.data())
 def test_any_stem_equals_the_reference(kernel: str, data: st.DataObject) -> None:
     torch.manual_seed(data.draw(st.integers(0, 2**16), label="seed"))
-    channels = data.draw(st.sampled_from([1, 3, 5]), label="channels")
+    channels = data.draw(st.sampled_from([1, 2, 3, 5]), label="channels")
     out_channels = data.draw(st.sampled_from([1, 16, 31, 32, 33, 64, 100]), label="out channels")
     size = data.draw(st.tuples(st.integers(1, 9), st.integers(1, 40)), label="size")
     taps = data.draw(st.tuples(st.integers(1, 4), st.integers(1, 7)), label="kernel")
@@ -41,8 +41,10 @@ def test_any_stem_equals_the_reference(kernel: str, data: st.DataObject) -> None
         coarse(data.draw(st.integers(0, 2), label="batch"), channels, *size),
         coarse(out_channels, channels, *taps),
     )
-    if data.draw(st.booleans(), label="channels last"):
-        x = x.contiguous(memory_format=torch.channels_last)
+    layout = data.draw(st.sampled_from(["planar", "channels last", "more channels last"]), label="layout")
+    if layout != "planar":
+        more = 1 if layout == "channels last" else 2
+        x = torch.cat([x] * more, 1).contiguous(memory_format=torch.channels_last)[:, :channels]
     threshold, affine = coarse(planes, out_channels), coarse(steps, 2, out_channels)
     flip = pack_bits(torch.rand(planes, out_channels) < 0.5)
     sums = R.stem(x, weight, stride, padding, dilation)

@@ -1,5 +1,6 @@
 // Drives the stem microkernels: copies the input rows of a band with their zeros around them into scratch,
-// channel by channel whatever the memory format, then goes through it row by row.
+// then goes through it row by row. Few channels side by side in memory are copied as they lie there, others
+// channel by channel.
 #include "cpu/stem/stem.h"
 
 #include <algorithm>
@@ -27,7 +28,10 @@ struct Plan {
   Word* flip;
   bool past_caches;
   int64_t words, padded;
-  int64_t band_rows, input_rows, row_stride;  // of a band: output rows, input rows, floats of an input row
+  int64_t band_rows, input_rows;  // of a band: output rows, input rows
+  // Of the copied rows: planes, one per channel or one with all of them side by side; floats of a row and of
+  // a pixel in a plane.
+  int64_t copied_planes, row_stride, pixel;
 };
 
 void copy_padded(const float* from, int64_t rows, int64_t channels, int64_t padded, float tail, float* to) {
@@ -44,12 +48,18 @@ void make_plan(const StemParams& p, Plan& plan) {
   plan.band_rows = std::clamp<int64_t>(kBandPixels / p.output.w, 1, p.output.h);
   plan.input_rows = (plan.band_rows - 1) * p.stride.h + (p.kernel.h - 1) * p.dilation.h + 1;
   const int64_t columns = (p.output.w + kStemPixels - 1) / kStemPixels * kStemPixels;
-  plan.row_stride = (columns - 1) * p.stride.w + (p.kernel.w - 1) * p.dilation.w + 1;
+  const bool together =
+      p.stride_c == 1 && p.stride_w == p.channels && p.channels * p.stride.w <= kMostPixelStep;
+  plan.pixel = together ? p.channels : 1;
+  plan.copied_planes = p.channels / plan.pixel;
+  plan.row_stride = ((columns - 1) * p.stride.w + (p.kernel.w - 1) * p.dilation.w + 1) * plan.pixel;
+  const int64_t channel_stride = together ? 1 : plan.input_rows * plan.row_stride;
   plan.offset.clear();
   for (int64_t y = 0; y < p.kernel.h; ++y)
     for (int64_t x = 0; x < p.kernel.w; ++x)
       for (int64_t c = 0; c < p.channels; ++c)
-        plan.offset.push_back((c * plan.input_rows + y * p.dilation.h) * plan.row_stride + x * p.dilation.w);
+        plan.offset.push_back(c * channel_stride + y * p.dilation.h * plan.row_stride +
+                              x * p.dilation.w * plan.pixel);
 
   plan.affine = plan.affine_memory.get<float>(2 * s.steps * plan.padded);
   copy_padded(s.affine, 2 * s.steps, p.out_channels, plan.padded, 0, plan.affine);
@@ -64,24 +74,24 @@ void make_plan(const StemParams& p, Plan& plan) {
     plan.flip[i] = p.flip ? p.flip[i] & valid_bits(i % plan.words, p.out_channels) : 0;
 }
 
-// Rows [y0, y0 + plan.input_rows) of every channel of image n, zeros where they lie outside it.
+// Rows [y0, y0 + plan.input_rows) of image n, zeros where they lie outside it.
 void copy_rows(const StemParams& p, const Plan& plan, int64_t n, int64_t y0, float* to) {
-  const int64_t left = std::min(p.padding.w, plan.row_stride);
-  const int64_t inside = std::min(p.width, plan.row_stride - left);
-  for (int64_t c = 0; c < p.channels; ++c) {
-    const float* channel = p.input + n * p.stride_n + c * p.stride_c;
+  const int64_t pixels = plan.row_stride / plan.pixel, left = std::min(p.padding.w, pixels);
+  const int64_t inside = std::min(p.width, pixels - left), end = (left + inside) * plan.pixel;
+  for (int64_t plane = 0; plane < plan.copied_planes; ++plane) {
+    const float* from = p.input + n * p.stride_n + plane * p.stride_c;
     for (int64_t y = y0; y < y0 + plan.input_rows; ++y, to += plan.row_stride) {
       if (y < 0 || y >= p.height) {
         std::fill(to, to + plan.row_stride, 0.0f);
         continue;
       }
-      std::fill(to, to + left, 0.0f);
-      const float* row = channel + y * p.stride_h;
-      if (p.stride_w == 1)
-        std::copy(row, row + inside, to + left);
+      const float* row = from + y * p.stride_h;
+      float* first = std::fill_n(to, left * plan.pixel, 0.0f);
+      if (p.stride_w == plan.pixel)
+        std::copy_n(row, inside * plan.pixel, first);
       else
-        for (int64_t x = 0; x < inside; ++x) to[left + x] = row[x * p.stride_w];
-      std::fill(to + left + inside, to + plan.row_stride, 0.0f);
+        for (int64_t x = 0; x < inside; ++x) first[x] = row[x * p.stride_w];
+      std::fill(to + end, to + plan.row_stride, 0.0f);
     }
   }
 }
@@ -92,12 +102,12 @@ void run_band(const StemParams& p, const CpuKernel& kernel, const Plan& plan, in
   const int64_t bands = (p.output.h + plan.band_rows - 1) / plan.band_rows;
   const int64_t n = item / bands, row0 = item % bands * plan.band_rows;
   const int64_t rows = std::min(plan.band_rows, p.output.h - row0);
-  float* input = memory.get<float>(p.channels * plan.input_rows * plan.row_stride);
+  float* input = memory.get<float>(plan.copied_planes * plan.input_rows * plan.row_stride);
   copy_rows(p, plan, n, row0 * p.stride.h - p.padding.h, input);
 
   StemTile t{};
   t.pixels = p.output.w;
-  t.pixel_step = p.stride.w;
+  t.pixel_step = p.stride.w * plan.pixel;
   t.offset = plan.offset.data();
   t.products = static_cast<int64_t>(plan.offset.size());
   t.steps = s.steps;

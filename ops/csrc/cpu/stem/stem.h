@@ -36,7 +36,7 @@ struct StemTile {
   const Word* flip;  // [planes, words] from the tile's word on
 };
 
-// The most pixels that a kernel takes at a time.
-constexpr int64_t kStemPixels = 12;
+// The most pixels that a kernel takes at a time, and the largest step between them that it knows by heart.
+constexpr int64_t kStemPixels = 12, kMostPixelStep = 3;
 
 }  // namespace mbu
