@@ -30,9 +30,10 @@ def test_bounds_follow_from_counts() -> None:
         assert p.arithmetic_us == pytest.approx(ideal / p.useful)
         assert 0.9 < p.useful <= 1
         assert p.us == max(p.arithmetic_us or 0, p.memory_us)
-    # Three channels still cost a word of K.
-    thin = predict(Layer("thin", 3, 256, 512 * 512, 1, 9, 512 * 512), CARDS[0])
-    assert thin.useful == pytest.approx(3 * 9 / 512, rel=0.02)
+    # Three channels still cost a word of K, and nine words as much as twelve, but not where words are products.
+    thin = Layer("thin", 3, 256, 512 * 512, 1, 9, 512 * 512)
+    assert predict(thin, CARDS[0]).useful == pytest.approx(3 * 9 / 384, rel=0.02)
+    assert predict(thin, replace(CARDS[0], family="sm80_int8")).useful == pytest.approx(3 / 32, rel=0.02)
 
 
 def test_small_layers_take_small_tiles() -> None:

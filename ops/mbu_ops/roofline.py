@@ -2,7 +2,7 @@
 
     python -m mbu_ops.roofline [--card A100] [--shapes ops/bench/shapes/mbunet_256.txt]
 
-Nothing here is measured. Arithmetic counts whole tiles (pixels, channels, 256 bits of K) and the blocks of the busiest
+Nothing here is measured. Arithmetic counts whole tiles (pixels, channels, 128 bits of K) and the blocks of the busiest
 multiprocessor at the card's peak; memory counts every byte once; a layer takes at least the larger of the two. Launches are
 counted and not timed: `make gpu-bench` measures them. The first convolution is taken to be the stem kernel, on the ordinary
 float units, and the head part of the last layer's launch, as the library has them.
@@ -19,7 +19,7 @@ from pathlib import Path
 
 from .cards import ASSUMED, PREDICTED, Card
 
-STAGE_BITS = 256  # K of one step of the pipeline, csrc/cuda/conv2d/tile.h
+PRODUCT_BITS, PRODUCT_BYTES = 128, 32  # K of the shortest product, csrc/cuda/conv2d/multiply.h
 STEM_CHANNELS = 64  # of a warp, csrc/cuda/stem/stem__sm75.cu
 # AND without zeros takes 8 more columns to each warp's 32: the set bits of the input, csrc/cuda/conv2d/multiply.h.
 WARP_CHANNELS, COUNTED_COLUMNS = 32, 8
@@ -161,15 +161,15 @@ def predict(layer: Layer, card: Card) -> Prediction:
     """Bounds of `layer` on `card`."""
     tile, blocks, issued, peak = "", 0, operations_of(layer, card), card.fp32
     if layer.one_bit:
-        chosen, blocks = choose(layer, card)
-        stages = _up(layer.taps * _up(layer.channels, 32) * 32, STAGE_BITS)
-        k, columns, rows = stages * STAGE_BITS, chosen.channels, chosen.pixels
-        whole = replace(layer, channels=k, taps=1, passes=1, out_channels=columns, pixels=rows)
+        own, blocks = choose(layer, card)
+        step = PRODUCT_BYTES if card.family.endswith("int8") else PRODUCT_BITS
+        k = _up(layer.taps * _up(layer.channels, 32) * 32, step) * step
+        whole = replace(layer, channels=k, taps=1, passes=1, out_channels=own.channels, pixels=own.pixels)
         # The busiest multiprocessor sets the time, however many of its blocks run side by side.
         issued = _up(blocks, card.multiprocessors) * card.multiprocessors * operations_of(whole, card)
         if layer.kind == "binary" and card.family.endswith("and"):
             issued += issued * COUNTED_COLUMNS // WARP_CHANNELS
-        tile, peak = chosen.name, card.int8 if card.family.endswith("int8") else card.b1
+        tile, peak = own.name, card.int8 if card.family.endswith("int8") else card.b1
     elif layer.kind == "stem":
         issued = issued // layer.out_channels * _up(layer.out_channels, STEM_CHANNELS) * STEM_CHANNELS
     values = layer.channels * layer.input_pixels + layer.out_channels * layer.pixels * layer.passes

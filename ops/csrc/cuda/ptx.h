@@ -153,7 +153,22 @@ MBU_DEVICE void mma_and_m16n8k256(int32_t (&c)[4], const Word (&a)[4], Word b0, 
       : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
-// The same with 32 signed bytes in place of 256 bits and products in place of popc(a op b).
+// The first half of the bits alone: words l % 4 of rows l / 4 and l / 4 + 8, and of column l / 4.
+MBU_DEVICE void mma_xor_m16n8k128(int32_t (&c)[4], Word a0, Word a1, Word b) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k128.row.col.s32.b1.b1.s32.xor.popc {%0, %1, %2, %3}, {%4, %5}, {%6}, "
+      "{%0, %1, %2, %3};"
+      : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
+      : "r"(a0), "r"(a1), "r"(b));
+}
+MBU_DEVICE void mma_and_m16n8k128(int32_t (&c)[4], Word a0, Word a1, Word b) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k128.row.col.s32.b1.b1.s32.and.popc {%0, %1, %2, %3}, {%4, %5}, {%6}, "
+      "{%0, %1, %2, %3};"
+      : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
+      : "r"(a0), "r"(a1), "r"(b));
+}
+// The same as the first with 32 signed bytes in place of 256 bits and products in place of popc(a op b).
 MBU_DEVICE void mma_s8_m16n8k32(int32_t (&c)[4], const Word (&a)[4], Word b0, Word b1) {
   asm volatile(
       "mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "

@@ -20,6 +20,8 @@ INSTRUCTIONS = {
     "sm90_and": "BMMA.168256.AND.POPC",
     "sm80_int8": "IMMA.16832.S8.S8",
 }
+# The last step of a sum may be half as long.
+HALVES = {"sm80_xor": "BMMA.168128.XOR.POPC", "sm90_and": "BMMA.168128.AND.POPC"}
 # Of kernels that measure rates alone.
 WARPGROUPS = {"sm90_wgmma_and": "BGMMA.64x256x256.AND.POPC", "sm90_wgmma_int8": "IGMMA.64x256x32.S8.S8"}
 LATER = ("sm_100", "sm_120")  # served by PTX alone
@@ -109,7 +111,9 @@ def test_convolutions_use_the_instruction_that_is_meant(family: str, files: dict
     for image in found:
         code = dump(files[image], "-sass", "-fun", f"conv2d_32x32_bits_v4__{family}")
         products = products_of(code)
-        assert products == {INSTRUCTIONS[family]}, f"{image.target}: {products}"
+        assert products == {INSTRUCTIONS[family], HALVES.get(family, INSTRUCTIONS[family])}, (
+            f"{image.target}: {products}"
+        )
 
 
 @pytest.mark.skipif(not WITH_CUTLASS, reason="this library was built without cutlass_library")

@@ -93,6 +93,18 @@ MUTATIONS = {
     "half of a row's bits counted": Mutation(
         "multiply.h", "a[i], ~Word{0}, ~Word{0}", "a[i], ~Word{0}, Word{0}", "conv2d_32x32_bits_v2__sm90_and"
     ),
+    "half of the last stage for more": Mutation("multiply.h", "words > kStageWords / 2", "words > kStageWords"),
+    "rows of the other half in half of a stage": Mutation(
+        "multiply.h", "mma_xor_m16n8k128(c, a[0], a[1], b0)", "mma_xor_m16n8k128(c, a[0], a[2], b0)"
+    ),
+    "columns of the other half in half of a stage": Mutation(
+        "multiply.h", "mma_and_m16n8k128(c, a[0], a[1], b0)", "mma_and_m16n8k128(c, a[0], a[1], b1)",
+        "conv2d_32x32_bits_v2__sm90_and",
+    ),
+    "last word of bytes left out": Mutation(
+        "multiply.h", "half * 4 + word >= words", "half * 4 + word >= words - 1", "conv2d_32x32_bits_v2__sm80_int8"
+    ),
+    "last stage counted whole": Mutation("pipeline.h", "words - step * kStageWords", "steps - step * kStageWords"),
     "planes read twice": Mutation("multiply.h", "plane * T::kChannels + warp_n", "warp_n"),
     "other bits in one factor": Mutation(
         "multiply.h", "(shift + e / 2)", "(shift + e % 2)", "conv2d_32x32_bits_v2__sm80_int8"

@@ -35,8 +35,12 @@ struct XorSm80 {
   static constexpr int kStages = 4;
   static constexpr bool kCountsRows = false;
   static MBU_DEVICE Word activation(Word a, int) { return a; }
+  template <int kHalves = 2>
   static MBU_DEVICE void mma(int32_t (&c)[4], const Word (&a)[4], Word b0, Word b1) {
-    mma_xor_m16n8k256(c, a, b0, b1);
+    if constexpr (kHalves == 2)
+      mma_xor_m16n8k256(c, a, b0, b1);
+    else
+      mma_xor_m16n8k128(c, a[0], a[1], b0);
   }
 };
 
@@ -45,8 +49,12 @@ struct AndSm90 {
   static constexpr int kStages = 4;
   static constexpr bool kCountsRows = true;
   static MBU_DEVICE Word activation(Word a, int plane) { return plane ? ~a : a; }
+  template <int kHalves = 2>
   static MBU_DEVICE void mma(int32_t (&c)[4], const Word (&a)[4], Word b0, Word b1) {
-    mma_and_m16n8k256(c, a, b0, b1);
+    if constexpr (kHalves == 2)
+      mma_and_m16n8k256(c, a, b0, b1);
+    else
+      mma_and_m16n8k128(c, a[0], a[1], b0);
   }
 };
 
@@ -55,9 +63,11 @@ struct XorSm75 {
   static constexpr int kStages = 2;
   static constexpr bool kCountsRows = false;
   static MBU_DEVICE Word activation(Word a, int) { return a; }
+  template <int kHalves = 2>
   static MBU_DEVICE void mma(int32_t (&c)[4], const Word (&a)[4], Word b0, Word b1) {
     mma_xor_m8n8k128(c[0], c[1], a[0], b0);
     mma_xor_m8n8k128(c[2], c[3], a[1], b0);
+    if constexpr (kHalves == 1) return;
     mma_xor_m8n8k128(c[0], c[1], a[2], b1);
     mma_xor_m8n8k128(c[2], c[3], a[3], b1);
   }
@@ -73,16 +83,26 @@ struct Planes {
   template <class T>
   using Rows = int32_t[Form::kCountsRows ? T::kRowParts : 1][4];
 
+  // Of a stage of which `words` belong to K; the others are 0 and add nothing.
   template <class T>
   static MBU_DEVICE void stage(const Conv2dParams& p, Accumulators<T>& sums, Rows<T>& rows, uint32_t input,
-                               uint32_t weight, int warp_m, int warp_n) {
+                               uint32_t weight, int warp_m, int warp_n, int words) {
+    if (words > kStageWords / 2)
+      halves<T, 2>(p, sums, rows, input, weight, warp_m, warp_n);
+    else
+      halves<T, 1>(p, sums, rows, input, weight, warp_m, warp_n);
+  }
+
+  template <class T, int kHalves>
+  static MBU_DEVICE void halves(const Conv2dParams& p, Accumulators<T>& sums, Rows<T>& rows, uint32_t input,
+                                uint32_t weight, int warp_m, int warp_n) {
     Word a[T::kRowParts][4];
 #pragma unroll
     for (int i = 0; i < T::kRowParts; ++i) load_rows(a[i], input, warp_m * T::kWarpPixels + i * 16);
     if constexpr (Form::kCountsRows)
       if (p.weight_planes == 1)
 #pragma unroll
-        for (int i = 0; i < T::kRowParts; ++i) Form::mma(rows[i], a[i], ~Word{0}, ~Word{0});
+        for (int i = 0; i < T::kRowParts; ++i) Form::template mma<kHalves>(rows[i], a[i], ~Word{0}, ~Word{0});
 #pragma unroll
     for (int plane = 0; plane < 2; ++plane) {
       if (plane == p.weight_planes) break;
@@ -96,8 +116,8 @@ struct Planes {
         load_columns(b, weight, plane * T::kChannels + warp_n * T::kWarpChannels + j * 8);
 #pragma unroll
         for (int i = 0; i < T::kRowParts; ++i) {
-          Form::mma(sums[i][j], a[i], b[0], b[1]);
-          Form::mma(sums[i][j + 1], a[i], b[2], b[3]);
+          Form::template mma<kHalves>(sums[i][j], a[i], b[0], b[1]);
+          Form::template mma<kHalves>(sums[i][j + 1], a[i], b[2], b[3]);
         }
       }
     }
@@ -128,9 +148,19 @@ struct Bytes {
   template <class T>
   static MBU_DEVICE void finish(const Conv2dParams&, const Rows<T>&, Accumulators<T>&) {}
 
+  // Every word is a product of its own; the last stage leaves out what only pads.
   template <class T>
   static MBU_DEVICE void stage(const Conv2dParams&, Accumulators<T>& sums, Rows<T>&, uint32_t input,
-                               uint32_t weight, int warp_m, int warp_n) {
+                               uint32_t weight, int warp_m, int warp_n, int words) {
+    if (words == kStageWords)
+      products<T, true>(sums, input, weight, warp_m, warp_n, kStageWords);
+    else
+      products<T, false>(sums, input, weight, warp_m, warp_n, words);
+  }
+
+  template <class T, bool kWhole>
+  static MBU_DEVICE void products(Accumulators<T>& sums, uint32_t input, uint32_t weight, int warp_m,
+                                  int warp_n, int words) {
     const int lane = thread_index() % kWarpLanes, shift = lane % 4 * 2;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
@@ -143,6 +173,7 @@ struct Bytes {
               input + row_offset(warp_m * T::kWarpPixels + i * 16 + e * 8 + lane / 4, half * 4));
 #pragma unroll
       for (int word = 0; word < 4; ++word) {
+        if (!kWhole && half * 4 + word >= words) return;
         const uint32_t bytes =
             weight + static_cast<uint32_t>((half * 4 + word) * ByteStage<T, true>::kWordBytes +
                                            warp_n * T::kWarpChannels * 32 + lane * 8);

@@ -16,7 +16,8 @@ struct Pipeline {
                              int32_t first_channel, int warp_m, int warp_n, Accumulators<T>& sums) {
     InputStage<T, kVector, Form::kAsync> input(p, pass, first_pixel);
     Weight weight;
-    const int steps = (pass.rows.taps * pass.columns.taps * p.words + kStageWords - 1) / kStageWords;
+    const int words = pass.rows.taps * pass.columns.taps * p.words;
+    const int steps = (words + kStageWords - 1) / kStageWords;
     const auto begin = [&](int step, uint32_t stage) {
       input.begin(p, pass, step, stage);
       weight.begin(p, pass, first_channel, step, stage + kInputBytes);
@@ -46,7 +47,9 @@ struct Pipeline {
       const bool more = step + kStages - 1 < steps;
       if (more) begin(step + kStages - 1, writing);
       if constexpr (Form::kAsync) commit_copies();
-      Form::template stage<T>(p, sums, rows, reading, reading + kInputBytes, warp_m, warp_n);
+      const int left = words - step * kStageWords;
+      Form::template stage<T>(p, sums, rows, reading, reading + kInputBytes, warp_m, warp_n,
+                              left < kStageWords ? left : kStageWords);
       if (more) finish(writing);
       reading = reading + kStageBytes == kBytes ? 0 : reading + kStageBytes;
       writing = writing + kStageBytes == kBytes ? 0 : writing + kStageBytes;

@@ -62,8 +62,10 @@ uint32_t shuffle_xor(uint32_t value, uint32_t mask);
 uint32_t ballot(bool value);
 void load_matrix_x4(uint32_t (&m)[4], uint32_t offset);
 enum class Product { xor_popc, and_popc, s8 };
-// One tensor-core instruction with k words of K: 8 for m16n8k256 and m16n8k32, 4 rows of 8 for m8n8k128.
+// One tensor-core instruction with 8 words of K for m16n8k256 and m16n8k32, 4 for m16n8k128 (half) and
+// m8n8k128.
 void mma_m16n8(Product product, int32_t (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1);
+void mma_m16n8_half(Product product, int32_t (&c)[4], const uint32_t (&a)[2], uint32_t b);
 void mma_m8n8(Product product, int32_t (&c)[2], uint32_t a, uint32_t b);
 // One of four warps, 8 words of K; a and b describe matrices in shared memory without swizzling. It is done
 // at once: products that should have been waited for are not found.

@@ -211,7 +211,9 @@ class _Function:
         shape = op.split(".")[3]
         product = {"xor": "xor_popc", "and": "and_popc"}.get(op.split(".")[-2], "s8")
         d, a, b, c = map(self.vector, operands)
-        function = {"m16n8k256": "mma_m16n8", "m16n8k32": "mma_m16n8", "m8n8k128": "mma_m8n8"}.get(shape)
+        function = {
+            "m16n8k256": "mma_m16n8", "m16n8k128": "mma_m16n8_half", "m16n8k32": "mma_m16n8", "m8n8k128": "mma_m8n8",
+        }.get(shape)  # fmt: skip
         if not op.startswith("mma.sync.aligned.") or function is None:
             raise ValueError(f"{self.name}: PTX instruction {op} is not known")
         sums = ", ".join(f"int32_t({name})" for name in c)

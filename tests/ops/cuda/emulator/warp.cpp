@@ -80,6 +80,15 @@ void mma_m16n8(Product product, int32_t (&c)[4], const uint32_t (&a)[4], uint32_
   }
 }
 
+void mma_m16n8_half(Product product, int32_t (&c)[4], const uint32_t (&a)[2], uint32_t b) {
+  const uint32_t own[3] = {a[0], a[1], b};
+  const Lanes all = exchange(name(product), own, 3);
+  for (int e = 0; e < 4; ++e)
+    for (int word = 0; word < 4; ++word)
+      c[e] +=
+          multiply(product, all[lane() / 4 * 4 + word][e / 2], all[(lane() % 4 * 2 + e % 2) * 4 + word][2]);
+}
+
 void mma_m8n8(Product product, int32_t (&c)[2], uint32_t a, uint32_t b) {
   const uint32_t own[2] = {a, b};
   const Lanes all = exchange(name(product), own, 2);

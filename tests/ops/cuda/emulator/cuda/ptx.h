@@ -104,6 +104,12 @@ inline void mma_xor_m16n8k256(int32_t (&c)[4], const Word (&a)[4], Word b0, Word
 inline void mma_and_m16n8k256(int32_t (&c)[4], const Word (&a)[4], Word b0, Word b1) {
   emu::mma_m16n8(emu::Product::and_popc, c, a, b0, b1);
 }
+inline void mma_xor_m16n8k128(int32_t (&c)[4], Word a0, Word a1, Word b) {
+  emu::mma_m16n8_half(emu::Product::xor_popc, c, {a0, a1}, b);
+}
+inline void mma_and_m16n8k128(int32_t (&c)[4], Word a0, Word a1, Word b) {
+  emu::mma_m16n8_half(emu::Product::and_popc, c, {a0, a1}, b);
+}
 inline void mma_s8_m16n8k32(int32_t (&c)[4], const Word (&a)[4], Word b0, Word b1) {
   emu::mma_m16n8(emu::Product::s8, c, a, b0, b1);
 }
