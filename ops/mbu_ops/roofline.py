@@ -21,8 +21,6 @@ from .cards import ASSUMED, PREDICTED, Card
 
 PRODUCT_BITS, PRODUCT_BYTES = 128, 32  # K of the shortest product, csrc/cuda/conv2d/multiply.h
 STEM_CHANNELS = 64  # of a warp, csrc/cuda/stem/stem__sm75.cu
-# AND without zeros takes 8 more columns to each warp's 32: the set bits of the input, csrc/cuda/conv2d/multiply.h.
-WARP_CHANNELS, COUNTED_COLUMNS = 32, 8
 FLOAT32_BYTES = WORD_BYTES = 4
 
 # Height and width of the MBU-Net paper's images, up to multiples of 16, and numbers of images.
@@ -167,8 +165,6 @@ def predict(layer: Layer, card: Card) -> Prediction:
         whole = replace(layer, channels=k, taps=1, passes=1, out_channels=own.channels, pixels=own.pixels)
         # The busiest multiprocessor sets the time, however many of its blocks run side by side.
         issued = _up(blocks, card.multiprocessors) * card.multiprocessors * operations_of(whole, card)
-        if layer.kind == "binary" and card.family.endswith("and"):
-            issued += issued * COUNTED_COLUMNS // WARP_CHANNELS
         tile, peak = own.name, card.int8 if card.family.endswith("int8") else card.b1
     elif layer.kind == "stem":
         issued = issued // layer.out_channels * _up(layer.out_channels, STEM_CHANNELS) * STEM_CHANNELS

@@ -38,6 +38,9 @@ MBU_DEVICE void barrier() {
 MBU_DEVICE uint32_t shuffle_xor(uint32_t value, int lanes) {
   return __shfl_xor_sync(0xffffffffu, value, lanes);
 }
+MBU_DEVICE int32_t count_bits(Word word) {
+  return __popc(word);
+}
 MBU_DEVICE uint32_t ballot(bool value) {
   return __ballot_sync(0xffffffffu, value);
 }

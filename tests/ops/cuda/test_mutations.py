@@ -88,10 +88,19 @@ MUTATIONS = {
         "multiply.h", "plane ? ~a : a", "a", "conv2d_32x32_bits_v2__sm90_and"
     ),
     "set bits of rows added": Mutation(
-        "multiply.h", "2 * sums[i][j][e] - rows", "2 * sums[i][j][e] + rows", "conv2d_32x32_bits_v2__sm90_and"
+        "multiply.h", "[half * 2 + e] - bits", "[half * 2 + e] + bits", "conv2d_32x32_bits_v2__sm90_and"
     ),
     "half of a row's bits counted": Mutation(
-        "multiply.h", "a[i], ~Word{0}, ~Word{0}", "a[i], ~Word{0}, Word{0}", "conv2d_32x32_bits_v2__sm90_and"
+        "multiply.h", "add(a[i][e], a[i][2 + e])", "add(a[i][e], 0)", "conv2d_32x32_bits_v2__sm90_and"
+    ),
+    "bits of a lane for those of a row": Mutation(
+        "multiply.h", "bits += shuffle_xor(bits, 2);", "", "conv2d_32x32_bits_v2__sm90_and"
+    ),
+    "ones forgotten": Mutation(
+        "multiply.h", "2 * carries + count_bits(ones)", "2 * carries", "conv2d_32x32_bits_v2__sm90_and"
+    ),
+    "carries of two bits alone": Mutation(
+        "multiply.h", "(ones & (x ^ y)) | (x & y)", "x & y", "conv2d_32x32_bits_v2__sm90_and"
     ),
     "half of the last stage for more": Mutation("multiply.h", "words > kStageWords / 2", "words > kStageWords"),
     "rows of the other half in half of a stage": Mutation(

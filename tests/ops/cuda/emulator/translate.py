@@ -115,6 +115,8 @@ class _Function:
                 value = f"emu::shift_left<{of}>({sources[0]}, {sources[1]})"
             case "shr", []:
                 value = f"emu::shift_right<{of}>({sources[0]}, {sources[1]})"
+            case "popc", []:
+                value = f"__builtin_popcount({sources[0]})"
             case "bfi", []:
                 value = f"emu::insert_bits({', '.join(sources)})"
             case "mul", ["lo"]:

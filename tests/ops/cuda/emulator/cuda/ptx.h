@@ -37,6 +37,9 @@ inline void barrier() {
 inline uint32_t shuffle_xor(uint32_t value, int lanes) {
   return emu::shuffle_xor(value, static_cast<uint32_t>(lanes));
 }
+inline int32_t count_bits(Word word) {
+  return __builtin_popcount(word);
+}
 inline uint32_t ballot(bool value) {
   return emu::ballot(value);
 }
