@@ -24,8 +24,7 @@ struct Work {
   void* context;
   int64_t count, piece;
   std::atomic<int64_t> next{0};
-  int64_t own = 0;        // what the calling thread did,
-  double own_time = 0.0;  // and how long it ran for that, without what it was kept from running
+  std::atomic<double> busy{0.0};  // seconds that all threads ran, without what they were kept from running
 };
 
 double seconds(clockid_t clock) {
@@ -36,23 +35,14 @@ double seconds(clockid_t clock) {
 
 // The orders of memory here repeat what the pool's own fork and join bring about, which ThreadSanitizer does
 // not see.
-void take_pieces(int64_t thread, int64_t, void* context) {
+void take_pieces(int64_t, int64_t, void* context) {
   Work& work = *static_cast<Work*>(context);
   work.next.load(std::memory_order_acquire);
   const int64_t count = work.count, piece = work.piece;
-  // The caller takes the first place of torch's pool.
-  const bool caller = thread == 0;
-  const double start = caller ? seconds(CLOCK_THREAD_CPUTIME_ID) : 0.0;
-  int64_t done = 0;
-  for (int64_t i; (i = work.next.fetch_add(piece, std::memory_order_acq_rel)) < count;) {
-    const int64_t end = std::min(i + piece, count);
-    work.function(i, end, work.context);
-    done += end - i;
-  }
-  if (caller) {
-    work.own = done;
-    work.own_time = seconds(CLOCK_THREAD_CPUTIME_ID) - start;
-  }
+  const double start = seconds(CLOCK_THREAD_CPUTIME_ID);
+  for (int64_t i; (i = work.next.fetch_add(piece, std::memory_order_acq_rel)) < count;)
+    work.function(i, std::min(i + piece, count), work.context);
+  work.busy.fetch_add(seconds(CLOCK_THREAD_CPUTIME_ID) - start, std::memory_order_relaxed);
 }
 
 // A fork takes along the thread that calls it alone, but the OpenMP of GCC goes on to believe in the pool of
@@ -78,24 +68,26 @@ void in_child() {
 
 const int kWatchesForks = pthread_atfork(before_fork, nullptr, in_child);
 
+thread_local Sharing sharing;
+
 }  // namespace
 
+// One while sharing does not pay, so that work is planned for the thread that will do it.
 int num_threads() {
-  return without_pool ? 1 : static_cast<int>(torch::stable::get_num_threads());
+  if (without_pool || !sharing.pays(seconds(CLOCK_MONOTONIC))) return 1;
+  return static_cast<int>(torch::stable::get_num_threads());
 }
 
 void parallel_range(int64_t count, int64_t grain, RangeFunction function, void* context) {
-  thread_local Sharing sharing;
   const double start = seconds(CLOCK_MONOTONIC);
-  if (!sharing.pays(start)) return function(0, count, context);
   const int64_t threads = std::min<int64_t>(num_threads(), (count + grain - 1) / grain);
+  if (threads == 1) return function(0, count, context);
   Work work{function, context, count, std::max(grain, count / (threads * kPiecesPerThread))};
   work.next.store(0, std::memory_order_release);
   STABLE_TORCH_ERROR_CODE_CHECK(torch_parallel_for(0, threads, 1, take_pieces, &work));
   work.next.load(std::memory_order_acquire);
-  if (work.own == 0) return;  // the others were faster; nothing tells how long one piece takes
   const double end = seconds(CLOCK_MONOTONIC);
-  sharing.add(work.own_time * count / work.own - (end - start), end);
+  sharing.add(work.busy.load(std::memory_order_relaxed) - (end - start), end);
 }
 
 }  // namespace mbu

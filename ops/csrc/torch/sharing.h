@@ -13,7 +13,7 @@ class Sharing {
 
   // saved: how much longer the caller would have worked alone, in seconds; negative where sharing cost time.
   void add(double saved, double now) {
-    saved_ = kKeep * saved_ + saved;
+    saved_ = std::min(kKeep * saved_ + saved, kCredit);
     ++calls_;
     if (saved_ < -kPatience || (calls_ >= kFewest && saved_ < 0)) {
       alone_until_ = now + pause_;
@@ -28,7 +28,8 @@ class Sharing {
  private:
   static constexpr double kKeep = 0.98;  // of the past at every call: the last fifty count, about a network
   static constexpr int kFewest = 50;     // calls before a judgement on small losses
-  static constexpr double kPatience = 5e-3;  // seconds that may be lost before
+  static constexpr double kPatience = 5e-3;  // seconds that may be lost
+  static constexpr double kCredit = 10e-3;   // and on top of them, where sharing paid before
   static constexpr int kTrusted = 300;  // calls without a complaint after which the next pause is short again
   static constexpr double kShortest = 0.1, kLongest = 5;  // seconds of working alone
 

@@ -25,5 +25,6 @@ int main() {
   std::printf("always bad %d\n", shared(-0.0028));
   std::printf("always a little bad %d\n", shared(-0.00003));
   std::printf("one long wait %d\n", shared(-0.0038, 500, 501));
+  std::printf("bad from the middle on %d\n", shared(-0.008, 1000));
   std::printf("bad for a while %d\n", shared(-0.0028, 500, 800));
 }
