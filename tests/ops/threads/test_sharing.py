@@ -21,5 +21,6 @@ def test_sharing_stops_where_it_costs_and_comes_back(tmp_path):
     assert 4 <= shared["always bad"] <= 20  # tried again now and then, ever more rarely, and not for long
     assert 50 <= shared["always a little bad"] <= 400  # judged by more calls
     assert shared["one long wait"] == 2000
-    assert 1002 <= shared["bad from the middle on"] <= 1006  # what sharing brought before buys little patience
+    # What sharing brought before buys little patience.
+    assert 1002 <= shared["bad from the middle on"] <= 1006
     assert 1000 <= shared["bad for a while"] <= 1900
