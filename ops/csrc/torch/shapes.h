@@ -2,6 +2,7 @@
 #pragma once
 #include <initializer_list>
 #include <limits>
+#include <string>
 #include <vector>
 
 #include "cpu/kernels.h"
@@ -158,6 +159,18 @@ inline std::vector<int64_t> with(std::vector<int64_t> sizes, int64_t last) {
   return sizes;
 }
 
+inline std::string shape_text(const std::vector<int64_t>& sizes) {
+  std::string text = "[";
+  for (int64_t size : sizes) text += (text.size() > 1 ? ", " : "") + std::to_string(size);
+  return text + "]";
+}
+
+inline std::vector<int64_t> sizes_of(const Tensor& tensor) {
+  std::vector<int64_t> sizes;
+  for (int64_t i = 0; i < tensor.dim(); ++i) sizes.push_back(tensor.size(i));
+  return sizes;
+}
+
 // A small parameter tensor, checked and made contiguous (a copy only where it is not).
 inline Tensor dense(const char* op, const char* name, const Tensor& tensor, ScalarType type,
                     const std::vector<int64_t>& shape, const char* meaning) {
@@ -166,14 +179,9 @@ inline Tensor dense(const char* op, const char* name, const Tensor& tensor, Scal
             torch::headeronly::toString(tensor.scalar_type()), "; it must be ",
             type == ScalarType::Int ? "int32" : "float32");
   bool same = tensor.dim() == static_cast<int64_t>(shape.size());
-  std::ostringstream wanted, found;
-  for (size_t i = 0; i < shape.size(); ++i) {
-    same = same && tensor.size(static_cast<int64_t>(i)) == shape[i];
-    wanted << (i ? ", " : "") << shape[i];
-  }
-  for (int64_t i = 0; i < tensor.dim(); ++i) found << (i ? ", " : "") << tensor.size(i);
-  MBU_CHECK(same, op, ": ", name, " has shape [", found.str(), "]; it must be ", meaning, " = [",
-            wanted.str(), "]");
+  for (int64_t i = 0; same && i < tensor.dim(); ++i) same = tensor.size(i) == shape[static_cast<size_t>(i)];
+  MBU_CHECK(same, op, ": ", name, " has shape ", shape_text(sizes_of(tensor)), "; it must be ", meaning,
+            " = ", shape_text(shape));
   return tensor.is_contiguous() ? tensor : torch::stable::contiguous(tensor);
 }
 
