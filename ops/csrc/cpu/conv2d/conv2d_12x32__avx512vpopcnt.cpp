@@ -51,13 +51,16 @@ MBU_INLINE void count_pair(const Word& first, const Word& second, __m512i sign0,
       : [first] "m"(first), [second] "m"(second), [sign0] "v"(sign0), [sign1] "v"(sign1));
 }
 
-// Mismatches of half a tile's channels; every run has an even number of words.
+// start + mismatches of half a tile's channels; every run has an even number of words.
 template <int kPixels>
 MBU_INLINE void count_half(const Conv2dTile& t, const Word* input, const int64_t* offset, const Word* weight,
-                           int32_t* counts) {
+                           __m512i start, int32_t* counts) {
   __m512i ones[kPixels], carries[kPixels];
 #pragma GCC unroll 12
-  for (int p = 0; p < kPixels; ++p) ones[p] = carries[p] = _mm512_setzero_si512();
+  for (int p = 0; p < kPixels; ++p) {
+    ones[p] = _mm512_and_si512(start, _mm512_set1_epi32(1));
+    carries[p] = _mm512_srai_epi32(start, 1);
+  }
   for (const Conv2dRun *run = t.run, *last = run + t.runs; run != last; ++run) {
     const Word *word = input + run->source, *end = word + run->count, *w = weight + run->weight;
     for (; word != end; word += 2, w += 4 * kTileChannels) {
@@ -90,24 +93,45 @@ void finish_pixels(const Conv2dTile& t, int64_t first, int64_t pixels, int64_t t
     finish_floats<kWhole>(t, first + p, tile, load(counts), load(counts + 16));
 }
 
-template <int kPixels, int kStride>
+bool flips_bits(const Conv2dTile& t, int64_t tile) {
+  Word flips = 0;
+  for (int64_t plane = 0; plane < t.planes; ++plane) flips |= t.flip[tile + plane * t.out_words];
+  return flips != 0;
+}
+
+// Bits of pixels that share their limits. Comparisons take one of the two ports and sign masks the other, so
+// the counters of the upper channels start from `start` = -1 - limit of the first plane.
+template <int kPixels>
+MBU_INLINE void finish_shared(const Conv2dTile& t, int64_t first, int64_t tile, __m512i start,
+                              const __m512i* low, const __m512i* high) {
+  const int32_t* limits = t.table + t.border[first] + tile * kTileChannels;
+  const auto out = [&](int p, int64_t plane) MBU_LAMBDA {
+    return reinterpret_cast<__mmask16*>(t.bits + t.target[first + p] + tile + plane * t.out_words);
+  };
+  const __m512i limit = load(limits);
+#pragma GCC unroll 12
+  for (int p = 0; p < kPixels; ++p) {
+    _store_mask16(out(p, 0), _mm512_cmple_epi32_mask(low[p], limit));
+    _store_mask16(out(p, 0) + 1, _mm512_movepi32_mask(high[p]));
+  }
+  for (int64_t plane = 1; plane < t.planes; ++plane) {
+    limits += t.channels_padded;
+    const __m512i limit0 = load(limits), limit1 = _mm512_add_epi32(load(limits + 16), start);
+#pragma GCC unroll 12
+    for (int p = 0; p < kPixels; ++p) {
+      _store_mask16(out(p, plane), _mm512_cmple_epi32_mask(low[p], limit0));
+      _store_mask16(out(p, plane) + 1, _mm512_cmple_epi32_mask(high[p], limit1));
+    }
+  }
+}
+
+template <int kPixels>
 MBU_INLINE void finish_bits(const Conv2dTile& t, int64_t first, int64_t tile, const __m512i* low,
                             const __m512i* high) {
   int64_t word = tile;
   const int32_t* limits = t.table + tile * kTileChannels;
   for (int64_t plane = 0; plane < t.planes; ++plane, word += t.out_words, limits += t.channels_padded) {
     const Word flip = t.flip[word];
-    // Nearly every tile lies in one row and inside the image: its limits are loaded once.
-    if (kPixels == 12 && kStride && flip == 0 && t.border[first] == t.border[first + 11]) {
-      const __m512i limit0 = load(limits + t.border[first]), limit1 = load(limits + t.border[first] + 16);
-#pragma GCC unroll 12
-      for (int p = 0; p < kPixels; ++p) {
-        Word* out = t.bits + t.target[first + p] + word;
-        _store_mask16(reinterpret_cast<__mmask16*>(out), _mm512_cmple_epi32_mask(low[p], limit0));
-        _store_mask16(reinterpret_cast<__mmask16*>(out) + 1, _mm512_cmple_epi32_mask(high[p], limit1));
-      }
-      continue;
-    }
 #pragma GCC unroll 12
     for (int p = 0; p < kPixels; ++p) {
       const int32_t* limit = limits + t.border[first + p];
@@ -125,22 +149,27 @@ MBU_INLINE void finish_bits(const Conv2dTile& t, int64_t first, int64_t tile, co
 }
 
 // kStride: distance in words between the pixels when it is the same for all and known to the compiler, which
-// then needs one address instead of twelve (some 4 %); 0: any pixels.
+// then needs one address instead of twelve (some 4 %); 0: any pixels. plain: no bit is flipped.
 template <int kPixels, int kStride, bool kSums, bool kBinary>
-MBU_INLINE void run_pixels(const Conv2dTile& t, int64_t first, int64_t tile) {
+MBU_INLINE void run_pixels(const Conv2dTile& t, int64_t first, int64_t tile, bool plain) {
   __m512i low[kPixels], high[kPixels];
   int64_t offset[kPixels];
 #pragma GCC unroll 12
   for (int p = 0; p < kPixels; ++p) offset[p] = kStride ? p * kStride : t.source[first + p] - t.source[first];
   const Word* input = t.input + t.source[first];
   const Word* weight = t.weight + tile * t.weight_stride;
+  const bool shared = !kSums && kStride && plain && t.border[first] == t.border[first + kPixels - 1];
+  const __m512i zero = _mm512_setzero_si512();
+  const __m512i start = shared ? _mm512_sub_epi32(_mm512_set1_epi32(-1),
+                                                  load(t.table + t.border[first] + tile * kTileChannels + 16))
+                               : zero;
   alignas(64) int32_t counts[kPixels * kTileChannels];
   if constexpr (kBinary) {
-    count_half<kPixels>(t, input, offset, weight, counts);
-    count_half<kPixels>(t, input, offset, weight + 16, counts + 16);
+    count_half<kPixels>(t, input, offset, weight, zero, counts);
+    count_half<kPixels>(t, input, offset, weight + 16, start, counts + 16);
   } else {
 #pragma GCC unroll 12
-    for (int p = 0; p < kPixels; ++p) low[p] = high[p] = _mm512_setzero_si512();
+    for (int p = 0; p < kPixels; ++p) low[p] = zero, high[p] = start;
     for (const Conv2dRun *run = t.run, *last = run + t.runs; run != last; ++run) {
       const Word *word = input + run->source, *end = word + run->count, *w = weight + run->weight;
       for (; word != end; ++word, w += 2 * kTileChannels) {
@@ -159,7 +188,10 @@ MBU_INLINE void run_pixels(const Conv2dTile& t, int64_t first, int64_t tile) {
     if (!kBinary && kSums) _mm512_store_si512(count, low[p]), _mm512_store_si512(count + 16, high[p]);
   }
   if constexpr (!kSums) {
-    finish_bits<kPixels, kStride>(t, first, tile, low, high);
+    if (shared)
+      finish_shared<kPixels>(t, first, tile, start, low, high);
+    else
+      finish_bits<kPixels>(t, first, tile, low, high);
     return;
   }
   // Nearly every tile lies in one row and inside the image.
@@ -177,6 +209,7 @@ void run(const Conv2dTile& t) {
   FetchAhead* ahead = kSums && t.stream ? t.stream->ahead : nullptr;
   if (ahead) ahead->spread((t.tile_end - t.tile_begin) * (t.pixels / 12));
   for (int64_t tile = t.tile_begin; tile < t.tile_end; ++tile) {
+    const bool plain = kSums || !flips_bits(t, tile);
     int64_t i = 0;
     // Pixels of one row lie a step apart, which the fast variants need. Where fewer than 12 are left in a
     // row, 8 or 4 of them are still faster that way than 12 with an address each.
@@ -185,23 +218,23 @@ void run(const Conv2dTile& t) {
       if (ahead) ahead->some();
       int64_t count = 12;
       if (kStride && left >= 12) {
-        run_pixels<12, kStride, kSums, kBinary>(t, i, tile);
+        run_pixels<12, kStride, kSums, kBinary>(t, i, tile, plain);
       } else if (kStride && left >= 8) {
-        run_pixels<8, kStride, kSums, kBinary>(t, i, tile);
+        run_pixels<8, kStride, kSums, kBinary>(t, i, tile, plain);
         count = 8;
       } else if (kStride && left >= 4) {
-        run_pixels<4, kStride, kSums, kBinary>(t, i, tile);
+        run_pixels<4, kStride, kSums, kBinary>(t, i, tile, plain);
         count = 4;
       } else {
-        run_pixels<12, 0, kSums, kBinary>(t, i, tile);
+        run_pixels<12, 0, kSums, kBinary>(t, i, tile, false);
       }
       i += count;
       for (left -= count; left <= 0;) left += t.row_pixels;
     }
-    for (; i + 8 <= t.pixels; i += 8) run_pixels<8, 0, kSums, kBinary>(t, i, tile);
-    for (; i + 4 <= t.pixels; i += 4) run_pixels<4, 0, kSums, kBinary>(t, i, tile);
-    for (; i + 2 <= t.pixels; i += 2) run_pixels<2, 0, kSums, kBinary>(t, i, tile);
-    for (; i < t.pixels; ++i) run_pixels<1, 0, kSums, kBinary>(t, i, tile);
+    for (; i + 8 <= t.pixels; i += 8) run_pixels<8, 0, kSums, kBinary>(t, i, tile, false);
+    for (; i + 4 <= t.pixels; i += 4) run_pixels<4, 0, kSums, kBinary>(t, i, tile, false);
+    for (; i + 2 <= t.pixels; i += 2) run_pixels<2, 0, kSums, kBinary>(t, i, tile, false);
+    for (; i < t.pixels; ++i) run_pixels<1, 0, kSums, kBinary>(t, i, tile, false);
   }
 }
 
