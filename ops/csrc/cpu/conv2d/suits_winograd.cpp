@@ -19,7 +19,7 @@ bool suits_winograd(const Conv2dParams& p) {
   const auto is = [](Extent size, int64_t value) { return size.h == value && size.w == value; };
   if (p.transposed || !is(p.kernel, 3) || !is(p.stride, 1) || !is(p.dilation, 1)) return false;
   if (p.padding.h > 1 || p.padding.w > 1 || p.output.h < kLeastSide || p.output.w < kLeastSide) return false;
-  if (p.weight.header().skips || p.weight.header().tile_words > kMostWords) return false;
+  if (p.weight.header().sparse || p.weight.header().tile_words > kMostWords) return false;
   const int64_t blocks = ((p.output.h + kSide - 1) / kSide) * ((p.output.w + kSide - 1) / kSide);
   return blocks >= kLeastBlocks && 4 * p.output.h * p.output.w >= 3 * blocks * kSide * kSide;
 }

@@ -10,6 +10,8 @@ namespace {
 
 // Words are left out where at least one in this many is absent: fewer do not pay for a list per tile.
 constexpr int64_t kSkipShare = 16;
+// Where three eighths are absent, the dense kernels that leave them out overtake Winograd's form.
+constexpr int64_t kSparseShare = 8;
 
 void place_bits(Word sign, Word mask, int64_t channel, Word* tile) {
   tile[channel] = sign;
@@ -95,6 +97,7 @@ void tile_weight(const Word* planes, int64_t out_channels, Extent kernel, int64_
   int64_t present = 0;
   for (int64_t i = 0; i < tile_count * present_words; ++i) present += std::popcount(weight.present(0)[i]);
   header.skips = kSkipShare * present <= (kSkipShare - 1) * all;
+  header.sparse = kSparseShare * present <= (kSparseShare - 3) * all;
 }
 
 }  // namespace mbu

@@ -57,7 +57,7 @@ constexpr const char* name_of(WeightLayout layout) {
 // weight_sum is the sum of a tap's weights, nnz how many are not 0. Bit tap * Tw + k of a tile's `present` is
 // 0 where all weights of word k are zero for its outputs: kernels leave those out (`skips`).
 struct TiledWeightHeader {
-  static constexpr int32_t kMagic = 0x3555424d;  // "MBU5": changes with the header and the layouts
+  static constexpr int32_t kMagic = 0x3655424d;  // "MBU6": changes with the header and the layouts
   int32_t magic;
   int32_t out_channels;
   int32_t kernel_h;
@@ -67,7 +67,8 @@ struct TiledWeightHeader {
   int32_t tile_words;  // Tw
   int32_t skips;       // 1: enough words are absent that each tile meets only its own
   int32_t binary;      // 1: no weight is zero, and input channels fill their words
-  int32_t reserved[7];
+  int32_t sparse;      // 1: so many are absent that a form which multiplies with all of them takes longer
+  int32_t reserved[6];
 };
 static_assert(sizeof(TiledWeightHeader) == 64, "tiles stay aligned to cache lines");
 
